@@ -1,0 +1,2 @@
+//! weir: a network callout driver for Windows.
+#![no_std]
