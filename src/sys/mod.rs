@@ -1,0 +1,5 @@
+
+pub mod fwp;
+pub mod nmr;
+pub mod nt;
+pub mod wsk;

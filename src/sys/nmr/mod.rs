@@ -1,0 +1,2 @@
+#[cfg(feature = "sim")]
+pub use ntsim::sys::nmr::*;

@@ -1,0 +1,4 @@
+pub mod fwp;
+pub mod nmr;
+pub mod nt;
+pub mod wsk;
