@@ -1,1 +1,30 @@
-//!
+//! The dispatch ring: carries records from DISPATCH_LEVEL to one dispatcher without blocking.
+
+mod dispatcher;
+mod life;
+mod line;
+mod processor;
+mod record;
+mod rings;
+mod sync;
+
+pub use dispatcher::{Bounds, Dispatcher, Handler, Summary};
+pub use life::{LifeCycle, Link, Linked, NoObject};
+pub use line::{Line, MAX_LINES, PAYLOAD};
+pub use processor::{AttachError, Cause, Claim, Refused, Ring};
+pub use record::*;
+pub use rings::{Entry, Owned, Rings, Supply, Waker};
+
+/// Proof that the caller owns a processor.
+///
+/// # Safety
+/// While a value of the type exists, the thread that holds it stays on the processor that [`processor`]
+/// names, and no other holder of such a value runs on that processor: on Windows, IRQL is DISPATCH_LEVEL.
+/// The number is system-wide (over all processor groups), does not change during the life of the value,
+/// and the value is neither `Send` nor `Sync`.
+///
+/// [`processor`]: OnProcessor::processor
+pub unsafe trait OnProcessor {
+    /// The processor's system-wide number.
+    fn processor(&self) -> u32;
+}

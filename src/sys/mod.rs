@@ -1,5 +1,15 @@
+//! The raw ABI, and nothing else: every type, constant and function of the kernel that the driver names.
+//!
+//! Under the feature `sim` all of it comes from the simulated kernel. Only `kernel`, `wsk`, `ext` and `wfp` look in
+//! here; everyone else speaks to them.
 
 pub mod fwp;
 pub mod nmr;
 pub mod nt;
 pub mod wsk;
+
+/// What the simulated kernel's verifier is told beyond the calls that it sees.
+#[cfg(feature = "sim")]
+pub mod verifier {
+    pub use ntsim::verify::{lock_acquired, lock_released};
+}

@@ -1,2 +1,59 @@
+//! The NT kernel's API, under the names of the WDK headers: the one place that knows where it comes from.
+//!
+//! Enumeration constants are plain constants here, and unions are reached through the functions below, so that
+//! the spelling of generated bindings stays out of the driver.
+
 #[cfg(feature = "sim")]
-pub use ntsim::sys::nt::*;
+pub use ntsim::sys::nt::{
+    ALL_PROCESSOR_GROUPS, BOOLEAN, DEVICE_OBJECT, DRIVER_OBJECT, EX_RUNDOWN_REF, ExAcquireRundownProtection,
+    ExAllocatePool2, ExFreePoolWithTag, ExInitializeRundownProtection, ExReInitializeRundownProtection,
+    ExReleaseRundownProtection, ExWaitForRundownProtectionRelease, Executive, FALSE, FILE_DEVICE_NETWORK,
+    FILE_DEVICE_SECURE_OPEN, GUID, HANDLE, IO_NO_INCREMENT, IRP, IoAllocateIrp, IoAllocateMdl, IoCancelIrp,
+    IoCreateDevice, IoDeleteDevice, IoFreeIrp, IoFreeMdl, IoReuseIrp, IoSetCompletionRoutine, KEVENT, KEY_READ,
+    KIRQL, KeClearEvent, KeDelayExecutionThread, KeGetCurrentProcessorIndex, KeInitializeEvent, KeLowerIrql,
+    KeQueryActiveProcessorCountEx, KeQueryInterruptTime, KeQueryMaximumProcessorCountEx,
+    KeQueryPerformanceCounter, KeQuerySystemTimePrecise, KeRaiseIrqlToDpcLevel, KeReadStateEvent, KeSetEvent,
+    KeWaitForMultipleObjects, KeWaitForSingleObject, KernelMode, KeyBasicInformation, KeyValueBasicInformation,
+    KeyValuePartialInformation, LARGE_INTEGER, MDL, MmBuildMdlForNonPagedPool, NTSTATUS, NotificationEvent,
+    OBJ_CASE_INSENSITIVE, OBJ_KERNEL_HANDLE, OBJECT_ATTRIBUTES, PDEVICE_OBJECT, PDRIVER_OBJECT,
+    PIO_COMPLETION_ROUTINE, PIRP, PMDL, POOL_FLAG_NON_PAGED, PUNICODE_STRING, PVOID, PsCreateSystemThread,
+    STATUS_ACCESS_DENIED, STATUS_BUFFER_OVERFLOW, STATUS_BUFFER_TOO_SMALL, STATUS_CANCELLED,
+    STATUS_CONNECTION_ABORTED, STATUS_DATA_NOT_ACCEPTED, STATUS_DEVICE_BUSY, STATUS_DEVICE_NOT_READY,
+    STATUS_EVENT_PENDING, STATUS_INSUFFICIENT_RESOURCES, STATUS_INVALID_DEVICE_STATE,
+    STATUS_INVALID_PARAMETER, STATUS_MORE_PROCESSING_REQUIRED, STATUS_NO_MORE_ENTRIES, STATUS_NOINTERFACE,
+    STATUS_NOT_FOUND, STATUS_NOT_SUPPORTED, STATUS_OBJECT_NAME_EXISTS, STATUS_OBJECT_NAME_NOT_FOUND,
+    STATUS_PENDING, STATUS_REQUEST_NOT_ACCEPTED, STATUS_SUCCESS, STATUS_TIMEOUT, STATUS_UNSUCCESSFUL,
+    SynchronizationEvent, THREAD_ALL_ACCESS, TRUE, UNICODE_STRING, WaitAny, YieldProcessor, ZwClose,
+    ZwEnumerateKey, ZwEnumerateValueKey, ZwOpenKey, ZwQueryValueKey, ZwWaitForSingleObject,
+};
+
+/// The status of a wait that the first object ended.
+pub const STATUS_WAIT_0: NTSTATUS = 0;
+
+/// `OBJECT_ATTRIBUTES.Length`.
+pub const OBJECT_ATTRIBUTES_SIZE: u32 = 0x30;
+
+const _: () = assert!(size_of::<OBJECT_ATTRIBUTES>() == 0x30);
+
+/// A LARGE_INTEGER of this value.
+pub const fn large_integer(value: i64) -> LARGE_INTEGER {
+    LARGE_INTEGER { QuadPart: value }
+}
+
+/// The value of a LARGE_INTEGER.
+pub const fn large_integer_value(integer: &LARGE_INTEGER) -> i64 {
+    // SAFETY: both views of the union are plain integers of the same 8 bytes.
+    unsafe { integer.QuadPart }
+}
+
+/// `IoStatus` of an IRP: status and information.
+///
+/// # Safety
+/// `irp` points to an IRP that the caller owns, or that is being completed to it.
+#[cfg(feature = "sim")]
+pub unsafe fn io_status(irp: PIRP) -> (NTSTATUS, usize) {
+    // SAFETY: the caller's promise.
+    let block = unsafe { (*irp).IoStatus };
+    // SAFETY: a kernel request's IoStatus holds a status; any bits are one.
+    (unsafe { block.u.Status }, block.Information)
+}

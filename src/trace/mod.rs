@@ -1,1 +1,48 @@
+//! Tracing: what weir tells of itself, as ETW events of the provider `Weir.Driver`.
 //!
+//! [`events`] is the one table of events. [`emit`] may be called at any level up to DISPATCH_LEVEL, from anywhere: it
+//! allocates nothing, waits for nothing, and for an event that nobody listens to it only tests a flag. Names,
+//! fields, levels and keywords are public API.
+
+pub mod events;
+mod guid;
+
+pub use events::{Event, Keywords, Level, NtStatus};
+pub use guid::Guid;
+
+/// The provider's name.
+pub const PROVIDER_NAME: &str = "Weir.Driver";
+/// The provider's id, made from its name as EventSource does.
+pub const PROVIDER_ID: Guid = Guid::from_u128(0x68ee_ea74_36e9_51b6_d59b_eb01_98be_0aff);
+
+/// Whether anybody listens to events of this level and these keywords.
+#[inline]
+pub fn enabled(level: Level, keywords: Keywords) -> bool {
+    backend::enabled(level, keywords)
+}
+
+/// Hands an event to whoever listens.
+#[inline]
+pub fn emit(event: &Event<'_>) {
+    if enabled(event.level(), event.keywords()) {
+        backend::write(event);
+    }
+}
+
+/// A typed sink in place of ETW.
+#[cfg(feature = "sim")]
+pub mod sink;
+#[cfg(feature = "sim")]
+use sink as backend;
+
+/// Without a kernel there is nobody to listen: the table serves documentation and tools.
+#[cfg(not(feature = "sim"))]
+mod backend {
+    use super::{Event, Keywords, Level};
+
+    pub const fn enabled(_level: Level, _keywords: Keywords) -> bool {
+        false
+    }
+
+    pub const fn write(_event: &Event<'_>) {}
+}

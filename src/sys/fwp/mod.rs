@@ -1,2 +1,5 @@
+//! The Windows Filtering Platform, as a driver calls it: types and identifiers from `fwptypes.h` and its kin, and
+//! the functions of `fwpkclnt.sys`. Raw; the safe side is in `crate::wfp`.
+
 #[cfg(feature = "sim")]
 pub use ntsim::sys::fwp::*;

@@ -1,0 +1,59 @@
+//! The driver's device object: unnamed, without a link, so that nothing in user mode can open it.
+
+use core::ptr::NonNull;
+
+use super::irql::Passive;
+use super::status::{Result, Status};
+use crate::sys::nt;
+
+/// A device object. It must be [deleted](Device::delete) before the driver unloads; one that is dropped instead
+/// leaks, and the verifier names it.
+#[derive(Debug)]
+#[must_use = "a device must be deleted before the driver unloads"]
+pub struct Device {
+    object: NonNull<nt::DEVICE_OBJECT>,
+}
+
+// SAFETY: a kernel object that any thread may refer to.
+unsafe impl Send for Device {}
+// SAFETY: nothing is changed through a shared device.
+unsafe impl Sync for Device {}
+
+impl Device {
+    /// Makes a device (IoCreateDevice) of type FILE_DEVICE_NETWORK.
+    ///
+    /// # Safety
+    /// `driver` is the driver object that DriverEntry was given.
+    ///
+    /// # Errors
+    /// What IoCreateDevice returns.
+    pub unsafe fn try_new(_passive: &Passive, driver: *mut nt::DRIVER_OBJECT) -> Result<Self> {
+        let mut object = core::ptr::null_mut();
+        // SAFETY: the caller's driver object; the token says PASSIVE_LEVEL.
+        let status = unsafe {
+            nt::IoCreateDevice(
+                driver,
+                0,
+                core::ptr::null_mut(),
+                nt::FILE_DEVICE_NETWORK,
+                nt::FILE_DEVICE_SECURE_OPEN,
+                nt::FALSE,
+                &raw mut object,
+            )
+        };
+        Status(status).exact()?;
+        let object = NonNull::new(object).ok_or(Status::UNSUCCESSFUL)?;
+        Ok(Self { object })
+    }
+
+    /// The object, for calls that bind something to the device (FwpsCalloutRegister3).
+    pub fn as_raw(&self) -> *mut nt::DEVICE_OBJECT {
+        self.object.as_ptr()
+    }
+
+    /// Deletes the device (IoDeleteDevice). Whatever was bound to it is gone by now.
+    pub fn delete(self, _passive: &Passive) {
+        // SAFETY: ours, and deleted once; the token says PASSIVE_LEVEL.
+        unsafe { nt::IoDeleteDevice(self.object.as_ptr()) };
+    }
+}

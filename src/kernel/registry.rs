@@ -1,0 +1,219 @@
+//! Reading the registry. PASSIVE_LEVEL only, which [`Key`] borrows the proof of.
+//!
+//! What the registry holds was written by someone else: a value comes back as its type and its bytes, of a size
+//! that the caller bounds, and is believed in nothing.
+
+use core::marker::PhantomData;
+
+use super::irql::Passive;
+use super::pool::{PoolSlice, tags};
+use super::status::{Result, Status};
+use super::string::UnicodeStr;
+use crate::sys::nt;
+
+/// An open key, for reading. Closed when dropped.
+#[derive(Debug)]
+pub struct Key<'p> {
+    handle: nt::HANDLE,
+    // Closing needs PASSIVE_LEVEL, so the level cannot be raised while a key is open.
+    passive: PhantomData<&'p Passive>,
+}
+
+/// A value as it was read.
+#[derive(Debug)]
+pub struct Value {
+    kind: u32,
+    len: usize,
+    // KEY_VALUE_PARTIAL_INFORMATION: the data follows the header.
+    information: PoolSlice<u8>,
+}
+
+/// The name of a value or subkey, cut off after [`MAX_NAME`] units.
+pub type Name = super::string::Utf16<MAX_NAME>;
+
+/// The longest name that enumeration returns whole, in UTF-16 units. A value's name can have 16,383, a key's 255.
+pub const MAX_NAME: usize = 128;
+
+/// Offset of `Data` in KEY_VALUE_PARTIAL_INFORMATION: TitleIndex, Type, DataLength.
+const PARTIAL_HEADER: usize = 12;
+/// Offset of `Name` in KEY_VALUE_BASIC_INFORMATION: TitleIndex, Type, NameLength.
+const VALUE_BASIC_HEADER: usize = 12;
+/// Offset of `Name` in KEY_BASIC_INFORMATION: LastWriteTime, TitleIndex, NameLength.
+const KEY_BASIC_HEADER: usize = 16;
+/// How often a value that grows while it is read is asked for again.
+const ATTEMPTS: usize = 4;
+
+/// Room for a basic information with a name, aligned as the structures are.
+#[repr(C, align(8))]
+struct NameBuffer([u8; KEY_BASIC_HEADER + 2 * MAX_NAME]);
+
+impl<'p> Key<'p> {
+    /// Opens the key with an absolute path, `\Registry\Machine\…` (ZwOpenKey, KEY_READ).
+    ///
+    /// # Errors
+    /// `STATUS_OBJECT_NAME_NOT_FOUND` if there is none, and what else ZwOpenKey returns.
+    pub fn open(passive: &'p Passive, path: &[u16]) -> Result<Self> {
+        // SAFETY: no root directory is needed for an absolute path.
+        unsafe { Self::open_at(passive, core::ptr::null_mut(), path) }
+    }
+
+    /// Opens a key below this one.
+    ///
+    /// # Errors
+    /// As [`Key::open`].
+    pub fn open_subkey(&self, passive: &'p Passive, name: &[u16]) -> Result<Self> {
+        // SAFETY: the handle is an open key's.
+        unsafe { Self::open_at(passive, self.handle, name) }
+    }
+
+    /// # Safety
+    /// `root` is NULL or an open key.
+    unsafe fn open_at(_passive: &'p Passive, root: nt::HANDLE, name: &[u16]) -> Result<Self> {
+        let name = UnicodeStr::new(name)?;
+        let mut attributes = nt::OBJECT_ATTRIBUTES {
+            Length: nt::OBJECT_ATTRIBUTES_SIZE,
+            RootDirectory: root,
+            ObjectName: name.as_raw(),
+            Attributes: nt::OBJ_KERNEL_HANDLE | nt::OBJ_CASE_INSENSITIVE,
+            SecurityDescriptor: core::ptr::null_mut(),
+            SecurityQualityOfService: core::ptr::null_mut(),
+        };
+        let mut handle = core::ptr::null_mut();
+        // SAFETY: everything that is pointed to lives for the call; the token says PASSIVE_LEVEL.
+        let status = unsafe { nt::ZwOpenKey(&raw mut handle, nt::KEY_READ, &raw mut attributes) };
+        Status(status).exact()?;
+        Ok(Self { handle, passive: PhantomData })
+    }
+
+    /// Reads a value of at most `cap` bytes. `None` if there is none of that name.
+    ///
+    /// # Errors
+    /// `STATUS_BUFFER_OVERFLOW` for a value of more than `cap` bytes (which is not read);
+    /// `STATUS_INSUFFICIENT_RESOURCES`; what else ZwQueryValueKey returns.
+    pub fn value(&self, name: &[u16], cap: usize) -> Result<Option<Value>> {
+        let name = UnicodeStr::new(name)?;
+        // Most values fit here at once; a larger one says how large it is.
+        let mut size = PARTIAL_HEADER.saturating_add(cap.min(256));
+        for _ in 0..ATTEMPTS {
+            let mut information = PoolSlice::try_zeroed(tags::REGISTRY, size)?;
+            let length = u32::try_from(information.len()).map_err(|_| Status::INVALID_PARAMETER)?;
+            let mut needed = 0;
+            // SAFETY: an open key; the buffer has `length` bytes, aligned as the structure is; PASSIVE_LEVEL by
+            // the token that the key borrows.
+            let status = Status(unsafe {
+                nt::ZwQueryValueKey(
+                    self.handle,
+                    name.as_raw(),
+                    nt::KeyValuePartialInformation,
+                    information.as_mut_ptr().cast(),
+                    length,
+                    &raw mut needed,
+                )
+            });
+            match status {
+                Status::SUCCESS => return Value::parse(information, cap).map(Some),
+                Status::OBJECT_NAME_NOT_FOUND => return Ok(None),
+                Status::BUFFER_OVERFLOW | Status::BUFFER_TOO_SMALL => {}
+                other => return Err(other),
+            }
+            size = usize::try_from(needed).unwrap_or(usize::MAX);
+            if size > PARTIAL_HEADER.saturating_add(cap) {
+                return Err(Status::BUFFER_OVERFLOW);
+            }
+        }
+        Err(Status::UNSUCCESSFUL)
+    }
+
+    /// The name of the value at `index`, from 0, in no particular order; `None` past the last.
+    ///
+    /// # Errors
+    /// What ZwEnumerateValueKey returns.
+    pub fn value_name(&self, index: u32) -> Result<Option<Name>> {
+        Self::name(VALUE_BASIC_HEADER, |buffer, length, needed| {
+            // SAFETY: an open key and a buffer of `length` bytes; PASSIVE_LEVEL by the token that the key borrows.
+            Status(unsafe {
+                nt::ZwEnumerateValueKey(
+                    self.handle,
+                    index,
+                    nt::KeyValueBasicInformation,
+                    buffer,
+                    length,
+                    needed,
+                )
+            })
+        })
+    }
+
+    /// The name of the subkey at `index`, from 0, in no particular order; `None` past the last.
+    ///
+    /// # Errors
+    /// What ZwEnumerateKey returns.
+    pub fn subkey_name(&self, index: u32) -> Result<Option<Name>> {
+        Self::name(KEY_BASIC_HEADER, |buffer, length, needed| {
+            // SAFETY: an open key and a buffer of `length` bytes; PASSIVE_LEVEL by the token that the key borrows.
+            Status(unsafe {
+                nt::ZwEnumerateKey(self.handle, index, nt::KeyBasicInformation, buffer, length, needed)
+            })
+        })
+    }
+
+    /// Asks for a basic information whose name starts at `header`, after its length.
+    fn name(
+        header: usize,
+        query: impl FnOnce(nt::PVOID, u32, *mut u32) -> Status,
+    ) -> Result<Option<Name>> {
+        let mut buffer = NameBuffer([0; _]);
+        let length = u32::try_from(size_of::<NameBuffer>()).map_err(|_| Status::INVALID_PARAMETER)?;
+        let mut needed = 0;
+        match query(buffer.0.as_mut_ptr().cast(), length, &raw mut needed) {
+            // With BUFFER_OVERFLOW as much of the name was written as there is room for.
+            Status::SUCCESS | Status::BUFFER_OVERFLOW => {}
+            Status::NO_MORE_ENTRIES => return Ok(None),
+            other => return Err(other),
+        }
+        let bytes = header
+            .checked_sub(size_of::<u32>())
+            .and_then(|at| word(&buffer.0, at))
+            .and_then(|bytes| usize::try_from(bytes).ok())
+            .unwrap_or(0);
+        let mut name = Name::new();
+        let units = buffer.0.get(header..).unwrap_or_default().as_chunks::<2>().0;
+        for &unit in units.iter().take(bytes.div_ceil(2)).take(MAX_NAME) {
+            name.extend(&[u16::from_le_bytes(unit)])?;
+        }
+        Ok(Some(name))
+    }
+}
+
+impl Drop for Key<'_> {
+    fn drop(&mut self) {
+        // SAFETY: the handle is ours, and closed once; PASSIVE_LEVEL by the token that the key borrows.
+        unsafe { nt::ZwClose(self.handle) };
+    }
+}
+
+impl Value {
+    fn parse(information: PoolSlice<u8>, cap: usize) -> Result<Self> {
+        let kind = word(&information, 4).ok_or(Status::UNSUCCESSFUL)?;
+        let len = word(&information, 8).ok_or(Status::UNSUCCESSFUL)?;
+        let len = usize::try_from(len).map_err(|_| Status::BUFFER_OVERFLOW)?;
+        if len > cap || len > information.len().saturating_sub(PARTIAL_HEADER) {
+            return Err(Status::BUFFER_OVERFLOW);
+        }
+        Ok(Self { kind, len, information })
+    }
+
+    /// REG_SZ, REG_DWORD, …
+    pub const fn kind(&self) -> u32 {
+        self.kind
+    }
+
+    /// The data. It starts at an address aligned to 4.
+    pub fn bytes(&self) -> &[u8] {
+        self.information.get(PARTIAL_HEADER..).and_then(|data| data.get(..self.len)).unwrap_or_default()
+    }
+}
+
+fn word(bytes: &[u8], at: usize) -> Option<u32> {
+    bytes.get(at..)?.first_chunk().map(|word| u32::from_le_bytes(*word))
+}

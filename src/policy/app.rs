@@ -1,0 +1,160 @@
+//! Application paths and the patterns that match them. Any IRQL; reads nothing but its arguments.
+
+#![forbid(unsafe_code)]
+#![cfg_attr(not(test), deny(clippy::indexing_slicing, clippy::arithmetic_side_effects))]
+#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
+
+use super::format::{self, MAX_APP_UNITS, NO_FALLBACK, STAR, apps, item, offset_at, pattern, u16_at, u32_at};
+
+const BACKSLASH: u16 = b'\\' as u16;
+
+/// The NT path of an application, for example `\device\harddiskvolume2\windows\system32\svchost.exe`, as the bytes
+/// of its UTF-16 units in little-endian order: what `FWPS_FIELD_ALE_AUTH_CONNECT_V4_ALE_APP_ID` holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct App<'a> {
+    units: &'a [[u8; 2]],
+}
+
+impl<'a> App<'a> {
+    /// Takes a path with or without its terminating NUL; an odd last byte is dropped. `None` if nothing is left: an
+    /// empty path is an EMPTY field.
+    pub fn from_utf16le(bytes: &'a [u8]) -> Option<Self> {
+        let (mut units, _) = bytes.as_chunks::<2>();
+        while let Some((&[0, 0], head)) = units.split_last() {
+            units = head;
+        }
+        if units.is_empty() { None } else { Some(Self { units }) }
+    }
+
+    /// The path's units.
+    pub fn units(&self) -> impl DoubleEndedIterator<Item = u16> + ExactSizeIterator + Clone + use<'a> {
+        self.units.iter().map(|unit| u16::from_le_bytes(*unit))
+    }
+
+    fn unit(&self, at: usize) -> Option<u16> {
+        self.units.get(at).map(|unit| u16::from_le_bytes(*unit))
+    }
+}
+
+/// The applications' section of an image.
+#[derive(Clone, Copy)]
+pub(super) struct Apps<'a> {
+    bytes: &'a [u8],
+    at: usize,
+}
+
+impl<'a> Apps<'a> {
+    /// The section at `at`, which is not 0.
+    pub(super) fn new(bytes: &'a [u8], at: usize) -> Self {
+        Self { bytes, at }
+    }
+
+    fn head(&self, field: usize) -> Option<usize> {
+        offset_at(self.bytes, self.at.wrapping_add(field))
+    }
+
+    /// Folds the case of one unit.
+    fn fold(&self, table: usize, unit: u16) -> Option<u16> {
+        let [low, high] = unit.to_le_bytes();
+        if high == 0 && low.is_ascii() {
+            return Some(u16::from(low.to_ascii_lowercase()));
+        }
+        let page = u16_at(self.bytes, item(table, usize::from(high), 2))?;
+        let entry = usize::from(page).wrapping_mul(256).wrapping_add(usize::from(low));
+        u16_at(self.bytes, item(table.wrapping_add(512), entry, 2))
+    }
+
+    /// Calls `hit` with the number of every pattern that matches `app`, in no order. Each is tried at most once
+    /// where its bucket holds it once; `None` if the image is damaged.
+    pub(super) fn matching(&self, app: App<'_>, mut hit: impl FnMut(u32)) -> Option<()> {
+        if app.units.len() > MAX_APP_UNITS {
+            return Some(());
+        }
+        let table = self.head(apps::FOLD)?;
+        let mut hash = 0;
+        if let Some(name) = app.units.rsplit(|unit| u16::from_le_bytes(*unit) == BACKSLASH).next() {
+            hash = format::name_hash(name.iter().map(|unit| {
+                let unit = u16::from_le_bytes(*unit);
+                self.fold(table, unit).unwrap_or(unit)
+            }));
+        }
+        let members = self.head(apps::MEMBERS)?;
+        let mask = self.head(apps::BUCKETS.wrapping_add(4))?.wrapping_sub(1);
+        let bucket = item(self.head(apps::BUCKETS)?, hash as usize & mask, apps::BUCKET_LEN);
+        let (start, count) = (offset_at(self.bytes, bucket)?, offset_at(self.bytes, bucket.wrapping_add(4))?);
+        let general = self.head(apps::GENERAL)?;
+        let limit = format::MAX_APP_CANDIDATES as usize;
+        for index in (0..general.min(limit)).chain((start..start.wrapping_add(count)).take(limit)) {
+            let number = u32_at(self.bytes, item(members, index, 4))?;
+            if self.matches(table, number, app)? {
+                hit(number);
+            }
+        }
+        Some(())
+    }
+
+    /// Whether one pattern matches.
+    pub(super) fn is_match(&self, number: u32, app: App<'_>) -> Option<bool> {
+        if app.units.len() > MAX_APP_UNITS || number as usize >= self.head(apps::PATTERNS.wrapping_add(4))? {
+            return Some(false);
+        }
+        self.matches(self.head(apps::FOLD)?, number, app)
+    }
+
+    /// At most three steps for each unit of the path: one to compare it, and no more falling back than was advanced.
+    fn matches(&self, table: usize, number: u32, app: App<'_>) -> Option<bool> {
+        let record = item(self.head(apps::PATTERNS)?, number as usize, pattern::LEN);
+        let field = |at: usize| u16_at(self.bytes, record.wrapping_add(at)).map(usize::from);
+        let units = offset_at(self.bytes, record.wrapping_add(pattern::UNITS))?;
+        let (count, prefix, tail) = (field(pattern::COUNT)?, field(pattern::PREFIX)?, field(pattern::TAIL)?);
+        let unit = |at: usize| u16_at(self.bytes, item(units, at, 2));
+        let same = |text: usize, at: usize| -> Option<bool> { Some(self.fold(table, app.unit(text)?)? == unit(at)?) };
+
+        let length = app.units.len();
+        let ending = if tail == 0 { 0 } else { count.saturating_sub(tail) };
+        let fixed = prefix.saturating_add(ending);
+        if if tail == 0 { length != fixed } else { length < fixed } {
+            return Some(false);
+        }
+        for at in 0..prefix {
+            if !same(at, at)? {
+                return Some(false);
+            }
+        }
+        let end = length.saturating_sub(ending);
+        for at in 0..ending {
+            if !same(end.wrapping_add(at), tail.wrapping_add(at))? {
+                return Some(false);
+            }
+        }
+        if tail <= prefix.saturating_add(1) {
+            return Some(true);
+        }
+
+        // Between the wildcards: the leftmost place of each piece is good enough, since whatever follows a later
+        // place follows the leftmost one too.
+        let fallbacks = item(units, count, 2);
+        let last_star = tail.saturating_sub(1);
+        let mut at = prefix.wrapping_add(1);
+        for text in prefix..end {
+            let folded = self.fold(table, app.unit(text)?)?;
+            for _ in 0..count {
+                if unit(at)? == folded {
+                    at = at.wrapping_add(1);
+                    break;
+                }
+                match u16_at(self.bytes, item(fallbacks, at, 2))? {
+                    NO_FALLBACK => break,
+                    earlier => at = usize::from(earlier),
+                }
+            }
+            if unit(at)? == STAR {
+                if at >= last_star {
+                    return Some(true);
+                }
+                at = at.wrapping_add(1);
+            }
+        }
+        Some(false)
+    }
+}

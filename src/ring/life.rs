@@ -1,0 +1,324 @@
+//! The life-cycle lane: events of objects (connections) that are never lost and never wait for room.
+//!
+//! The [`Link`] lies inside the object, so an event needs no memory: raising it sets a bit and puts the
+//! object on a list of many producers and one consumer, unless it is there already. Each event is raised at
+//! most once in an object's life; [`LifeCycle::Closed`] is the last one.
+//!
+//! An object's records and events share one count: each takes the next number, and the dispatcher delivers
+//! them in that order, whatever processors they came from. From its first number until its `Closed` has been
+//! delivered the ring holds a reference to the object, so that a record may name it by address.
+
+use core::ptr::{NonNull, null_mut};
+
+use super::sync::{AtomicPtr, AtomicU32, AtomicU64, Cell, Ordering, Site, order};
+
+/// An event in the life of an object, delivered exactly once if raised.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum LifeCycle {
+    /// The connection is established.
+    Opened = 0,
+    /// The extension interface let go of the connection.
+    ExtensionDetached = 1,
+    /// The connection is over: no record and no event of it follows.
+    Closed = 2,
+}
+
+impl LifeCycle {
+    /// All events.
+    pub const ALL: [Self; EVENTS] = [Self::Opened, Self::ExtensionDetached, Self::Closed];
+}
+
+const EVENTS: usize = 3;
+
+/// State word: bits 0–7 claimed events, 8–15 ready events, 16 on the list, from 17 on the next number.
+const READY: u32 = 8;
+const QUEUED: u64 = 1 << 16;
+const NUMBER: u32 = 17;
+const ONE: u64 = 1 << NUMBER;
+
+const fn claimed(event: LifeCycle) -> u64 {
+    1 << event as u8
+}
+
+const fn ready(event: LifeCycle) -> u64 {
+    claimed(event) << READY
+}
+
+/// The object's next number; the count itself has 47 bits and does not wrap in practice, records carry the
+/// low 32.
+#[allow(clippy::cast_possible_truncation)]
+const fn number(state: u64) -> u32 {
+    (state >> NUMBER) as u32
+}
+
+/// What an object of the ring holds: its place on the list, its events, its count.
+pub struct Link<T> {
+    state: AtomicU64,
+    /// The number that each event took; written before the event is ready.
+    numbers: [AtomicU32; EVENTS],
+    /// The next number to deliver. The dispatcher's.
+    expected: Cell<u32>,
+    /// The next object on the list. The raiser's until the object is on the list, then the dispatcher's.
+    next: Cell<*mut T>,
+}
+
+// SAFETY: `expected` is only touched by the dispatcher, of which there is one; `next` passes from the raiser
+// to the dispatcher with the list's release and acquire, and back with those of the state word.
+unsafe impl<T> Sync for Link<T> {}
+// SAFETY: as above; the pointer is no ownership.
+unsafe impl<T> Send for Link<T> {}
+
+impl<T> Link<T> {
+    /// The link of an object that has no number yet.
+    pub fn new() -> Self {
+        Self {
+            state: AtomicU64::new(0),
+            numbers: [AtomicU32::new(0), AtomicU32::new(0), AtomicU32::new(0)],
+            expected: Cell::new(0),
+            next: Cell::new(null_mut()),
+        }
+    }
+
+    /// Whether `event` has been raised.
+    pub fn raised(&self, event: LifeCycle) -> bool {
+        self.state.load(Ordering::Acquire) & claimed(event) != 0
+    }
+
+    /// Whether `number` is the next one to deliver. The dispatcher's.
+    pub(super) fn is_next(&self, number: u32) -> bool {
+        self.expected.get() == number
+    }
+
+    /// The next number has been delivered. The dispatcher's.
+    pub(super) fn advance(&self) {
+        self.expected.set(self.expected.get().wrapping_add(1));
+    }
+
+    /// The ready event whose turn it is. The dispatcher's.
+    pub(super) fn ready_event(&self) -> Option<LifeCycle> {
+        let state = self.state.load(order(Site::Take, Ordering::Acquire));
+        LifeCycle::ALL
+            .into_iter()
+            .zip(&self.numbers)
+            .find(|(event, at)| state & ready(*event) != 0 && self.is_next(at.load(Ordering::Relaxed)))
+            .map(|(event, _)| event)
+    }
+
+    /// Takes the object off the list unless an event is ready and not delivered; true if it is off.
+    pub(super) fn dequeue(&self) -> bool {
+        let mut state = self.state.load(Ordering::Acquire);
+        loop {
+            let waiting = LifeCycle::ALL.into_iter().zip(&self.numbers).any(|(event, at)| {
+                state & ready(event) != 0
+                    && at.load(Ordering::Relaxed).wrapping_sub(self.expected.get()).cast_signed() >= 0
+            });
+            if waiting {
+                return false;
+            }
+            match self.state.compare_exchange(state, state & !QUEUED, Ordering::AcqRel, Ordering::Acquire) {
+                Ok(_) => return true,
+                Err(now) => state = now,
+            }
+        }
+    }
+}
+
+impl<T> Default for Link<T> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// An object whose records and events are delivered in its own order.
+///
+/// # Safety
+/// * `link` always returns the same link, inside the object, used with one `Rings` only.
+/// * After `retain`, the object stays valid at its address until the matching `release`.
+/// * Both may run at DISPATCH_LEVEL, do not block, and do not enter the ring.
+pub unsafe trait Linked: Sync {
+    /// The object's link.
+    fn link(&self) -> &Link<Self>
+    where
+        Self: Sized;
+
+    /// Takes a reference to the object.
+    fn retain(&self);
+
+    /// Gives up a reference that [`retain`](Linked::retain) took; the object may be freed by it.
+    ///
+    /// # Safety
+    /// `object` was retained, and is not touched by the caller afterwards.
+    unsafe fn release(object: NonNull<Self>);
+}
+
+/// For rings whose records belong to no object.
+pub enum NoObject {}
+
+// SAFETY: there is no value of the type.
+unsafe impl Linked for NoObject {
+    fn link(&self) -> &Link<Self> {
+        match *self {}
+    }
+
+    fn retain(&self) {
+        match *self {}
+    }
+
+    unsafe fn release(object: NonNull<Self>) {
+        // SAFETY: a valid pointer to an uninhabited type does not exist.
+        match *unsafe { object.as_ref() } {}
+    }
+}
+
+/// Takes the object's next number for a record; none once `Closed` has been raised.
+#[inline]
+pub(super) fn take_number<T: Linked>(object: &T) -> Option<u32> {
+    let old = object.link().state.fetch_add(ONE, Ordering::AcqRel);
+    if old & claimed(LifeCycle::Closed) != 0 {
+        return None;
+    }
+    if old >> NUMBER == 0 {
+        object.retain();
+    }
+    Some(number(old))
+}
+
+/// The list of objects with events to deliver.
+pub(super) struct List<T> {
+    /// Raised since the dispatcher looked, newest first.
+    incoming: AtomicPtr<T>,
+    /// Taken by the dispatcher, oldest first.
+    first: core::cell::Cell<*mut T>,
+    last: core::cell::Cell<*mut T>,
+}
+
+// SAFETY: `first` and `last` are only touched by the dispatcher.
+unsafe impl<T> Sync for List<T> {}
+// SAFETY: the list owns references to the objects, which are `Sync` and may be released on any thread.
+unsafe impl<T> Send for List<T> {}
+
+impl<T: Linked> List<T> {
+    pub fn new() -> Self {
+        Self {
+            incoming: AtomicPtr::new(null_mut()),
+            first: core::cell::Cell::new(null_mut()),
+            last: core::cell::Cell::new(null_mut()),
+        }
+    }
+
+    /// Marks `event` and puts the object on the list; false if the event, or `Closed`, was raised before.
+    pub fn raise(&self, object: &T, event: LifeCycle) -> bool {
+        let link = object.link();
+        let mut old = link.state.load(Ordering::Relaxed);
+        loop {
+            if old & (claimed(event) | claimed(LifeCycle::Closed)) != 0 {
+                return false;
+            }
+            let new = (old | claimed(event)).wrapping_add(ONE);
+            match link.state.compare_exchange_weak(old, new, Ordering::AcqRel, Ordering::Relaxed) {
+                Ok(_) => break,
+                Err(now) => old = now,
+            }
+        }
+        if old >> NUMBER == 0 {
+            object.retain();
+        }
+        if let Some(at) = link.numbers.get(event as usize) {
+            at.store(number(old), Ordering::Relaxed);
+        }
+        let before = link.state.fetch_or(ready(event) | QUEUED, order(Site::Ready, Ordering::AcqRel));
+        if before & QUEUED == 0 {
+            self.push(object);
+        }
+        true
+    }
+
+    fn push(&self, object: &T) {
+        let node = core::ptr::from_ref(object).cast_mut();
+        let mut head = self.incoming.load(Ordering::Relaxed);
+        loop {
+            object.link().next.set(head);
+            match self.incoming.compare_exchange_weak(
+                head,
+                node,
+                order(Site::Enqueue, Ordering::Release),
+                Ordering::Relaxed,
+            ) {
+                Ok(_) => return,
+                Err(now) => head = now,
+            }
+        }
+    }
+
+    /// Whether objects have been raised since the dispatcher took the list.
+    pub fn has_incoming(&self) -> bool {
+        !self.incoming.load(Ordering::Relaxed).is_null()
+    }
+
+    /// Moves what came in behind what is there, in the order in which it was raised. The dispatcher's.
+    pub fn take(&self) {
+        if !self.has_incoming() {
+            return;
+        }
+        let mut newest = self.incoming.swap(null_mut(), order(Site::Take, Ordering::AcqRel));
+        let last = newest;
+        let mut first: *mut T = null_mut();
+        // SAFETY: objects on the list are retained until their `Closed` is delivered, hence valid.
+        while let Some(object) = unsafe { newest.as_ref() } {
+            let next = object.link().next.get();
+            object.link().next.set(first);
+            first = newest;
+            newest = next;
+        }
+        self.append(first, last);
+    }
+
+    /// Puts one taken object behind the others. The dispatcher's.
+    pub fn put_back(&self, object: NonNull<T>) {
+        // SAFETY: the object was on the list and is still retained.
+        unsafe { object.as_ref() }.link().next.set(null_mut());
+        self.append(object.as_ptr(), object.as_ptr());
+    }
+
+    fn append(&self, first: *mut T, last: *mut T) {
+        // SAFETY: objects on the list are retained.
+        match unsafe { self.last.get().as_ref() } {
+            None => self.first.set(first),
+            Some(end) => end.link().next.set(first),
+        }
+        self.last.set(last);
+    }
+
+    /// The oldest taken object. The dispatcher's.
+    pub fn pop(&self) -> Option<NonNull<T>> {
+        let first = NonNull::new(self.first.get())?;
+        // SAFETY: objects on the list are retained.
+        let next = unsafe { first.as_ref() }.link().next.get();
+        self.first.set(next);
+        if next.is_null() {
+            self.last.set(null_mut());
+        }
+        Some(first)
+    }
+
+    /// Whether a taken object has an event whose turn it is. The dispatcher's.
+    pub fn has_deliverable(&self) -> bool {
+        let mut at = self.first.get();
+        // SAFETY: objects on the list are retained.
+        while let Some(object) = unsafe { at.as_ref() } {
+            if object.link().ready_event().is_some() {
+                return true;
+            }
+            at = object.link().next.get();
+        }
+        false
+    }
+}
+
+impl<T> List<T> {
+    /// Whether the dispatcher holds objects whose turn has not come. The dispatcher's.
+    pub fn is_empty(&self) -> bool {
+        self.first.get().is_null()
+    }
+}

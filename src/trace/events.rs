@@ -1,0 +1,579 @@
+//! The events: one table, from which come the [`Event`] that the driver emits, the metadata that documentation and
+//! consumers read ([`Event::TABLE`]), and the generic way to walk an event's fields ([`Event::fields`]).
+//!
+//! Pure. Names, ids, fields, levels and keywords are public API: an id is never used for another event, and fields
+//! are only ever added at the end.
+#![forbid(unsafe_code)]
+
+use core::fmt;
+use core::net::IpAddr;
+
+use super::guid::Guid;
+
+/// How much an event matters; the numbers are those of ETW (winmeta.h).
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[repr(u8)]
+pub enum Level {
+    Critical = 1,
+    Error = 2,
+    Warning = 3,
+    Information = 4,
+    Verbose = 5,
+}
+
+bitflags::bitflags! {
+    /// What an event is about. The upper 16 bits belong to Microsoft.
+    #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+    pub struct Keywords: u64 {
+        /// The driver's start and stop, step by step.
+        const LIFECYCLE = 0x1;
+        /// Settings.
+        const CONFIGURATION = 0x2;
+        /// Policies.
+        const POLICY = 0x4;
+        /// Verdicts on connections.
+        const VERDICT = 0x8;
+        /// Connections opened and closed.
+        const FLOW = 0x10;
+        /// The control socket.
+        const CONTROL = 0x20;
+        /// Extension interfaces.
+        const EXTENSION = 0x40;
+        /// The dispatch ring.
+        const RING = 0x80;
+        /// Things that failed while the driver goes on.
+        const FAULT = 0x100;
+    }
+}
+
+/// An NTSTATUS in an event.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct NtStatus(pub i32);
+
+impl fmt::Display for NtStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:#010X}", self.0.cast_unsigned())
+    }
+}
+
+impl fmt::Debug for NtStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+#[cfg(kernel)]
+impl From<crate::kernel::Status> for NtStatus {
+    fn from(status: crate::kernel::Status) -> Self {
+        Self(status.0)
+    }
+}
+
+/// Enumerations in events: a byte with a name for each value.
+macro_rules! named_values {
+    ($($(#[doc = $doc:literal])+ $name:ident { $($value:ident = $number:literal $text:literal),+ $(,)? })+) => {$(
+        $(#[doc = $doc])+
+        #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+        #[repr(u8)]
+        pub enum $name {
+            $($value = $number),+
+        }
+
+        impl $name {
+            /// The values with their names.
+            pub const NAMES: &'static [(u8, &'static str)] = &[$(($number, $text)),+];
+
+            /// The name of the value.
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$value => $text),+ }
+            }
+        }
+
+        impl Field for $name {
+            const KIND: Kind = Kind::Named(Self::NAMES);
+            fn value(&self) -> Value<'_> {
+                Value::Named(*self as u8, self.name())
+            }
+        }
+    )+};
+}
+
+named_values! {
+    /// What was decided about a connection.
+    Verdict { Allow = 0 "allow", Block = 1 "block", Audit = 2 "audit" }
+    /// Which side opened a connection.
+    Direction { Outbound = 0 "out", Inbound = 1 "in" }
+    /// How the end of a connection was seen.
+    CloseReason { Closure = 0 "closure", FlowDeleted = 1 "flow-deleted", Unload = 2 "unload" }
+    /// What happens to connections while no policy is loaded.
+    FailMode { Open = 0 "open", Closed = 1 "closed" }
+    /// Who provides an extension interface.
+    Provider { Wsk = 0 "wsk", Nmr = 1 "nmr", Builtin = 2 "builtin" }
+    /// Why a value in the registry was not taken.
+    RefusedSetting {
+        UnknownName = 0 "unknown-name",
+        WrongType = 1 "wrong-type",
+        WrongSize = 2 "wrong-size",
+        TooLong = 3 "too-long",
+        EmbeddedNul = 4 "embedded-nul",
+        NotText = 5 "not-text",
+        OutOfRange = 6 "out-of-range",
+        NotPowerOfTwo = 7 "not-power-of-two",
+        BadAddress = 8 "bad-address",
+        BadInterface = 9 "bad-interface",
+        Duplicate = 10 "duplicate",
+        TooMany = 11 "too-many",
+        Unreadable = 12 "unreadable",
+    }
+}
+
+/// A field's type, for documentation and decoders.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Kind {
+    Bool,
+    U8,
+    U16,
+    U32,
+    U64,
+    /// 32 bits, shown in hexadecimal.
+    NtStatus,
+    /// 16 bytes, in the Windows structure's layout.
+    Guid,
+    /// 4 or 16 bytes, in network order.
+    Address,
+    /// UTF-8.
+    Text,
+    /// UTF-16.
+    Wide,
+    /// 8 bits, each value with a name.
+    Named(&'static [(u8, &'static str)]),
+}
+
+/// A field's value.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Value<'a> {
+    Bool(bool),
+    Unsigned(u64),
+    NtStatus(NtStatus),
+    Guid(Guid),
+    Address(IpAddr),
+    Text(&'a str),
+    Wide(&'a [u16]),
+    Named(u8, &'static str),
+}
+
+/// A type that a field can have.
+trait Field {
+    const KIND: Kind;
+    fn value(&self) -> Value<'_>;
+}
+
+macro_rules! fields {
+    ($($type:ty, $kind:ident, $self:ident => $value:expr;)+) => {$(
+        impl Field for $type {
+            const KIND: Kind = Kind::$kind;
+            fn value(&self) -> Value<'_> {
+                let $self = self;
+                $value
+            }
+        }
+    )+};
+}
+
+fields! {
+    bool, Bool, it => Value::Bool(*it);
+    u8, U8, it => Value::Unsigned(u64::from(*it));
+    u16, U16, it => Value::Unsigned(u64::from(*it));
+    u32, U32, it => Value::Unsigned(u64::from(*it));
+    u64, U64, it => Value::Unsigned(*it);
+    NtStatus, NtStatus, it => Value::NtStatus(*it);
+    Guid, Guid, it => Value::Guid(*it);
+    IpAddr, Address, it => Value::Address(*it);
+    &str, Text, it => Value::Text(it);
+    &[u16], Wide, it => Value::Wide(it);
+}
+
+/// What is known of an event before it happens.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Meta {
+    pub id: u16,
+    pub name: &'static str,
+    pub level: Level,
+    pub keywords: Keywords,
+    /// One or more sentences.
+    pub doc: &'static str,
+    pub fields: &'static [FieldMeta],
+}
+
+/// What is known of a field.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct FieldMeta {
+    pub name: &'static str,
+    pub kind: Kind,
+    /// What the number counts; empty for what has no unit.
+    pub unit: &'static str,
+    pub doc: &'static str,
+}
+
+macro_rules! unit {
+    () => {
+        ""
+    };
+    ($unit:literal) => {
+        $unit
+    };
+}
+
+macro_rules! events {
+    ($(
+        $(#[doc = $doc:literal])+
+        $id:literal $name:ident($level:ident, $keywords:ident) {
+            $($(#[doc = $field_doc:literal])+ $field:ident: $type:ty $([$unit:literal])?,)*
+        }
+    )+) => {
+        /// Something that happened.
+        #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+        pub enum Event<'a> {
+            $($(#[doc = $doc])+ $name { $($(#[doc = $field_doc])+ $field: $type,)* },)+
+        }
+
+        impl<'a> Event<'a> {
+            /// Every event, by id.
+            pub const TABLE: &'static [Meta] = &[$(Meta {
+                id: $id,
+                name: stringify!($name),
+                level: Level::$level,
+                keywords: Keywords::$keywords,
+                doc: concat!($($doc),+).trim_ascii(),
+                fields: &[$(FieldMeta {
+                    name: stringify!($field),
+                    kind: <$type as Field>::KIND,
+                    unit: unit!($($unit)?),
+                    doc: concat!($($field_doc),+).trim_ascii(),
+                }),*],
+            }),+];
+
+            /// The id: the event's identity in traces.
+            pub const fn id(&self) -> u16 {
+                match self { $(Self::$name { .. } => $id),+ }
+            }
+
+            pub const fn name(&self) -> &'static str {
+                match self { $(Self::$name { .. } => stringify!($name)),+ }
+            }
+
+            #[inline]
+            pub const fn level(&self) -> Level {
+                match self { $(Self::$name { .. } => Level::$level),+ }
+            }
+
+            #[inline]
+            pub const fn keywords(&self) -> Keywords {
+                match self { $(Self::$name { .. } => Keywords::$keywords),+ }
+            }
+
+            /// Walks the fields in the table's order.
+            pub fn fields(&self, mut visit: impl FnMut(&'static str, Value<'_>)) {
+                match self {
+                    $(Self::$name { $($field),* } => { $(visit(stringify!($field), $field.value());)* })+
+                }
+            }
+        }
+    };
+}
+
+events! {
+    /// The driver starts.
+    1 DriverStarting(Information, LIFECYCLE) {
+        /// The driver's version, as major.minor.patch.
+        version: &'a str,
+    }
+    /// A step of the start was done, or failed.
+    2 StartStep(Verbose, LIFECYCLE) {
+        /// The step's name.
+        step: &'a str,
+        /// How it ended.
+        status: NtStatus,
+    }
+    /// The driver has started.
+    3 DriverStarted(Information, LIFECYCLE) {
+        /// How many parts are missing; each was told by a Degraded event.
+        degraded: u32,
+    }
+    /// The driver could not start, and has undone what it had begun.
+    4 StartFailed(Error, LIFECYCLE) {
+        /// The step that failed.
+        step: &'a str,
+        /// Why.
+        status: NtStatus,
+    }
+    /// The driver stops.
+    5 DriverStopping(Information, LIFECYCLE) {}
+    /// A step of the stop was done.
+    6 StopStep(Verbose, LIFECYCLE) {
+        /// The step's name.
+        step: &'a str,
+        /// How it ended.
+        status: NtStatus,
+    }
+    /// The driver has stopped. The last event.
+    7 DriverStopped(Information, LIFECYCLE) {}
+    /// A part of the driver does not work, and the rest goes on without it.
+    8 Degraded(Warning, FAULT) {
+        /// The part.
+        part: &'a str,
+        /// Why.
+        status: NtStatus,
+    }
+    /// Something failed once, and what it was for was given up.
+    9 Fault(Warning, FAULT) {
+        /// What failed.
+        operation: &'a str,
+        /// Why.
+        status: NtStatus,
+    }
+
+    /// A value in the registry was refused, and the default holds.
+    20 SettingRefused(Warning, CONFIGURATION) {
+        /// The value's name.
+        name: &'a str,
+        /// Why.
+        reason: RefusedSetting,
+        /// The value's registry type, REG_SZ = 1 and so on.
+        registry_type: u32,
+        /// The value's size.
+        size: u32 ["bytes"],
+    }
+    /// The registry holds a value that weir does not know: perhaps a name misspelt.
+    21 SettingUnknown(Warning, CONFIGURATION) {
+        /// The value's name.
+        name: &'a [u16],
+    }
+    /// The settings have been read.
+    22 SettingsRead(Information, CONFIGURATION) {
+        /// How many values were taken.
+        taken: u32,
+        /// How many were refused.
+        refused: u32,
+    }
+
+    /// A policy has been loaded and decides from now on.
+    30 PolicyLoaded(Information, POLICY) {
+        /// Counts the policies since the driver's start, from 1.
+        generation: u32,
+        /// How many rules it has.
+        rules: u32,
+        /// The image's size.
+        size: u32 ["bytes"],
+    }
+    /// A policy image was refused; the policy before it stays.
+    31 PolicyRefused(Error, POLICY) {
+        /// What is wrong with it.
+        reason: &'a str,
+        /// The image's size.
+        size: u32 ["bytes"],
+        /// The same as a status.
+        status: NtStatus,
+    }
+    /// There is no policy: the fail mode decides.
+    32 PolicyAbsent(Warning, POLICY) {
+        /// What it decides.
+        fail_mode: FailMode,
+    }
+
+    /// A connection was decided on.
+    40 ConnectionVerdict(Information, VERDICT) {
+        /// The connection's number, unique since the driver's start; 0 if it is not tracked.
+        connection: u64,
+        /// What was decided.
+        verdict: Verdict,
+        /// The rule that decided, its index in the policy; 4294967295: the policy's default, or the fail mode.
+        rule: u32,
+        /// The policy that decided; 0: the fail mode.
+        generation: u32,
+        /// Which side opened the connection.
+        direction: Direction,
+        /// IP protocol number.
+        protocol: u8,
+        /// This machine's address.
+        local: IpAddr,
+        /// This machine's port; for ICMP the message's type.
+        local_port: u16,
+        /// The other side's address.
+        remote: IpAddr,
+        /// The other side's port; for ICMP the message's code.
+        remote_port: u16,
+        /// The decision was made again, after a change of policy or of the network.
+        reauthorized: bool,
+    }
+    /// A connection was established.
+    41 FlowOpened(Information, FLOW) {
+        /// The connection's number.
+        connection: u64,
+        /// Which side opened it.
+        direction: Direction,
+        /// IP protocol number.
+        protocol: u8,
+        /// This machine's address.
+        local: IpAddr,
+        /// This machine's port; for ICMP the message's type.
+        local_port: u16,
+        /// The other side's address.
+        remote: IpAddr,
+        /// The other side's port; for ICMP the message's code.
+        remote_port: u16,
+    }
+    /// A connection has ended. Told once for each that is tracked.
+    42 FlowClosed(Information, FLOW) {
+        /// The connection's number.
+        connection: u64,
+        /// What had been decided.
+        verdict: Verdict,
+        /// The rule that had decided; see ConnectionVerdict.
+        rule: u32,
+        /// The policy that had decided.
+        generation: u32,
+        /// Which side opened it.
+        direction: Direction,
+        /// IP protocol number.
+        protocol: u8,
+        /// This machine's address.
+        local: IpAddr,
+        /// This machine's port; for ICMP the message's type.
+        local_port: u16,
+        /// The other side's address.
+        remote: IpAddr,
+        /// The other side's port; for ICMP the message's code.
+        remote_port: u16,
+        /// Packets received.
+        packets_in: u64 ["packets"],
+        /// Packets sent.
+        packets_out: u64 ["packets"],
+        /// IP payload received: transport headers and data.
+        bytes_in: u64 ["bytes"],
+        /// IP payload sent: transport headers and data.
+        bytes_out: u64 ["bytes"],
+        /// From the decision to the end.
+        duration: u64 ["100 ns"],
+        /// How the end was seen.
+        reason: CloseReason,
+    }
+    /// Connections could not be tracked for want of memory or room; they were decided on all the same.
+    43 FlowsUntracked(Warning, FLOW) {
+        /// How many since the last such event.
+        count: u64 ["connections"],
+    }
+
+    /// The control socket listens.
+    50 ControlListening(Information, CONTROL) {
+        /// The address.
+        address: IpAddr,
+        /// The port.
+        port: u16,
+    }
+    /// The control socket could not be opened, or was lost.
+    51 ControlListenFailed(Error, CONTROL) {
+        /// The address.
+        address: IpAddr,
+        /// The port.
+        port: u16,
+        /// Why.
+        status: NtStatus,
+    }
+    /// A control connection was accepted.
+    52 ControlAccepted(Information, CONTROL) {
+        /// The session's number, unique since the driver's start.
+        session: u64,
+        /// The other side's address.
+        remote: IpAddr,
+        /// The other side's port.
+        remote_port: u16,
+    }
+    /// A control connection was refused.
+    53 ControlRefused(Warning, CONTROL) {
+        /// The other side's address.
+        remote: IpAddr,
+        /// The other side's port.
+        remote_port: u16,
+        /// Why.
+        status: NtStatus,
+    }
+    /// A control connection has ended.
+    54 ControlClosed(Information, CONTROL) {
+        /// The session's number.
+        session: u64,
+        /// How: success for an orderly end.
+        status: NtStatus,
+    }
+
+    /// A control connection has been registered for an extension interface.
+    60 ExtensionRegistered(Information, EXTENSION) {
+        /// The session's number; 0 for the listening socket.
+        session: u64,
+        /// The interface's NPIID.
+        interface: Guid,
+        /// Who provides it.
+        provider: Provider,
+    }
+    /// An extension interface is not supported for a control connection.
+    61 ExtensionRefused(Information, EXTENSION) {
+        /// The session's number; 0 for the listening socket.
+        session: u64,
+        /// The interface's NPIID.
+        interface: Guid,
+        /// The interface is required, so the connection is closed.
+        required: bool,
+        /// What the last provider asked answered.
+        status: NtStatus,
+    }
+    /// The registration of a control connection for an extension interface failed.
+    62 ExtensionFailed(Warning, EXTENSION) {
+        /// The session's number; 0 for the listening socket.
+        session: u64,
+        /// The interface's NPIID.
+        interface: Guid,
+        /// Who was asked.
+        provider: Provider,
+        /// The interface is required, so the connection is closed.
+        required: bool,
+        /// Why.
+        status: NtStatus,
+    }
+    /// An extension called back.
+    63 ExtensionCallback(Verbose, EXTENSION) {
+        /// The session's number.
+        session: u64,
+        /// The interface's NPIID.
+        interface: Guid,
+        /// What the interface calls the event.
+        code: u32,
+        /// The event's parameter.
+        value: u64,
+    }
+    /// A registration has ended with its connection. Told once for each ExtensionRegistered.
+    64 ExtensionDetached(Information, EXTENSION) {
+        /// The session's number; 0 for the listening socket.
+        session: u64,
+        /// The interface's NPIID.
+        interface: Guid,
+        /// How many callbacks it made.
+        callbacks: u64,
+    }
+
+    /// The dispatch ring had no room for records.
+    70 RingLoss(Warning, RING) {
+        /// The processor whose ring was full.
+        processor: u32,
+        /// What the records told.
+        kind: &'a str,
+        /// How many were lost since the last such event.
+        count: u64 ["records"],
+    }
+    /// What the dispatch ring has carried since the driver's start. Told at the stop.
+    71 RingSummary(Information, RING) {
+        /// Records delivered.
+        delivered: u64 ["records"],
+        /// Records lost; each was told by RingLoss.
+        lost: u64 ["records"],
+    }
+}

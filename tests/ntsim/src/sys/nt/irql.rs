@@ -1,0 +1,114 @@
+//! IRQL and processors: wdm.h.
+
+use super::types::{DISPATCH_LEVEL, KIRQL, PKIRQL, PPROCESSOR_NUMBER, ULONG, USHORT};
+use crate::irql;
+
+/// Page "KeGetCurrentIrql": any level.
+///
+/// # Safety
+/// None needed.
+#[inline]
+pub unsafe extern "system-unwind" fn KeGetCurrentIrql() -> KIRQL {
+    irql::current()
+}
+
+/// Page "KeRaiseIrqlToDpcLevel": IRQL <= DISPATCH_LEVEL.
+///
+/// # Safety
+/// The caller lowers again, on the same thread.
+#[inline]
+pub unsafe extern "system-unwind" fn KeRaiseIrqlToDpcLevel() -> KIRQL {
+    irql::raise_to_dispatch()
+}
+
+/// Page "KfRaiseIrql": the new level is at least the current one.
+///
+/// # Safety
+/// The caller lowers again, on the same thread.
+pub unsafe extern "system-unwind" fn KfRaiseIrql(new: KIRQL) -> KIRQL {
+    irql::raise(new)
+}
+
+/// Page "KeRaiseIrql": the new level is at least the current one.
+///
+/// # Safety
+/// `old` is writable; the caller lowers again, on the same thread.
+pub unsafe extern "system-unwind" fn KeRaiseIrql(new: KIRQL, old: PKIRQL) {
+    let before = irql::raise(new);
+    // SAFETY: as the caller promises.
+    unsafe { old.write(before) };
+}
+
+/// Page "KeLowerIrql": to the level that the last raise returned.
+///
+/// # Safety
+/// No spin lock is held.
+#[inline]
+pub unsafe extern "system-unwind" fn KeLowerIrql(new: KIRQL) {
+    irql::lower(new);
+}
+
+/// Page "KeGetCurrentProcessorNumberEx" with a NULL argument: the system-wide index. Any level; below DISPATCH_LEVEL
+/// the answer may be out of date at once.
+///
+/// # Safety
+/// None needed.
+#[inline]
+pub unsafe extern "system-unwind" fn KeGetCurrentProcessorIndex() -> ULONG {
+    irql::processor()
+}
+
+/// Page "KeGetCurrentProcessorNumberEx".
+///
+/// # Safety
+/// `number` is NULL or writable.
+pub unsafe extern "system-unwind" fn KeGetCurrentProcessorNumberEx(number: PPROCESSOR_NUMBER) -> ULONG {
+    let index = irql::processor();
+    // SAFETY: as the caller promises.
+    if let Some(number) = unsafe { number.as_mut() } {
+        number.Group = 0;
+        number.Number = u8::try_from(index).unwrap_or(u8::MAX);
+        number.Reserved = 0;
+    }
+    index
+}
+
+/// Whether a group number names a group that this machine has: the only one, or all.
+fn has_group(group: USHORT) -> bool {
+    group == 0 || group == super::types::ALL_PROCESSOR_GROUPS
+}
+
+/// Page "KeQueryActiveProcessorCountEx": any level; 0 for a group that is not there.
+///
+/// # Safety
+/// None needed.
+pub unsafe extern "system-unwind" fn KeQueryActiveProcessorCountEx(group: USHORT) -> ULONG {
+    if has_group(group) { irql::active_processors() } else { 0 }
+}
+
+/// Page "KeQueryMaximumProcessorCountEx": any level. Processors may be added up to it while the machine runs.
+///
+/// # Safety
+/// None needed.
+pub unsafe extern "system-unwind" fn KeQueryMaximumProcessorCountEx(group: USHORT) -> ULONG {
+    if has_group(group) { irql::maximum_processors() } else { 0 }
+}
+
+/// Page "YieldProcessor": any level.
+///
+/// # Safety
+/// None needed.
+#[inline]
+pub unsafe extern "system-unwind" fn YieldProcessor() {
+    if irql::yields() {
+        std::thread::yield_now();
+    } else {
+        std::hint::spin_loop();
+    }
+}
+
+/// Checks an API's own limit where the IRQL is all it needs.
+pub(super) fn at_most_dispatch(api: &'static str) {
+    irql::require_at_most(api, DISPATCH_LEVEL);
+}
+

@@ -1,0 +1,95 @@
+//! Pool memory: wdm.h `ExAllocatePool2`, `ExFreePoolWithTag`.
+
+use super::types::{
+    POOL_FLAG_CACHE_ALIGNED, POOL_FLAG_NON_PAGED, POOL_FLAG_NON_PAGED_EXECUTE, POOL_FLAG_PAGED,
+    POOL_FLAG_RAISE_ON_FAILURE, POOL_FLAG_SESSION, POOL_FLAG_UNINITIALIZED, POOL_FLAG_USE_QUOTA, POOL_FLAGS,
+    PVOID, SIZE_T, ULONG,
+};
+use crate::fault;
+use crate::irql::require_at_most;
+use crate::pool::{
+    Kind, POOL_EXECUTABLE, POOL_PARAMETER, POOL_RAISES, Request, allocate, irql_limit, release,
+};
+use crate::verify::violation;
+
+/// The low half of the flags must be understood by the system (page "POOL_FLAGS").
+const REQUIRED: POOL_FLAGS = 0xffff_ffff;
+const KNOWN: POOL_FLAGS = POOL_FLAG_USE_QUOTA
+    | POOL_FLAG_UNINITIALIZED
+    | POOL_FLAG_SESSION
+    | POOL_FLAG_CACHE_ALIGNED
+    | POOL_FLAG_RAISE_ON_FAILURE
+    | POOL_FLAG_NON_PAGED
+    | POOL_FLAG_NON_PAGED_EXECUTE
+    | POOL_FLAG_PAGED;
+const TYPES: POOL_FLAGS = POOL_FLAG_NON_PAGED | POOL_FLAG_NON_PAGED_EXECUTE | POOL_FLAG_PAGED;
+
+/// Each character of a tag lies between space and tilde; shorter tags end in zeros (page "ExAllocatePool2").
+fn tag_is_valid(tag: ULONG) -> bool {
+    let bytes = tag.to_le_bytes();
+    let length = bytes.iter().position(|&byte| byte == 0).unwrap_or(bytes.len());
+    length != 0
+        && bytes.iter().take(length).all(|byte| (0x20..=0x7e).contains(byte))
+        && bytes.iter().skip(length).all(|&byte| byte == 0)
+}
+
+/// Page "ExAllocatePool2": IRQL <= DISPATCH_LEVEL, paged pool <= APC_LEVEL; NULL for a zero tag or bad flags.
+///
+/// # Safety
+/// As documented; callable with any arguments.
+pub unsafe extern "system-unwind" fn ExAllocatePool2(flags: POOL_FLAGS, size: SIZE_T, tag: ULONG) -> PVOID {
+    const API: &str = "ExAllocatePool2";
+    let paged = flags & POOL_FLAG_PAGED != 0;
+    require_at_most(API, irql_limit(paged));
+    if size == 0
+        || !tag_is_valid(tag)
+        || flags & REQUIRED & !KNOWN != 0
+        || (flags & TYPES).count_ones() != 1
+    {
+        violation(
+            &POOL_PARAMETER,
+            API,
+            format!("size {size}, tag {:?}, flags {flags:#x}", crate::verify::Tag(tag)),
+        );
+        return core::ptr::null_mut();
+    }
+    if flags & POOL_FLAG_RAISE_ON_FAILURE != 0 {
+        violation(&POOL_RAISES, API, "POOL_FLAG_RAISE_ON_FAILURE");
+    }
+    if flags & POOL_FLAG_NON_PAGED_EXECUTE != 0 {
+        violation(&POOL_EXECUTABLE, API, "POOL_FLAG_NON_PAGED_EXECUTE");
+    }
+    if fault::fail(API) {
+        return core::ptr::null_mut();
+    }
+    allocate(&Request {
+        api: API,
+        kind: Kind::Pool,
+        size,
+        tag,
+        paged,
+        zeroed: flags & POOL_FLAG_UNINITIALIZED == 0,
+        cache_aligned: flags & POOL_FLAG_CACHE_ALIGNED != 0,
+    })
+    .cast()
+}
+
+/// Page "ExFreePoolWithTag": IRQL <= DISPATCH_LEVEL; <= APC_LEVEL for paged blocks. The tag is the one of allocation.
+///
+/// # Safety
+/// Nothing refers to the block any more.
+pub unsafe extern "system-unwind" fn ExFreePoolWithTag(block: PVOID, tag: ULONG) {
+    const API: &str = "ExFreePoolWithTag";
+    require_at_most(API, irql_limit(false));
+    release(API, Kind::Pool, block.cast(), tag);
+}
+
+/// Page "ExFreePool": as [`ExFreePoolWithTag`] for any tag.
+///
+/// # Safety
+/// Nothing refers to the block any more.
+pub unsafe extern "system-unwind" fn ExFreePool(block: PVOID) {
+    const API: &str = "ExFreePool";
+    require_at_most(API, irql_limit(false));
+    release(API, Kind::Pool, block.cast(), 0);
+}

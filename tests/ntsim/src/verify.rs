@@ -1,0 +1,302 @@
+//! What the verifier found: violations of documented rules, and what is still held.
+//!
+//! Every module of the simulated kernel reports here. A violation names the rule and its documentation page, the API
+//! that noticed it, the thread and IRQL, and, when [`crate::Config::backtraces`] asks for it, the call stack.
+//! In strict mode ([`crate::Config::strict`]) a violation is a bug check: a panic with the same text.
+//!
+//! Callable on any thread at any IRQL.
+
+use std::backtrace::Backtrace;
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use crate::irql;
+use crate::sys::nt::KIRQL;
+
+pub use crate::lock::{lock_acquired, lock_acquiring, lock_released};
+
+/// A rule of the documentation. `page` names the page; an empty one means the page of the API itself.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Rule {
+    pub name: &'static str,
+    pub page: &'static str,
+}
+
+impl Rule {
+    pub const fn new(name: &'static str, page: &'static str) -> Self {
+        Self { name, page }
+    }
+}
+
+/// Defines rules as statics.
+#[macro_export]
+macro_rules! rules {
+    ($($(#[$meta:meta])* $name:ident = ($text:expr, $page:expr);)+) => {
+        $($(#[$meta])* pub static $name: $crate::verify::Rule = $crate::verify::Rule::new($text, $page);)+
+    };
+}
+
+/// One breach of a rule.
+#[derive(Clone, Debug)]
+pub struct Violation {
+    pub rule: &'static Rule,
+    /// The API that noticed it.
+    pub api: &'static str,
+    pub detail: String,
+    pub thread: String,
+    pub irql: KIRQL,
+    pub backtrace: Option<String>,
+}
+
+impl Violation {
+    /// The documentation page behind the rule.
+    pub fn page(&self) -> &'static str {
+        if self.rule.page.is_empty() { self.api } else { self.rule.page }
+    }
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            out,
+            "{}: {}: {} (thread {}, IRQL {}, see {})",
+            self.rule.name,
+            self.api,
+            self.detail,
+            self.thread,
+            self.irql,
+            self.page()
+        )?;
+        if let Some(backtrace) = &self.backtrace {
+            write!(out, "\n{backtrace}")?;
+        }
+        Ok(())
+    }
+}
+
+/// A pool tag: four characters, in the order in which they lie in memory.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Tag(pub u32);
+
+impl fmt::Display for Tag {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for byte in self.0.to_le_bytes() {
+            write!(out, "{}", if (0x20..=0x7e).contains(&byte) { char::from(byte) } else { '.' })?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Tag {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "'{self}'")
+    }
+}
+
+/// Something still held.
+#[derive(Clone, Debug)]
+pub struct Leak {
+    /// What it is: "pool block", "IRP", "handle", …
+    pub kind: &'static str,
+    /// Its address, handle or id.
+    pub id: usize,
+    /// Its pool tag, when it has one.
+    pub tag: Option<Tag>,
+    /// In bytes; 0 when it has no size.
+    pub size: usize,
+    /// Which API made it, or what says who did.
+    pub made_by: String,
+    pub backtrace: Option<String>,
+}
+
+impl fmt::Display for Leak {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{} {:#x}", self.kind, self.id)?;
+        if let Some(tag) = self.tag {
+            write!(out, " tag '{tag}'")?;
+        }
+        if self.size != 0 {
+            write!(out, " of {} bytes", self.size)?;
+        }
+        write!(out, " from {}", self.made_by)?;
+        if let Some(backtrace) = &self.backtrace {
+            write!(out, "\n{backtrace}")?;
+        }
+        Ok(())
+    }
+}
+
+/// What the verifier has to say at one moment.
+#[derive(Clone, Debug, Default)]
+pub struct Report {
+    /// Everything that is held at this moment. After the driver's unload it is what the driver left behind.
+    pub leaks: Vec<Leak>,
+    /// The first [`VIOLATIONS_KEPT`] violations.
+    pub violations: Vec<Violation>,
+    /// All violations, those not kept included.
+    pub violation_count: u64,
+}
+
+impl Report {
+    pub fn is_clean(&self) -> bool {
+        self.leaks.is_empty() && self.violation_count == 0
+    }
+
+    /// Bytes and blocks still held for each pool tag.
+    pub fn pool_by_tag(&self) -> Vec<(Tag, usize, usize)> {
+        let mut tags: HashMap<Tag, (usize, usize)> = HashMap::new();
+        for leak in &self.leaks {
+            if let Some(tag) = leak.tag {
+                let entry = tags.entry(tag).or_default();
+                entry.0 += leak.size;
+                entry.1 += 1;
+            }
+        }
+        let mut rows: Vec<_> = tags.into_iter().map(|(tag, (bytes, blocks))| (tag, bytes, blocks)).collect();
+        rows.sort_unstable();
+        rows
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(out, "violations: {}, leaks: {}", self.violation_count, self.leaks.len())?;
+        for violation in &self.violations {
+            writeln!(out, "violation: {violation}")?;
+        }
+        for leak in &self.leaks {
+            writeln!(out, "leak: {leak}")?;
+        }
+        Ok(())
+    }
+}
+
+/// How many violations a report keeps in full.
+pub const VIOLATIONS_KEPT: usize = 1000;
+
+static STRICT: AtomicBool = AtomicBool::new(false);
+static BACKTRACES: AtomicBool = AtomicBool::new(false);
+static COUNT: AtomicU64 = AtomicU64::new(0);
+static VIOLATIONS: Mutex<Vec<Violation>> = Mutex::new(Vec::new());
+
+/// A mutex of the simulator itself: a panic elsewhere does not make its state untrue.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+pub(crate) fn start(strict: bool, backtraces: bool) {
+    STRICT.store(strict, Ordering::Relaxed);
+    BACKTRACES.store(backtraces, Ordering::Relaxed);
+    COUNT.store(0, Ordering::Relaxed);
+    lock(&VIOLATIONS).clear();
+    for shard in &TRACKED {
+        lock(shard).clear();
+    }
+}
+
+pub(crate) fn stop() {
+    start(false, false);
+}
+
+/// The call stack, when backtraces are asked for.
+pub(crate) fn backtrace() -> Option<Backtrace> {
+    if BACKTRACES.load(Ordering::Relaxed) { Some(Backtrace::force_capture()) } else { None }
+}
+
+pub(crate) fn thread_name() -> String {
+    let thread = std::thread::current();
+    thread.name().map_or_else(|| format!("{:?}", thread.id()), str::to_owned)
+}
+
+/// Records a breach of `rule` that `api` noticed. In strict mode it is a bug check.
+///
+/// # Panics
+/// In strict mode, unless the thread is panicking already.
+#[cold]
+pub fn violation(rule: &'static Rule, api: &'static str, detail: impl Into<String>) {
+    let violation = Violation {
+        rule,
+        api,
+        detail: detail.into(),
+        thread: thread_name(),
+        irql: irql::current(),
+        backtrace: backtrace().map(|backtrace| backtrace.to_string()),
+    };
+    let text = STRICT.load(Ordering::Relaxed).then(|| violation.to_string());
+    COUNT.fetch_add(1, Ordering::Relaxed);
+    {
+        let mut kept = lock(&VIOLATIONS);
+        if kept.len() < VIOLATIONS_KEPT {
+            kept.push(violation);
+        }
+    }
+    if let Some(text) = text
+        && !std::thread::panicking()
+    {
+        panic!("DRIVER_VERIFIER_DETECTED_VIOLATION: {text}");
+    }
+}
+
+/// What a subsystem (WFP, WSK, …) holds for the driver. See [`track`].
+struct Tracked {
+    tag: u32,
+    thread: String,
+    backtrace: Option<Backtrace>,
+}
+
+const SHARDS: usize = 16;
+type Shard = Mutex<HashMap<(&'static str, usize), Tracked>>;
+static TRACKED: [std::sync::LazyLock<Shard>; SHARDS] =
+    [const { std::sync::LazyLock::new(|| Mutex::new(HashMap::new())) }; SHARDS];
+
+fn shard(id: usize) -> &'static Shard {
+    // Pointers differ above their alignment, ids differ at the bottom.
+    &TRACKED[(id ^ (id >> 6) ^ (id >> 12)) % SHARDS]
+}
+
+/// Notes that the driver now holds `id`, of the kind `kind`; it is a leak until [`untrack`]. `tag` 0 means none.
+/// Returns false when it is tracked already.
+pub fn track(kind: &'static str, id: usize, tag: u32) -> bool {
+    let tracked = Tracked {
+        tag,
+        thread: if BACKTRACES.load(Ordering::Relaxed) { thread_name() } else { String::new() },
+        backtrace: backtrace(),
+    };
+    lock(shard(id)).insert((kind, id), tracked).is_none()
+}
+
+/// The driver gave `id` back. Returns false when it was not tracked: a double release, or one of a stranger.
+pub fn untrack(kind: &'static str, id: usize) -> bool {
+    lock(shard(id)).remove(&(kind, id)).is_some()
+}
+
+pub fn is_tracked(kind: &'static str, id: usize) -> bool {
+    lock(shard(id)).contains_key(&(kind, id))
+}
+
+/// How many things of one kind are held.
+pub fn tracked(kind: &'static str) -> usize {
+    TRACKED.iter().map(|shard| lock(shard).keys().filter(|key| key.0 == kind).count()).sum()
+}
+
+/// The state of the verifier now: checks what is held and what lies in quarantine, and lists both.
+pub fn report() -> Report {
+    let mut leaks = Vec::new();
+    crate::pool::report(&mut leaks);
+    crate::object::report(&mut leaks);
+    crate::dispatcher::report(&mut leaks);
+    for shard in &TRACKED {
+        leaks.extend(lock(shard).iter().map(|(&(kind, id), tracked)| Leak {
+            kind,
+            id,
+            tag: (tracked.tag != 0).then_some(Tag(tracked.tag)),
+            size: 0,
+            made_by: tracked.thread.clone(),
+            backtrace: tracked.backtrace.as_ref().map(ToString::to_string),
+        }));
+    }
+    leaks.sort_by(|a, b| (a.kind, a.tag, a.id).cmp(&(b.kind, b.tag, b.id)));
+    Report { leaks, violations: lock(&VIOLATIONS).clone(), violation_count: COUNT.load(Ordering::Relaxed) }
+}
