@@ -1,1 +1,17 @@
-//!
+//! Settings: the registry's schema, and how the driver reads it.
+#![deny(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    clippy::panic,
+    clippy::unreachable
+)]
+
+pub mod schema;
+
+#[cfg(kernel)]
+mod load;
+#[cfg(kernel)]
+pub use load::{Loaded, load};
+pub use schema::Settings;

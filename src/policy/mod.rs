@@ -16,7 +16,7 @@ mod lookup;
 
 pub use app::App;
 pub use explain::{Explain, Fields, Step};
-pub use image::{Image, Invalid, Rule, Stats, What};
+pub use image::{Image, Invalid, Rule, Stats, What, checksum};
 
 /// Which side opens the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -96,13 +96,14 @@ impl<T> Link<T> {
     }
 
     /// The ready event whose turn it is. The dispatcher's.
-    pub(super) fn ready_event(&self) -> Option<LifeCycle> {
+    pub(super) fn ready_event(&self) -> Option<(LifeCycle, u32)> {
         let state = self.state.load(order(Site::Take, Ordering::Acquire));
         LifeCycle::ALL
             .into_iter()
             .zip(&self.numbers)
-            .find(|(event, at)| state & ready(*event) != 0 && self.is_next(at.load(Ordering::Relaxed)))
-            .map(|(event, _)| event)
+            .filter(|(event, _)| state & ready(*event) != 0)
+            .map(|(event, number)| (event, number.load(Ordering::Relaxed)))
+            .find(|(_, number)| self.is_next(*number))
     }
 
     /// Takes the object off the list unless an event is ready and not delivered; true if it is off.
@@ -302,23 +303,24 @@ impl<T: Linked> List<T> {
         Some(first)
     }
 
+    /// The oldest taken object, left where it is. The dispatcher's.
+    pub fn oldest(&self) -> Option<NonNull<T>> {
+        NonNull::new(self.first.get())
+    }
+
+    /// Objects taken whose events wait for their turn. The dispatcher's.
+    pub fn len(&self) -> usize {
+        self.iter().count()
+    }
+
     /// Whether a taken object has an event whose turn it is. The dispatcher's.
     pub fn has_deliverable(&self) -> bool {
-        let mut at = self.first.get();
-        // SAFETY: objects on the list are retained.
-        while let Some(object) = unsafe { at.as_ref() } {
-            if object.link().ready_event().is_some() {
-                return true;
-            }
-            at = object.link().next.get();
-        }
-        false
+        self.iter().any(|object| object.link().ready_event().is_some())
     }
-}
 
-impl<T> List<T> {
-    /// Whether the dispatcher holds objects whose turn has not come. The dispatcher's.
-    pub fn is_empty(&self) -> bool {
-        self.first.get().is_null()
+    fn iter(&self) -> impl Iterator<Item = &T> {
+        // SAFETY: objects on the list are retained.
+        let object = |at: *mut T| unsafe { at.as_ref() };
+        core::iter::successors(object(self.first.get()), move |at| object(at.link().next.get()))
     }
 }

@@ -83,6 +83,11 @@ macro_rules! named_values {
             /// The values with their names.
             pub const NAMES: &'static [(u8, &'static str)] = &[$(($number, $text)),+];
 
+            /// The value of a number.
+            pub const fn from_number(number: u8) -> Option<Self> {
+                match number { $($number => Some(Self::$value),)+ _ => None }
+            }
+
             /// The name of the value.
             pub const fn name(self) -> &'static str {
                 match self { $(Self::$value => $text),+ }

@@ -12,43 +12,44 @@ pub struct Guid {
 }
 
 impl Guid {
-    /// From the digits of its registry form, in their order: `0x57465043_616c_6c6f_7574_5f636c617373`.
-    pub const fn from_u128(digits: u128) -> Self {
-        let [a, b, c, d, e, f, g, h, data4 @ ..] = digits.to_be_bytes();
-        Self {
-            data1: u32::from_be_bytes([a, b, c, d]),
-            data2: u16::from_be_bytes([e, f]),
-            data3: u16::from_be_bytes([g, h]),
-            data4,
-        }
-    }
-
     /// Reads the registry form, `{57465043-616C-6C6F-7574-5F636C617373}`, in either case.
     pub fn parse(units: impl IntoIterator<Item = u16>) -> Option<Self> {
         let mut units = units.into_iter();
+        let mut groups = [0; 5];
         if units.next()? != u16::from(b'{') {
             return None;
         }
-        let mut digits: u128 = 0;
-        for (group, length) in [8, 4, 4, 4, 12].into_iter().enumerate() {
-            if group > 0 && units.next()? != u16::from(b'-') {
+        for (index, (group, length)) in groups.iter_mut().zip([8, 4, 4, 4, 12]).enumerate() {
+            if index > 0 && units.next()? != u16::from(b'-') {
                 return None;
             }
             for _ in 0..length {
                 let digit = char::from_u32(u32::from(units.next()?))?.to_digit(16)?;
-                digits = digits << 4 | u128::from(digit);
+                *group = *group << 4 | u64::from(digit);
             }
         }
-        let ends = units.next()? == u16::from(b'}') && units.next().is_none();
-        ends.then(|| Self::from_u128(digits))
+        if units.next()? != u16::from(b'}') || units.next().is_some() {
+            return None;
+        }
+        let [data1, data2, data3, clock, node] = groups;
+        Some(Self {
+            data1: u32::try_from(data1).ok()?,
+            data2: u16::try_from(data2).ok()?,
+            data3: u16::try_from(data3).ok()?,
+            data4: (clock << 48 | node).to_be_bytes(),
+        })
     }
 }
 
 impl fmt::Display for Guid {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [a, b, c, d, e, g, h, i] = self.data4;
+        let [clock @ .., _, _, _, _, _, _] = self.data4;
+        let [_, _, node @ ..] = self.data4;
         write!(f, "{{{:08x}-{:04x}-{:04x}-", self.data1, self.data2, self.data3)?;
-        write!(f, "{a:02x}{b:02x}-{c:02x}{d:02x}{e:02x}{g:02x}{h:02x}{i:02x}}}")
+        clock.iter().try_for_each(|byte| write!(f, "{byte:02x}"))?;
+        f.write_str("-")?;
+        node.iter().try_for_each(|byte| write!(f, "{byte:02x}"))?;
+        f.write_str("}")
     }
 }
 

@@ -13,7 +13,12 @@ pub use guid::Guid;
 /// The provider's name.
 pub const PROVIDER_NAME: &str = "Weir.Driver";
 /// The provider's id, made from its name as EventSource does.
-pub const PROVIDER_ID: Guid = Guid::from_u128(0x68ee_ea74_36e9_51b6_d59b_eb01_98be_0aff);
+pub const PROVIDER_ID: Guid = Guid {
+    data1: 0x68ee_ea74,
+    data2: 0x36e9,
+    data3: 0x51b6,
+    data4: [0xd5, 0x9b, 0xeb, 0x01, 0x98, 0xbe, 0x0a, 0xff],
+};
 
 /// Whether anybody listens to events of this level and these keywords.
 #[inline]

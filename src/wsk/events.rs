@@ -9,11 +9,13 @@
 //!   (PFN_WSK_ACCEPT_EVENT, PFN_WSK_RECEIVE_EVENT);
 //! - the accepted socket's context and dispatch table are set before anyone else hears of the socket;
 //! - after STATUS_REQUEST_NOT_ACCEPTED the accepted socket is WSK's to close, and is not touched;
-//! - received data is taken or refused at once, never retained (no STATUS_PENDING, hence no WskRelease).
+//! - received data is taken or refused at once, never retained (no STATUS_PENDING, hence no WskRelease);
+//! - a socket's context is a share of its owner that lasts until close has completed.
 
 use super::address;
-use super::socket::RawSocket;
+use super::socket::{ConnectionSocket, RawSocket};
 use crate::kernel::irql::AtMostDispatch;
+use crate::kernel::pool::PoolArc;
 use crate::sys::nt::{
     NTSTATUS, PVOID, STATUS_DATA_NOT_ACCEPTED, STATUS_REQUEST_NOT_ACCEPTED, STATUS_SUCCESS,
 };
@@ -25,11 +27,12 @@ use core::net::SocketAddr;
 use core::ptr::NonNull;
 
 /// A connection that WSK has accepted and offers.
+#[derive(Debug)]
 pub struct Incoming {
     pub socket: RawSocket,
-    /// `None`: of a family that was not asked for.
+    /// `None`: WSK did not say, or the family is another one than was asked for.
     pub local: Option<SocketAddr>,
-    /// `None`: of a family that was not asked for.
+    /// `None`: WSK did not say, or the family is another one than was asked for.
     pub remote: Option<SocketAddr>,
 }
 
@@ -51,36 +54,38 @@ pub enum Disconnected {
     Abortively,
 }
 
-/// What a connection socket's owner does about its events.
-///
-/// # Safety
-/// The object stays where it is, shared, until the socket's close has completed.
-pub unsafe trait ConnectionEvents: Sync {
+/// The owner of a connection socket, told of its events. Every function may be called at IRQL <= DISPATCH_LEVEL.
+pub trait ConnectionEvents: Send + Sync + Sized + 'static {
+    /// The socket.
+    fn socket(&self) -> &ConnectionSocket<Self>;
     /// `bytes` of data lie ready. Calls are serial for each socket.
     fn received(&self, irql: &mut AtMostDispatch, bytes: usize) -> Received;
     /// The peer has ended the connection.
     fn disconnected(&self, irql: &mut AtMostDispatch, how: Disconnected);
     /// The socket is no longer functional; it must be closed as soon as possible.
     fn dead(&self, irql: &mut AtMostDispatch);
+    /// The graceful disconnect that was asked for is over, one way or the other.
+    fn disconnect_done(&self, irql: &mut AtMostDispatch);
+    /// Close has completed: no event comes after this one.
+    fn closed(&self, irql: &mut AtMostDispatch);
 }
 
-/// What a listening socket's owner does about its events.
-///
-/// # Safety
-/// As [`ConnectionEvents`]; and what [`ListenEvents::admit`] returns obeys it too.
-pub unsafe trait ListenEvents: Sync {
+/// The owner of a listening socket, told of its events. Every function may be called at IRQL <= DISPATCH_LEVEL.
+pub trait ListenEvents: Send + Sync + Sized + 'static {
+    /// What owns the accepted sockets.
     type Connection: ConnectionEvents;
-    /// Takes a connection in, by the object that will have its events, or refuses it. Nobody else may use the
-    /// socket yet.
-    fn admit(&self, irql: &mut AtMostDispatch, incoming: Incoming) -> Option<NonNull<Self::Connection>>;
-    /// WSK knows the object now: the socket may be used.
-    fn admitted(&self, irql: &mut AtMostDispatch, connection: NonNull<Self::Connection>);
+    /// Takes a connection in, by the object that will own it, or refuses it. Nobody may use the socket yet.
+    fn admit(&self, irql: &mut AtMostDispatch, incoming: Incoming) -> Option<PoolArc<Self::Connection>>;
+    /// WSK knows the owner now: the socket may be used.
+    fn admitted(&self, irql: &mut AtMostDispatch, connection: PoolArc<Self::Connection>);
     /// The socket is no longer functional; it must be closed as soon as possible.
     fn dead(&self, irql: &mut AtMostDispatch);
+    /// Close has completed: no event comes after this one.
+    fn closed(&self, irql: &mut AtMostDispatch);
 }
 
-/// The client dispatch table of connection sockets whose context is a `T`.
-pub const fn connection_dispatch<T: ConnectionEvents>() -> &'static WSK_CLIENT_CONNECTION_DISPATCH {
+/// The client dispatch table of connection sockets that a `T` owns.
+pub(super) const fn connection_dispatch<T: ConnectionEvents>() -> &'static WSK_CLIENT_CONNECTION_DISPATCH {
     const {
         &WSK_CLIENT_CONNECTION_DISPATCH {
             WskReceiveEvent: Some(receive_event::<T>),
@@ -90,8 +95,8 @@ pub const fn connection_dispatch<T: ConnectionEvents>() -> &'static WSK_CLIENT_C
     }
 }
 
-/// The client dispatch table of listening sockets whose context is a `T`.
-pub const fn listen_dispatch<T: ListenEvents>() -> &'static WSK_CLIENT_LISTEN_DISPATCH {
+/// The client dispatch table of listening sockets that a `T` owns.
+pub(super) const fn listen_dispatch<T: ListenEvents>() -> &'static WSK_CLIENT_LISTEN_DISPATCH {
     const {
         &WSK_CLIENT_LISTEN_DISPATCH {
             WskAcceptEvent: Some(accept_event::<T>),
@@ -99,6 +104,16 @@ pub const fn listen_dispatch<T: ListenEvents>() -> &'static WSK_CLIENT_LISTEN_DI
             WskAbortEvent: None,
         }
     }
+}
+
+/// The owner behind a socket's context.
+///
+/// # Safety
+/// `context` is the context of a socket that a `T` owns, and close of that socket has not completed while `'a` lasts.
+unsafe fn owner<'a, T>(context: PVOID) -> Option<&'a T> {
+    let context = NonNull::new(context.cast::<()>())?;
+    // SAFETY: a socket's context is a share of its owner, given up for as long as the socket is not closed.
+    Some(unsafe { PoolArc::borrow_raw(context) })
 }
 
 /// PFN_WSK_ACCEPT_EVENT.
@@ -111,8 +126,8 @@ unsafe extern "system" fn accept_event<T: ListenEvents>(
     AcceptSocketContext: *mut PVOID,
     AcceptSocketDispatch: *mut *const WSK_CLIENT_CONNECTION_DISPATCH,
 ) -> NTSTATUS {
-    // SAFETY: the context of the socket's creation, which lives until its close completes (contract of the trait).
-    let listener = unsafe { &*SocketContext.cast::<T>() };
+    // SAFETY: the context of the socket's creation; WSK lets callbacks return before it completes close.
+    let Some(listener) = (unsafe { owner::<T>(SocketContext) }) else { return STATUS_REQUEST_NOT_ACCEPTED };
     // SAFETY: WSK calls at IRQL <= DISPATCH_LEVEL; the token does not leave this call.
     let mut irql = unsafe { AtMostDispatch::assume() };
     let Some(socket) = RawSocket::new(AcceptSocket) else {
@@ -126,8 +141,9 @@ unsafe extern "system" fn accept_event<T: ListenEvents>(
     let Some(connection) = listener.admit(&mut irql, Incoming { socket, local, remote }) else {
         return STATUS_REQUEST_NOT_ACCEPTED;
     };
+    let context = connection.socket().open(&connection);
     // SAFETY: WSK's variable, valid for the call.
-    unsafe { AcceptSocketContext.write(connection.as_ptr().cast()) };
+    unsafe { AcceptSocketContext.write(context.as_ptr().cast()) };
     // SAFETY: as above.
     unsafe { AcceptSocketDispatch.write(connection_dispatch::<T::Connection>()) };
     listener.admitted(&mut irql, connection);
@@ -142,8 +158,8 @@ unsafe extern "system" fn receive_event<T: ConnectionEvents>(
     BytesIndicated: usize,
     _BytesAccepted: *mut usize,
 ) -> NTSTATUS {
-    // SAFETY: the context given when the socket was accepted, which lives until its close completes (contract).
-    let connection = unsafe { &*SocketContext.cast::<T>() };
+    // SAFETY: the context given when the socket was accepted; WSK lets callbacks return before it completes close.
+    let Some(connection) = (unsafe { owner::<T>(SocketContext) }) else { return STATUS_DATA_NOT_ACCEPTED };
     // SAFETY: WSK calls at IRQL <= DISPATCH_LEVEL; the token does not leave this call.
     let mut irql = unsafe { AtMostDispatch::assume() };
     if DataIndication.is_null() {
@@ -161,12 +177,11 @@ unsafe extern "system" fn disconnect_event<T: ConnectionEvents>(
     SocketContext: PVOID,
     Flags: u32,
 ) -> NTSTATUS {
-    // SAFETY: the context given when the socket was accepted, which lives until its close completes (contract).
-    let connection = unsafe { &*SocketContext.cast::<T>() };
+    // SAFETY: the context given when the socket was accepted; WSK lets callbacks return before it completes close.
+    let Some(connection) = (unsafe { owner::<T>(SocketContext) }) else { return STATUS_SUCCESS };
     // SAFETY: WSK calls at IRQL <= DISPATCH_LEVEL; the token does not leave this call.
     let mut irql = unsafe { AtMostDispatch::assume() };
     let how = if Flags & WSK_FLAG_ABORTIVE == 0 { Disconnected::Gracefully } else { Disconnected::Abortively };
     connection.disconnected(&mut irql, how);
     STATUS_SUCCESS
 }
-

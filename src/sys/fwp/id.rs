@@ -281,7 +281,7 @@ macro_rules! fields {
         pub mod field {
             $(
                 pub mod $layer {
-                    #[expect(clippy::upper_case_acronyms, reason = "the headers' names")]
+                    #[allow(non_camel_case_types, clippy::upper_case_acronyms, reason = "the headers' names")]
                     enum Index {
                         $($field,)*
                         COUNT,

@@ -14,10 +14,10 @@ use std::ptr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{LazyLock, Mutex};
 
-use crate::irql;
 use crate::rules;
 use crate::sys::nt::{APC_LEVEL, KIRQL, PAGE_SIZE, SYSTEM_CACHE_ALIGNMENT_SIZE};
 use crate::verify::{Leak, Rule, Tag, lock, violation};
+use crate::{dispatcher, irql};
 
 rules! {
     POOL_PARAMETER = ("bad pool request", "ExAllocatePool2");
@@ -302,7 +302,8 @@ pub(crate) fn release(api: &'static str, kind: Kind, pointer: *mut u8, tag: u32)
         }
         if let Some(block) = freed.take() {
             shard.bytes -= block.size;
-            crate::dispatcher::check_freed(api, address, block.size);
+            let in_use = dispatcher::check_freed(address, block.size);
+            found.extend(in_use.into_iter().map(|detail| (&dispatcher::OBJECT_FREED, detail)));
             // SAFETY: the block was in the table until now, and nobody else can take it from there again.
             unsafe { (address as *mut u8).write_bytes(POISON, block.size) };
             shard.quarantined += block.size;

@@ -88,20 +88,35 @@ impl Pipe {
         Arc::new(Self { state: Mutex::default(), changed: Condvar::new() })
     }
 
-    /// Applies a change and tells both ends.
-    fn change<T>(&self, change: impl FnOnce(&mut PipeState) -> T) -> T {
-        let mut state = lock(&self.state);
-        let result = change(&mut state);
-        let (reader, writer) = (state.reader.clone(), state.writer.clone());
-        drop(state);
+    /// Tells the ends that something changed for them.
+    fn tell(&self, mut state: MutexGuard<'_, PipeState>, reader: bool, writer: bool) {
+        let state = &mut *state;
+        let reader = state.reader.as_ref().filter(|_| reader).and_then(Weak::upgrade);
+        let writer = state.writer.as_ref().filter(|_| writer).and_then(Weak::upgrade);
         self.changed.notify_all();
-        if let Some(reader) = reader.and_then(|reader| reader.upgrade()) {
+        if let Some(reader) = reader {
             reader.readable();
         }
-        if let Some(writer) = writer.and_then(|writer| writer.upgrade()) {
+        if let Some(writer) = writer {
             writer.writable();
         }
-        result
+    }
+
+    fn reset(&self) {
+        let mut state = lock(&self.state);
+        if !state.reset {
+            state.reset = true;
+            state.data.clear();
+            self.tell(state, true, true);
+        }
+    }
+
+    fn end(&self) {
+        let mut state = lock(&self.state);
+        if !state.ended {
+            state.ended = true;
+            self.tell(state, true, true);
+        }
     }
 }
 
@@ -132,12 +147,8 @@ impl End {
     }
 
     fn reset(&self) {
-        for pipe in [&self.incoming, &self.outgoing] {
-            pipe.change(|state| {
-                state.reset = true;
-                state.data.clear();
-            });
-        }
+        self.incoming.reset();
+        self.outgoing.reset();
     }
 }
 
@@ -152,45 +163,41 @@ impl Link for End {
 
     fn read(&self, into: &mut [u8]) -> Read {
         let net = self.net.upgrade();
-        self.incoming.change(|state| {
-            if state.reset {
-                return Read::Reset;
-            }
-            let available = state.data.len().min(into.len());
-            if available == 0 {
-                return if state.ended && state.data.is_empty() { Read::End } else { Read::Empty };
-            }
-            let split = net.as_ref().filter(|net| net.settings.split);
-            let count = split.map_or(available, |net| 1 + net.executor.draw(available));
-            for (to, from) in into.iter_mut().zip(state.data.drain(..count)) {
-                *to = from;
-            }
-            Read::Data(count)
-        })
+        let mut state = lock(&self.incoming.state);
+        if state.reset {
+            return Read::Reset;
+        }
+        let available = state.data.len().min(into.len());
+        if available == 0 {
+            return if state.ended && state.data.is_empty() { Read::End } else { Read::Empty };
+        }
+        let split = net.as_ref().filter(|net| net.settings.split);
+        let count = split.map_or(available, |net| 1 + net.executor.draw(available));
+        for (to, from) in into.iter_mut().zip(state.data.drain(..count)) {
+            *to = from;
+        }
+        self.incoming.tell(state, false, true);
+        Read::Data(count)
     }
 
     fn write(&self, from: &[u8]) -> Write {
-        let mut refused = false;
-        let result = self.outgoing.change(|state| {
-            if state.reset {
-                return Write::Reset;
-            }
-            if state.reader_gone {
-                refused = true;
-                return Write::Reset;
-            }
-            let room = if state.stalled { 0 } else { self.window.saturating_sub(state.data.len()) };
-            let count = room.min(from.len());
-            if count == 0 && !from.is_empty() {
-                return Write::Full;
-            }
-            state.data.extend(from.iter().take(count));
-            Write::Wrote(count)
-        });
-        if refused {
-            self.reset();
+        let mut state = lock(&self.outgoing.state);
+        if state.reset {
+            return Write::Reset;
         }
-        result
+        if state.reader_gone {
+            drop(state);
+            self.reset();
+            return Write::Reset;
+        }
+        let room = if state.stalled { 0 } else { self.window.saturating_sub(state.data.len()) };
+        let count = room.min(from.len());
+        if count == 0 {
+            return if from.is_empty() { Write::Wrote(0) } else { Write::Full };
+        }
+        state.data.extend(from.iter().take(count));
+        self.outgoing.tell(state, true, false);
+        Write::Wrote(count)
     }
 
     fn is_reset(&self) -> bool {
@@ -198,7 +205,7 @@ impl Link for End {
     }
 
     fn end(&self) {
-        self.outgoing.change(|state| state.ended = true);
+        self.outgoing.end();
     }
 
     fn end_acknowledged(&self) -> bool {
@@ -212,7 +219,7 @@ impl Link for End {
 
     fn close(&self) {
         self.end();
-        self.incoming.change(|state| state.reader_gone = true);
+        lock(&self.incoming.state).reader_gone = true;
     }
 
     fn notify(&self, whom: Weak<dyn Notify>) {
@@ -603,7 +610,10 @@ impl Peer {
     /// From now on (or no more) this host takes and acknowledges nothing: what the driver sends does not complete,
     /// nor does a graceful disconnect.
     pub fn stall(&self, stalled: bool) {
-        self.end.incoming.change(|state| state.stalled = stalled);
+        let incoming = &self.end.incoming;
+        let mut state = lock(&incoming.state);
+        state.stalled = stalled;
+        incoming.tell(state, false, true);
     }
 
     /// Whether the driver reset the connection.

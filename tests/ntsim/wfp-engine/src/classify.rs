@@ -166,8 +166,8 @@ impl<R: Runtime> Layer<R> {
         for sublayer in &self.sublayers {
             // "Evaluate matching filters in order until a Permit or a Block is returned (filters can also return
             // Continue) or until the list is exhausted."
-            for filter in sublayer.filters.iter().filter(|filter| filter.matches(host)) {
-                if arbitration.apply(sublayer, filter, host) {
+            for filter in &sublayer.filters {
+                if filter.matches(host) && arbitration.apply(sublayer, filter, host) {
                     break;
                 }
             }

@@ -51,13 +51,17 @@ impl Condition {
                 if data != field.data_type && !(token && data == DataType::SecurityDescriptor) {
                     return Err(Error::TypeMismatch);
                 }
-                if !self.match_type.supports(data) { Err(Error::MatchTypeMismatch) } else { Ok(()) }
+                if self.match_type.supports(data) { Ok(()) } else { Err(Error::MatchTypeMismatch) }
             }
             // "An FWP_UINT32 field that contains an IPv4 address can be compared with an FWP_V4_ADDR_MASK value."
             ConditionValue::V4AddrMask { mask, .. } => {
                 Self::check_mask(self.match_type, field, DataType::Uint32)?;
                 // A mask is ones, then zeros.
-                if mask.leading_ones() + mask.trailing_zeros() < u32::BITS { Err(Error::InvalidNetMask) } else { Ok(()) }
+                if mask.leading_ones() + mask.trailing_zeros() < u32::BITS {
+                    Err(Error::InvalidNetMask)
+                } else {
+                    Ok(())
+                }
             }
             // "An FWP_BYTE_ARRAY16_TYPE field that contains an IPv6 address can be compared with an
             // FWP_V6_ADDR_MASK value."

@@ -59,8 +59,7 @@ pub fn layers() -> Vec<LayerInfo> {
                 .or_else(|| name.strip_suffix("_V6").map(|family| (family, true)))?;
             let fields =
                 field::TABLE.iter().find(|(layer, _)| layer.eq_ignore_ascii_case(family)).map(|(_, f)| *f)?;
-            let key =
-                id::LAYER_KEYS.iter().find(|(key, _)| key.strip_prefix("FWPM_LAYER_") == Some(name))?.1;
+            let key = id::LAYER_KEYS.iter().find(|(key, _)| key.strip_prefix("FWPM_LAYER_") == Some(name))?.1;
             Some(LayerInfo {
                 id: *id,
                 key,

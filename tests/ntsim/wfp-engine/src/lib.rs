@@ -26,6 +26,7 @@ mod weight;
 
 /// What the identifiers are written in. Their file is the driver's own.
 mod sys {
+    #[allow(clippy::upper_case_acronyms, reason = "the headers' names")]
     pub mod nt {
         pub type GUID = crate::guid::Guid;
         pub type NTSTATUS = i32;
@@ -36,7 +37,7 @@ mod sys {
 pub mod id;
 
 pub use classify::{
-    Called, Callout, Decision, Filter, Host, Layer, Outcome, Runtime, Snapshot, SubLayer, Verdict,
+    Called, Callout, Decision, Filter, Host, Layer, Misuse, Outcome, Runtime, Snapshot, SubLayer, Verdict,
 };
 pub use condition::{Condition, ConditionValue};
 pub use engine::{Engine, FilterInfo, Notify, ServiceState, SessionId};
@@ -44,6 +45,7 @@ pub use error::{Error, Result};
 pub use guid::Guid;
 pub use layer::{Field, FieldKind, LayerInfo, layers};
 pub use object::{
-    Action, CalloutKind, CalloutSpec, FilterFlags, FilterSpec, Lifetime, ProviderSpec, SubLayerSpec, Weight,
+    Action, CalloutKind, CalloutSpec, DisplayData, FilterFlags, FilterSpec, Lifetime, ProviderSpec,
+    SubLayerSpec, Weight,
 };
 pub use value::{DataType, MatchType, Value, ValueRef};

@@ -196,7 +196,7 @@ impl Value {
     }
 }
 
-impl<'a> ValueRef<'a> {
+impl ValueRef<'_> {
     pub fn data_type(self) -> DataType {
         match self {
             Self::Empty => DataType::Empty,

@@ -471,7 +471,7 @@ fn write_groups<A: Field>(block: &mut Block, at: usize, groups: Vec<Group<A>>) {
     let mut slots: Vec<(u32, u16, u16)> = Vec::new();
     let mut entries: Vec<Entry<A>> = Vec::new();
     let mut records = Vec::new();
-    let mut columns: Columns<'_, A> = Columns::new(1);
+    let mut columns = Columns::new(1);
     for (bit, table) in groups.iter().enumerate() {
         let mut capacity = (table.buckets.len() * 2).next_power_of_two();
         let layout = loop {
@@ -682,17 +682,16 @@ impl<T: Number> Column<T> {
 }
 
 /// The fields that both parts of a partition have.
-struct Columns<'a, A> {
+struct Columns<A> {
     words: usize,
     local: Column<A>,
     remote: Column<A>,
     local_port: Column<u16>,
     remote_port: Column<u16>,
     protocols: Vec<(usize, Option<Protocols>)>,
-    _terms: std::marker::PhantomData<&'a A>,
 }
 
-impl<A: Field> Columns<'_, A> {
+impl<A: Field> Columns<A> {
     fn new(words: usize) -> Self {
         Self {
             words,
@@ -701,7 +700,6 @@ impl<A: Field> Columns<'_, A> {
             local_port: Column::new(words),
             remote_port: Column::new(words),
             protocols: Vec::new(),
-            _terms: std::marker::PhantomData,
         }
     }
 

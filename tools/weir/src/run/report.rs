@@ -91,6 +91,8 @@ pub struct Summary {
     pub unreported: u64,
     /// Connections of which the driver counted other packets than the stack showed it.
     pub miscounted: u64,
+    /// Connections that the driver let pass without counting them, for want of memory or room.
+    pub untracked: u64,
     pub ring: Ring,
     pub leaks: u64,
     pub violations: u64,
@@ -369,6 +371,7 @@ fn json_summary(summary: &Summary) -> serde_json::Value {
         "by_direction": summary.by_direction,
         "unreported": summary.unreported,
         "miscounted": summary.miscounted,
+        "untracked": summary.untracked,
         "ring": summary.ring,
         "verifier": { "leaks": summary.leaks, "violations": summary.violations },
         "interrupted": summary.interrupted,

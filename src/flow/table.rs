@@ -1,0 +1,213 @@
+//! The table of connections.
+//!
+//! A fixed number of buckets, each a chain behind a spin lock of its own. Nothing is allocated and nothing foreign is
+//! called under a lock, and a connection that leaves is freed after the lock is released.
+//!
+//! A connection is found by its [`Key`], which the endpoint closure has too; flows that share a key (ICMP, or a new
+//! connection on endpoints whose old one lingers) are told apart by flow handle or endpoint.
+
+use core::fmt;
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use super::connection::{Connection, Decided, Population};
+use super::key::Key;
+use super::reference::Ref;
+use crate::kernel::irql::{AtMostDispatch, Passive};
+use crate::kernel::lock::SpinLock;
+use crate::kernel::pool::{PoolArc, PoolSlice, tags};
+use crate::kernel::{Result, Status, time};
+use crate::policy::Direction;
+
+/// The most and the fewest buckets.
+const MOST_BUCKETS: usize = 1 << 16;
+const FEWEST_BUCKETS: usize = 1 << 6;
+
+/// Connections of one bucket.
+struct Chain {
+    first: Option<Ref>,
+}
+
+/// All connections that weir tracks.
+pub struct Flows {
+    buckets: PoolSlice<SpinLock<Chain>>,
+    seed: u64,
+    /// The most connections.
+    most: u32,
+    population: PoolArc<Population>,
+    /// The last number given to a connection or a decision.
+    numbers: AtomicU64,
+    /// Connections that could not be tracked.
+    untracked: AtomicU64,
+}
+
+/// What [`Flows::insert`] did.
+#[derive(Debug)]
+pub enum Inserted {
+    /// The connection is new, and in the table.
+    New(Ref),
+    /// The flow has a connection already.
+    Known(Ref),
+}
+
+impl Flows {
+    /// A table for at most `most` connections.
+    ///
+    /// # Errors
+    /// `STATUS_INSUFFICIENT_RESOURCES`.
+    pub fn try_new(_passive: &Passive, most: u32) -> Result<Self> {
+        let wanted = usize::try_from(most).map_err(|_| Status::INVALID_PARAMETER)?;
+        let count = wanted.clamp(FEWEST_BUCKETS, MOST_BUCKETS).next_power_of_two();
+        let buckets = PoolSlice::try_from_fn(tags::FLOW_TABLE, count, |_| {
+            SpinLock::new("flow bucket", Chain { first: None })
+        })?;
+        let population = PoolArc::try_new(tags::FLOW_TABLE, Population::new())?;
+        // What remote hosts do not know: when the driver started, to the tick, and where its memory lies.
+        let seed = time::counter().rotate_left(32) ^ time::system_time() ^ buckets.as_ptr().addr() as u64;
+        Ok(Self { buckets, seed, most, population, numbers: AtomicU64::new(0), untracked: AtomicU64::new(0) })
+    }
+
+    /// A number for a connection, unique since the driver's start, never 0.
+    pub fn next_number(&self) -> u64 {
+        self.numbers.fetch_add(1, Ordering::Relaxed).wrapping_add(1)
+    }
+
+    /// How many connections there are, those included that only wait to be freed.
+    pub fn population(&self) -> u32 {
+        self.population.get()
+    }
+
+    /// How many connections could not be tracked since the last call.
+    pub fn take_untracked(&self) -> u64 {
+        self.untracked.swap(0, Ordering::Relaxed)
+    }
+
+    /// A connection cannot be tracked.
+    pub fn count_untracked(&self) {
+        self.untracked.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Makes the connection of `flow` and puts it into the table, unless the flow has one. One flow context is counted
+    /// as being associated: see [`Connection::remove_context`].
+    ///
+    /// # Errors
+    /// `STATUS_INSUFFICIENT_RESOURCES`: no memory, or as many connections as are allowed.
+    pub fn insert(
+        &self,
+        number: u64,
+        key: Key,
+        direction: Direction,
+        flow: u64,
+        decided: Decided,
+        irql: &mut AtMostDispatch,
+    ) -> Result<Inserted> {
+        if !self.population.admit(self.most) {
+            return Err(Status::INSUFFICIENT_RESOURCES);
+        }
+        // From here on the connection leaves the population when it is dropped.
+        let connection =
+            Ref::try_new(Connection::new(number, key, direction, flow, decided, self.population.clone()))?;
+        let mut chain = self.bucket(&key)?.lock(irql);
+        if let Some(known) = chain.find(|other| other.flow() == flow && *other.key() == key) {
+            drop(chain);
+            return Ok(Inserted::Known(known));
+        }
+        chain.push(connection.clone());
+        drop(chain);
+        Ok(Inserted::New(connection))
+    }
+
+    /// The connection of `flow`.
+    pub fn find(&self, key: &Key, flow: u64, irql: &mut AtMostDispatch) -> Option<Ref> {
+        self.bucket(key).ok()?.lock(irql).find(|other| other.flow() == flow && other.key() == key)
+    }
+
+    /// The connection that ends with `endpoint`: of those with this key that have not ended, the one whose endpoint
+    /// it is; where either endpoint is not known, the key has to do.
+    pub fn find_open(&self, key: &Key, endpoint: Option<u64>, irql: &mut AtMostDispatch) -> Option<Ref> {
+        let chain = self.bucket(key).ok()?.lock(irql);
+        let exact = chain.find(|other| {
+            endpoint.is_some() && other.endpoint() == endpoint && other.key() == key && !other.is_closed()
+        });
+        exact.or_else(|| {
+            chain.find(|other| {
+                (endpoint.is_none() || other.endpoint().is_none()) && other.key() == key && !other.is_closed()
+            })
+        })
+    }
+
+    /// Takes a connection out of the table; true if it was there.
+    pub fn remove(&self, connection: &Connection, irql: &mut AtMostDispatch) -> bool {
+        let removed = match self.bucket(connection.key()) {
+            Ok(bucket) => bucket.lock(irql).remove(connection),
+            Err(_) => None,
+        };
+        // Dropped, and perhaps freed, without the lock.
+        removed.is_some()
+    }
+
+    /// Calls `each` with every connection whose removal has not begun, once, without a lock held.
+    pub fn for_each_removal(&self, irql: &mut AtMostDispatch, mut each: impl FnMut(Ref, &mut AtMostDispatch)) {
+        for bucket in self.buckets.iter() {
+            loop {
+                let found = bucket.lock(irql).find(Connection::begin_removal);
+                let Some(connection) = found else { break };
+                each(connection, irql);
+            }
+        }
+    }
+
+    fn bucket(&self, key: &Key) -> Result<&SpinLock<Chain>> {
+        let mask = self.buckets.len().saturating_sub(1);
+        #[expect(clippy::cast_possible_truncation, reason = "the mask takes the low bits")]
+        let index = key.hash(self.seed) as usize & mask;
+        self.buckets.get(index).ok_or(Status::INVALID_PARAMETER)
+    }
+}
+
+impl fmt::Debug for Flows {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Flows").field("population", &self.population()).finish_non_exhaustive()
+    }
+}
+
+impl Chain {
+    fn push(&mut self, connection: Ref) {
+        let next = self.first.take();
+        // SAFETY: a connection that comes into a bucket is in none, and this one's lock is held.
+        unsafe { *connection.next.get() = next };
+        self.first = Some(connection);
+    }
+
+    fn find(&self, mut wanted: impl FnMut(&Connection) -> bool) -> Option<Ref> {
+        let mut at = self.first.as_ref();
+        while let Some(connection) = at {
+            if wanted(connection) {
+                return Some(connection.clone());
+            }
+            // SAFETY: the chain is borrowed from the lock's guard, so nobody changes it.
+            at = unsafe { &*connection.next.get() }.as_ref();
+        }
+        None
+    }
+
+    fn remove(&mut self, wanted: &Connection) -> Option<Ref> {
+        let mut place: *mut Option<Ref> = &raw mut self.first;
+        loop {
+            // SAFETY: the chain's head or the link of one of its connections, borrowed from the lock's guard; no
+            // other reference to it exists here.
+            let slot = unsafe { &mut *place };
+            match slot.take() {
+                None => return None,
+                Some(connection) if connection.is(wanted) => {
+                    // SAFETY: as above: the link of a connection of the chain.
+                    *slot = unsafe { &mut *connection.next.get() }.take();
+                    return Some(connection);
+                }
+                Some(connection) => {
+                    place = connection.next.get();
+                    *slot = Some(connection);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,313 @@
+//! The rings of all processors, the life-cycle list, and the handshake with the dispatcher.
+
+use core::{cell::UnsafeCell, ops::Deref};
+
+use super::{
+    OnProcessor,
+    dispatcher::Dispatcher,
+    life::{LifeCycle, Linked, List},
+    line::Line,
+    processor::{AttachError, Cause, Claim, Refused, Ring},
+    record::{Kind, Payload},
+    sync::{AtomicBool, AtomicU32, AtomicU64, Ordering, Site, fence, order},
+};
+
+/// Sole ownership of memory at one place.
+///
+/// # Safety
+/// `deref` always gives the same place, which does not move when the owner does, and which nothing else
+/// reaches while the owner exists.
+pub unsafe trait Owned: Deref {}
+
+// SAFETY: an exclusive borrow is the only way to the place while it lasts.
+unsafe impl<T: ?Sized> Owned for &mut T {}
+#[cfg(any(test, feature = "sim"))]
+// SAFETY: a box owns its allocation, which stays where it is.
+unsafe impl<T: ?Sized> Owned for std::boxed::Box<T> {}
+
+/// What the caller supplies: memory, the objects that records belong to, a way to wake the dispatcher.
+pub trait Supply: Sized {
+    /// What records and life-cycle events belong to: a connection. [`NoObject`](super::NoObject) if nothing.
+    type Object: Linked;
+    /// Memory for the records of one processor, all zero.
+    type Lines: Owned<Target = [Line]>;
+    /// Memory for one processor's ring.
+    type Ring: Owned<Target = Ring<Self>>;
+    /// Memory for the table, with an entry for each processor that the machine may ever have.
+    type Table: Owned<Target = [Entry<Self>]>;
+    /// Parks and wakes the dispatcher.
+    type Waker: Waker;
+}
+
+/// Parks and wakes the dispatcher, as a synchronization event does.
+pub trait Waker {
+    /// Makes the running or the next [`park`](Waker::park) return. IRQL <= DISPATCH_LEVEL, does not block.
+    fn wake(&self);
+    /// Returns once `wake` has been called since it last returned, or sooner. PASSIVE_LEVEL.
+    fn park(&self);
+}
+
+/// One processor's place in the table.
+pub struct Entry<S: Supply> {
+    state: AtomicU32,
+    ring: UnsafeCell<Option<S::Ring>>,
+}
+
+const EMPTY: u32 = 0;
+const FILLING: u32 = 1;
+const ATTACHED: u32 = 2;
+
+// SAFETY: the ring is written once, by the one who moved the state from EMPTY to FILLING, and read only after
+// ATTACHED was stored.
+unsafe impl<S: Supply> Sync for Entry<S> where S::Ring: Send + Sync {}
+
+impl<S: Supply> Entry<S> {
+    /// An entry without a ring.
+    pub fn new() -> Self {
+        Self { state: AtomicU32::new(EMPTY), ring: UnsafeCell::new(None) }
+    }
+
+    #[inline(always)]
+    pub(super) fn get(&self) -> Option<&Ring<S>> {
+        if self.state.load(Ordering::Acquire) != ATTACHED {
+            return None;
+        }
+        // SAFETY: attached entries are not written again.
+        unsafe { &*self.ring.get() }.as_deref()
+    }
+}
+
+impl<S: Supply> Default for Entry<S> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// The dispatcher's state: what producers look at after each record. On a line of its own, which stays shared
+/// in every processor's cache while nobody parks.
+#[repr(C, align(64))]
+struct Signal {
+    state: AtomicU32,
+    stopping: AtomicBool,
+    /// A dispatcher exists.
+    taken: AtomicBool,
+}
+
+const AWAKE: u32 = 0;
+const PARKED: u32 = 1;
+const SIGNALLED: u32 = 2;
+
+/// Why nobody can be dispatcher now: there is one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Taken;
+
+/// The rings of all processors and the life-cycle list.
+pub struct Rings<S: Supply> {
+    signal: Signal,
+    table: S::Table,
+    /// Entries from here on have never been attached.
+    limit: AtomicU32,
+    pub(super) life: List<S::Object>,
+    /// Records lost on processors without a ring, by kind.
+    no_ring: [AtomicU64; Kind::COUNT],
+    /// Life-cycle events delivered.
+    life_delivered: AtomicU64,
+    waker: S::Waker,
+}
+
+// SAFETY: rings are reached by their processor's owner or the dispatcher only (see `Ring`); the list's plain
+// cells by the dispatcher only; the rest is atomic, or `Sync` by the bounds.
+unsafe impl<S: Supply> Sync for Rings<S>
+where
+    S::Table: Sync,
+    S::Ring: Send + Sync,
+    S::Lines: Send + Sync,
+    S::Waker: Sync,
+{
+}
+
+impl<S: Supply> Rings<S> {
+    /// No rings yet. PASSIVE_LEVEL.
+    pub fn new(table: S::Table, waker: S::Waker) -> Self {
+        Self {
+            signal: Signal {
+                state: AtomicU32::new(AWAKE),
+                stopping: AtomicBool::new(false),
+                taken: AtomicBool::new(false),
+            },
+            table,
+            limit: AtomicU32::new(0),
+            life: List::new(),
+            no_ring: core::array::from_fn(|_| AtomicU64::new(0)),
+            life_delivered: AtomicU64::new(0),
+            waker,
+        }
+    }
+
+    /// Gives `processor` its ring: for the active processors at start, for others as they are added. It stays
+    /// until the whole is dropped. PASSIVE_LEVEL.
+    pub fn attach(&self, processor: u32, ring: S::Ring) -> Result<(), AttachError> {
+        let entry = usize::try_from(processor).ok().and_then(|index| self.table.get(index));
+        let entry = entry.ok_or(AttachError::Processor)?;
+        entry
+            .state
+            .compare_exchange(EMPTY, FILLING, Ordering::Relaxed, Ordering::Relaxed)
+            .map_err(|_| AttachError::Attached)?;
+        // SAFETY: whoever moved the state to FILLING is alone with the entry until it is ATTACHED.
+        unsafe { entry.ring.get().write(Some(ring)) };
+        entry.state.store(ATTACHED, Ordering::Release);
+        self.limit.fetch_max(processor.saturating_add(1), Ordering::Release);
+        Ok(())
+    }
+
+    /// Claims room for a record of `kind` with `len` bytes of payload. IRQL = DISPATCH_LEVEL (by `at`).
+    #[inline(always)]
+    pub fn claim<'a>(
+        &'a self,
+        at: &'a impl OnProcessor,
+        kind: Kind,
+        len: usize,
+    ) -> Result<Claim<'a, S>, Refused> {
+        let Some(ring) = self.ring(at.processor()) else {
+            return Err(self.refuse_without_ring(kind));
+        };
+        // SAFETY: the ring is the one of the processor that `at` owns, and `at` is borrowed by the claim.
+        let open = unsafe { ring.claim(kind, len) }?;
+        Ok(Claim::new(self, open, kind, len))
+    }
+
+    /// Claims, fills and commits `payload`; true unless it was refused, which is counted. See
+    /// [`Claim::commit_for`] for `object`. IRQL = DISPATCH_LEVEL (by `at`).
+    #[inline(always)]
+    pub fn push<P: Payload>(&self, at: &impl OnProcessor, payload: &P, object: Option<&S::Object>) -> bool {
+        let Ok(mut claim) = self.claim(at, P::KIND, payload.size()) else {
+            return false;
+        };
+        claim.set_detail(payload.detail());
+        payload.encode(claim.payload());
+        match object {
+            None => claim.commit(),
+            Some(object) => claim.commit_for(object),
+        }
+        true
+    }
+
+    #[cold]
+    fn refuse_without_ring(&self, kind: Kind) -> Refused {
+        if let Some(count) = self.no_ring.get(kind as usize) {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+        Refused(Cause::NoRing)
+    }
+
+    /// Raises `event` of `object`; false if it, or `Closed`, was raised before. Never lost: the event waits in
+    /// the object. IRQL <= DISPATCH_LEVEL.
+    pub fn raise(&self, object: &S::Object, event: LifeCycle) -> bool {
+        let raised = self.life.raise(object, event);
+        if raised {
+            self.notify();
+        }
+        raised
+    }
+
+    /// Wakes the dispatcher if it is parked and nobody has woken it yet. IRQL <= DISPATCH_LEVEL.
+    #[inline(always)]
+    pub fn notify(&self) {
+        fence(Site::Signal);
+        if self.signal.state.load(Ordering::Relaxed) == PARKED {
+            self.wake();
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn wake(&self) {
+        let state = &self.signal.state;
+        if state.compare_exchange(PARKED, SIGNALLED, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
+            self.waker.wake();
+        }
+    }
+
+    /// Asks the dispatcher to deliver everything committed and raised before, and to return. The caller sees to
+    /// it that no producer is at work any more. IRQL <= DISPATCH_LEVEL.
+    pub fn stop(&self) {
+        self.signal.stopping.store(true, order(Site::Stop, Ordering::Release));
+        self.notify();
+    }
+
+    /// The only dispatcher; another can be had when it is dropped.
+    pub fn dispatcher(&self) -> Result<Dispatcher<'_, S>, Taken> {
+        if self.signal.taken.swap(true, Ordering::Acquire) { Err(Taken) } else { Ok(Dispatcher::new(self)) }
+    }
+
+    pub(super) fn dispatcher_dropped(&self) {
+        self.signal.taken.store(false, Ordering::Release);
+    }
+
+    /// The dispatcher has delivered so many more events. The dispatcher's.
+    pub(super) fn count_life_cycle(&self, events: usize) {
+        if let (Ok(events), true) = (u64::try_from(events), events > 0) {
+            let count = self.life_delivered.load(Ordering::Relaxed).wrapping_add(events);
+            self.life_delivered.store(count, Ordering::Relaxed);
+        }
+    }
+
+    pub(super) fn is_stopping(&self) -> bool {
+        self.signal.stopping.load(order(Site::Stop, Ordering::Acquire))
+    }
+
+    /// Parks unless `has_work` after everybody has been told that the dispatcher parks; true if it was parked.
+    pub(super) fn park(&self, has_work: impl FnOnce() -> bool) -> bool {
+        let state = &self.signal.state;
+        state.store(PARKED, Ordering::Relaxed);
+        fence(Site::Park);
+        let parks = !has_work() && !self.is_stopping();
+        while parks && state.load(Ordering::Acquire) == PARKED {
+            self.waker.park();
+        }
+        state.store(AWAKE, Ordering::Relaxed);
+        parks
+    }
+
+    /// The ring of `processor`, for its counters.
+    #[inline(always)]
+    pub fn ring(&self, processor: u32) -> Option<&Ring<S>> {
+        self.table.get(usize::try_from(processor).ok()?)?.get()
+    }
+
+    /// The rings attached so far, with their processors.
+    pub fn rings(&self) -> impl Iterator<Item = (u32, &Ring<S>)> {
+        (0..self.limit.load(Ordering::Acquire))
+            .zip(self.table.iter())
+            .filter_map(|(processor, entry)| Some((processor, entry.get()?)))
+    }
+
+    /// Records delivered so far, life-cycle events not counted.
+    pub fn delivered(&self) -> u64 {
+        self.rings().fold(0, |sum, (_, ring)| sum.wrapping_add(ring.delivered()))
+    }
+
+    /// Life-cycle events delivered so far.
+    pub fn life_cycle_delivered(&self) -> u64 {
+        self.life_delivered.load(Ordering::Relaxed)
+    }
+
+    /// Records of `kind` lost for `cause` so far, on all processors.
+    pub fn lost(&self, kind: Kind, cause: Cause) -> u64 {
+        if cause == Cause::NoRing {
+            return self.no_ring.get(kind as usize).map_or(0, |count| count.load(Ordering::Relaxed));
+        }
+        self.rings().fold(0, |sum, (_, ring)| sum.wrapping_add(ring.lost(kind, cause)))
+    }
+}
+
+impl<S: Supply> Drop for Rings<S> {
+    /// Gives up the objects whose events nobody has taken.
+    fn drop(&mut self) {
+        self.life.take();
+        while let Some(object) = self.life.pop() {
+            // SAFETY: objects on the list are retained; this list gives the reference up.
+            unsafe { S::Object::release(object) };
+        }
+    }
+}

@@ -1,0 +1,162 @@
+//! IRPs on their way through the subsystem: taken once, completed once.
+
+use super::context::{Doing, during};
+use super::socket::Socket;
+use super::{Subsystem, os, rules};
+use crate::irql;
+use crate::sys::nt::{NTSTATUS, PDEVICE_OBJECT, PIRP, STATUS_CANCELLED};
+use crate::verify::{lock, violation};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+
+/// For whom an IRP is outstanding.
+#[derive(Clone)]
+pub enum Owner {
+    Client(Arc<super::registration::Client>),
+    Socket(Arc<Socket>),
+}
+
+impl Owner {
+    fn begin(&self) {
+        match self {
+            Self::Client(client) => client.irp_begins(),
+            Self::Socket(socket) => {
+                socket.client.irp_begins();
+                socket.irp_begins();
+            }
+        }
+    }
+
+    fn end(self, subsystem: &Arc<Subsystem>) {
+        match self {
+            Self::Client(client) => client.irp_ends(),
+            Self::Socket(socket) => {
+                socket.irp_ends(subsystem);
+                socket.client.irp_ends();
+            }
+        }
+    }
+}
+
+/// An IRP that WSK holds. It is completed by [`Request::complete`] and by nothing else.
+pub struct Request {
+    irp: PIRP,
+    pub api: &'static str,
+    owner: Owner,
+}
+
+// SAFETY: whoever holds the request owns the IRP; there is one request for each IRP.
+unsafe impl Send for Request {}
+
+impl Request {
+    /// Takes `irp` for `owner`. `None` after a violation; then the IRP was not touched.
+    pub fn begin(subsystem: &Subsystem, api: &'static str, irp: PIRP, owner: Owner) -> Option<Self> {
+        if irp.is_null() {
+            violation(&rules::NULL_IRP, api, "the IRP is NULL");
+            return None;
+        }
+        if !lock(&subsystem.irps).insert(irp.addr()) {
+            violation(&rules::IRP_IN_USE, api, format!("IRP {irp:p} waits in another request"));
+            return None;
+        }
+        // SAFETY: the driver's IRP, in no other request.
+        if !unsafe { os::take(api, irp) } {
+            lock(&subsystem.irps).remove(&irp.addr());
+            return None;
+        }
+        owner.begin();
+        Some(Self { irp, api, owner })
+    }
+
+    /// Completes the IRP at the current IRQL. Neither it nor what its completion frees may be touched after.
+    pub fn complete(self, subsystem: &Arc<Subsystem>, status: NTSTATUS, information: usize) {
+        let Self { irp, api, owner } = self;
+        lock(&subsystem.irps).remove(&irp.addr());
+        // SAFETY: taken in `begin`, and given up here.
+        during(Doing::Completion(api), || unsafe { os::complete(irp, status, information) });
+        owner.end(subsystem);
+    }
+
+    /// Notes that the function that took this IRP returns STATUS_PENDING.
+    pub fn mark_pending(&self) {
+        // SAFETY: taken and not completed.
+        unsafe { os::mark_pending(self.irp) };
+    }
+}
+
+/// A request that waits in a queue, where it may be cancelled. Whoever takes it completes it.
+pub struct Ticket {
+    request: Mutex<Option<Request>>,
+    completed: AtomicBool,
+}
+
+impl Ticket {
+    /// Queues a request: from here on it may be cancelled at any time, even before this returns.
+    pub fn new(subsystem: &Arc<Subsystem>, request: Request) -> Arc<Self> {
+        request.mark_pending();
+        let irp = request.irp;
+        let ticket = Arc::new(Self { request: Mutex::new(Some(request)), completed: AtomicBool::new(false) });
+        lock(&subsystem.tickets).insert(irp.addr(), Arc::clone(&ticket));
+        // SAFETY: taken, and completed only through the ticket; a cancel routine finds the ticket.
+        if !unsafe { os::set_cancel(irp, cancel) } {
+            ticket.cancel(subsystem);
+        }
+        ticket
+    }
+
+    pub fn is_taken(&self) -> bool {
+        lock(&self.request).is_none()
+    }
+
+    /// Whether the completion routine has come back.
+    pub fn is_completed(&self) -> bool {
+        self.completed.load(Ordering::Acquire)
+    }
+
+    /// Takes the request out, to complete it by [`Ticket::finish`]; `None` if someone else did.
+    pub fn take(&self, subsystem: &Subsystem) -> Option<Request> {
+        let request = lock(&self.request).take()?;
+        lock(&subsystem.tickets).remove(&request.irp.addr());
+        // SAFETY: not completed yet. When the cancel routine is running, it finds the ticket gone or taken.
+        unsafe { os::clear_cancel(request.irp) };
+        Some(request)
+    }
+
+    /// Completes what [`Ticket::take`] gave.
+    pub fn finish(&self, subsystem: &Arc<Subsystem>, request: Request, status: NTSTATUS, information: usize) {
+        request.complete(subsystem, status, information);
+        self.completed.store(true, Ordering::Release);
+    }
+
+    /// Completes the request at once, if it still waits.
+    pub fn complete(&self, subsystem: &Arc<Subsystem>, status: NTSTATUS, information: usize) {
+        if let Some(request) = self.take(subsystem) {
+            self.finish(subsystem, request, status, information);
+        }
+    }
+
+    fn cancel(&self, subsystem: &Arc<Subsystem>) {
+        self.complete(subsystem, STATUS_CANCELLED, 0);
+    }
+}
+
+/// The cancel routine of every queued IRP.
+unsafe extern "C" fn cancel(_device: PDEVICE_OBJECT, irp: PIRP) {
+    // SAFETY: the IRP is being cancelled, and this is its cancel routine.
+    unsafe { crate::irp::end_cancel(irp) };
+    let Some(subsystem) = super::current() else { return };
+    let ticket = lock(&subsystem.tickets).get(&irp.addr()).cloned();
+    if let Some(ticket) = ticket {
+        ticket.cancel(&subsystem);
+    }
+}
+
+/// Runs `body` at DISPATCH_LEVEL if `dispatch`, else where the thread is.
+pub fn at<T>(dispatch: bool, body: impl FnOnce() -> T) -> T {
+    if dispatch {
+        let _raised = irql::raise_scope();
+        body()
+    } else {
+        body()
+    }
+}

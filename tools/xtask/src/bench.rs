@@ -1,0 +1,52 @@
+//! `cargo xtask bench`.
+
+use std::process::{Command, ExitCode};
+
+use clap::ValueEnum;
+
+use crate::step::root;
+
+/// A part of weir that is measured.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum Area {
+    /// The dispatch ring beside other queues
+    Ring,
+    /// Replay of a capture, and its parts
+    Run,
+    /// Look-up in the policy
+    Policy,
+    /// One classification, with its event on and off
+    Wfp,
+}
+
+#[derive(clap::Args)]
+pub struct BenchArgs {
+    #[arg(value_enum)]
+    area: Area,
+    /// Print JSON, an object a line
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs the command.
+pub fn run(args: &BenchArgs) -> ExitCode {
+    let (package, bench) = match args.area {
+        Area::Ring => ("weir", "ring"),
+        Area::Run => ("weir-cli", "replay"),
+        Area::Policy => ("weir-cli", "policy"),
+        Area::Wfp => ("weir-cli", "classify"),
+    };
+    let mut command = Command::new("cargo");
+    command.args(["bench", "--locked", "--quiet", "-p", package, "--bench", bench, "--"]);
+    if args.json {
+        command.arg("--json");
+    }
+    match command.current_dir(root()).status() {
+        Ok(status) if status.success() => ExitCode::SUCCESS,
+        Ok(_) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("xtask: cannot run cargo: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

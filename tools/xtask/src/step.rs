@@ -1,0 +1,51 @@
+//! One command of a run: what it is, how it went, how long it took.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Instant;
+
+/// The top of the tree.
+pub fn root() -> PathBuf {
+    let tools = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("."));
+    tools.parent().unwrap_or(tools).to_owned()
+}
+
+/// A command with what it proves.
+pub struct Step {
+    /// What it proves, for people.
+    pub what: &'static str,
+    /// Program and arguments, separated by blanks.
+    pub command: &'static str,
+    /// Environment variables on top of the caller's.
+    pub env: &'static [(&'static str, &'static str)],
+}
+
+impl Step {
+    /// Runs the step in the tree's top folder; true if it succeeded.
+    pub fn run(&self) -> bool {
+        let settings: String = self.env.iter().map(|(name, value)| format!("{name}={value:?} ")).collect();
+        println!("\n== {}\n   {settings}{}", self.what, self.command);
+        let start = Instant::now();
+        let mut words = self.command.split_whitespace();
+        let program = words.next().unwrap_or_default();
+        let status = Command::new(program)
+            .args(words)
+            .envs(self.env.iter().copied())
+            .current_dir(root())
+            .status();
+        let passed = match status {
+            Ok(status) => status.success(),
+            Err(error) => {
+                println!("   cannot run {program}: {error}");
+                false
+            }
+        };
+        println!("== {} {} ({:.0} s)", if passed { "passed" } else { "FAILED" }, self.what, start.elapsed().as_secs_f64());
+        passed
+    }
+}
+
+/// Whether a program answers.
+pub fn has(program: &str, argument: &str) -> bool {
+    Command::new(program).arg(argument).output().is_ok_and(|output| output.status.success())
+}

@@ -1,0 +1,142 @@
+//! `cargo xtask test`.
+
+use std::process::{Command, ExitCode};
+
+use clap::ValueEnum;
+
+use crate::step::{Step, has};
+
+/// A part of weir that can be tested alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Area {
+    /// Formatting, lints, documentation, the build without the simulated kernel
+    Style,
+    /// The ABI, the simulated kernel and its verifier, the driver's kernel primitives and configuration
+    Sys,
+    /// The filter engine, callouts, flows, start and stop, faults on the start path
+    Wfp,
+    /// Winsock Kernel sockets and the control port
+    Control,
+    /// Extension interfaces
+    Ext,
+    /// The dispatch ring, with its models
+    Ring,
+    /// Policies, captures and `weir run`, also under valgrind
+    Run,
+}
+
+#[derive(clap::Args)]
+pub struct TestArgs {
+    /// Areas to test; all of them without any
+    #[arg(value_enum)]
+    areas: Vec<Area>,
+}
+
+const LOOM: &[(&str, &str)] =
+    &[("RUSTFLAGS", "--cfg loom"), ("CARGO_TARGET_DIR", "target/loom"), ("LOOM_MAX_PREEMPTIONS", "3")];
+
+fn steps(area: Area) -> Vec<Step> {
+    let step = |what, command| Step { what, command, env: &[] };
+    match area {
+        Area::Style => vec![
+            step("the code is formatted", "cargo fmt --all -- --check"),
+            step("no lint warns", "cargo clippy --workspace --all-targets --locked -- -D warnings"),
+            step("the tree compiles without the simulated kernel", "cargo check --locked"),
+            Step {
+                what: "the documentation builds without a warning",
+                command: "cargo doc --workspace --no-deps --document-private-items --locked",
+                env: &[("RUSTDOCFLAGS", "-D warnings")],
+            },
+        ],
+        Area::Sys => vec![
+            step("the simulated kernel keeps its rules", "cargo test --locked -p ntsim"),
+            step(
+                "kernel primitives and configuration hold in the simulated kernel",
+                "cargo test --locked -p weir --features sim --lib --test kernel --test config",
+            ),
+            step("misuse of IRQL does not compile", "cargo test --locked -p weir --features sim --doc"),
+        ],
+        Area::Wfp => vec![
+            step("the filter engine keeps its rules", "cargo test --locked -p wfp-engine"),
+            step(
+                "the driver starts, filters, survives faults and unloads",
+                "cargo test --locked -p weir --features sim --test driver --test start_path --test unload",
+            ),
+        ],
+        Area::Control => vec![step(
+            "sockets and the control port keep their life cycles",
+            "cargo test --locked -p weir --features sim --test wsk --test control",
+        )],
+        Area::Ext => vec![step(
+            "extension interfaces are registered as documented",
+            "cargo test --locked -p weir --features sim --test ext",
+        )],
+        Area::Ring => vec![
+            step("the ring keeps its promises", "cargo test --locked -p weir --test ring"),
+            Step {
+                what: "no interleaving breaks the ring or the policy's swap",
+                command: "cargo test --locked -p weir --release --lib loom",
+                env: LOOM,
+            },
+        ],
+        Area::Run => vec![
+            step("policies, captures and replays", "cargo test --locked -p weir-cli"),
+            step("the command line is built", "cargo build --locked --release -p weir-cli"),
+            step(
+                "a replay is clean under valgrind",
+                "valgrind --quiet --error-exitcode=3 --leak-check=full --errors-for-leak-kinds=definite \
+                 target/release/weir run --quiet",
+            ),
+        ],
+    }
+}
+
+/// What the tests need besides Rust's own tools: program, the argument by which it answers, Debian package.
+const PROGRAMS: [(&str, &str, &str); 2] = [("cc", "--version", "gcc"), ("valgrind", "--version", "valgrind")];
+
+/// Installs what is missing, or says how.
+fn install() -> Result<(), String> {
+    for (component, tool) in [("rustfmt", "fmt"), ("clippy", "clippy")] {
+        if !has("cargo", tool) && !has(&format!("cargo-{tool}"), "--version") {
+            println!("installing {component}: rustup component add {component}");
+            let added = Command::new("rustup").args(["component", "add", component]).status();
+            if !added.is_ok_and(|status| status.success()) {
+                return Err(format!("{component} is missing: rustup component add {component}"));
+            }
+        }
+    }
+    let missing: Vec<_> =
+        PROGRAMS.iter().filter(|(program, argument, _)| !has(program, argument)).map(|(.., package)| *package).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let packages = missing.join(" ");
+    println!("installing {packages}: apt-get install {packages}");
+    let script = format!("apt-get update -q && apt-get install -qy --no-install-recommends {packages}");
+    let as_root = if has("sudo", "--version") { ["sudo", "sh"] } else { ["sh", "sh"] };
+    let (program, arguments) = match as_root {
+        ["sudo", shell] => ("sudo", vec![shell, "-c", &script]),
+        [shell, _] => (shell, vec!["-c", script.as_str()]),
+    };
+    match Command::new(program).args(arguments).status() {
+        Ok(status) if status.success() => Ok(()),
+        _ => Err(format!("install the packages {packages}, then try again")),
+    }
+}
+
+/// Runs the command.
+pub fn run(args: &TestArgs) -> ExitCode {
+    if let Err(message) = install() {
+        eprintln!("xtask: {message}");
+        return ExitCode::FAILURE;
+    }
+    let areas = if args.areas.is_empty() { Area::value_variants().to_vec() } else { args.areas.clone() };
+    let steps: Vec<_> = areas.into_iter().flat_map(steps).collect();
+    let failed: Vec<_> = steps.iter().filter(|step| !step.run()).map(|step| step.what).collect();
+    println!();
+    for what in &failed {
+        println!("FAILED: {what}");
+    }
+    println!("{} passed, {} failed", steps.len() - failed.len(), failed.len());
+    if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
