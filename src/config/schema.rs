@@ -134,29 +134,29 @@ impl Extensions {
 
 /// A type that a setting can have.
 trait Typed: Sized {
-    fn from_value(value: Value<'_>) -> Option<Self>;
+    fn from_value(value: &Value<'_>) -> Option<Self>;
 }
 
 impl Typed for u32 {
-    fn from_value(value: Value<'_>) -> Option<Self> {
+    fn from_value(value: &Value<'_>) -> Option<Self> {
         if let Value::Number(number) = *value { Some(number) } else { None }
     }
 }
 
 impl Typed for FailMode {
-    fn from_value(value: Value<'_>) -> Option<Self> {
+    fn from_value(value: &Value<'_>) -> Option<Self> {
         if let Value::Choice(number) = *value { Self::from_number(number) } else { None }
     }
 }
 
 impl Typed for Option<SocketAddr> {
-    fn from_value(value: Value<'_>) -> Option<Self> {
+    fn from_value(value: &Value<'_>) -> Option<Self> {
         if let Value::Endpoint(endpoint) = *value { Some(endpoint) } else { None }
     }
 }
 
 impl Typed for Extensions {
-    fn from_value(value: Value<'_>) -> Option<Self> {
+    fn from_value(value: &Value<'_>) -> Option<Self> {
         if let Value::Extensions(extensions) = *value { Some(extensions) } else { None }
     }
 }
@@ -376,9 +376,10 @@ fn extension(entry: &[Unit]) -> Option<Extension> {
     let (_, requirement) = requirement.split_first()?;
     let is = |word: &str| {
         requirement.len() == word.len()
-            && requirement.iter().zip(word.bytes()).all(|(&[low, high], expected)| {
-                high == 0 && low.to_ascii_lowercase() == expected
-            })
+            && requirement
+                .iter()
+                .zip(word.bytes())
+                .all(|(&[low, high], expected)| high == 0 && low.to_ascii_lowercase() == expected)
     };
     let required = if is("required") {
         true

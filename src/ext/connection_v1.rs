@@ -5,15 +5,17 @@
 //! any processor, from within the registration itself, and by several threads at once; they return soon, and keep
 //! no pointer. All numbers are in host byte order.
 //!
-//! | event | bit | callback | record payload |
-//! | --- | --- | --- | --- |
-//! | state | 0x1 | `State` | state u32, reason u32 |
-//! | backlog | 0x2 | `Backlog` | direction u32, above u32, bytes u64, mark u64 |
-//! | metric | 0x4 | `Metric` | flags u32, round trip u32 (microseconds), received u64, sent u64 |
-//! | vendor | 0x8 | `Vendor` | type u32, then up to 40 bytes |
+//! In the ring, an event is its bit as the record's code, a value, and data (little-endian):
+//!
+//! | event | bit | callback | value | data |
+//! | --- | --- | --- | --- | --- |
+//! | state | 0x1 | `State` | state, reason in the upper half | none |
+//! | backlog | 0x2 | `Backlog` | bytes | mark u64, direction u32, above u32 |
+//! | metric | 0x4 | `Metric` | bytes received | bytes sent u64, flags u32, round trip u32 (microseconds) |
+//! | vendor | 0x8 | `Vendor` | type | the vendor's, up to 40 bytes |
 
 use super::interface::ExtensionInterface;
-use super::{Callback, EventPayload};
+use super::Callback;
 use crate::sys::nt::{GUID, NTSTATUS, PVOID};
 use crate::sys::wsk::{MAKE_WSK_VERSION, NPIID};
 use core::ffi::c_void;
@@ -161,14 +163,13 @@ unsafe impl ExtensionInterface for ConnectionV1 {
 unsafe extern "system" fn state(ClientContext: PVOID, State: u32, Reason: u32) {
     // SAFETY: the provider hands back the context of the registration, at IRQL <= DISPATCH_LEVEL (the interface).
     let Some(callback) = (unsafe { Callback::enter(ClientContext) }) else { return };
-    callback.emit(CONNECTION_EVENT_STATE, EventPayload::new().u32(State).u32(Reason));
+    callback.emit(CONNECTION_EVENT_STATE, u64::from(Reason) << 32 | u64::from(State), &[]);
 }
 
 unsafe extern "system" fn backlog(ClientContext: PVOID, Direction: u32, Above: u32, Bytes: u64, Mark: u64) {
     // SAFETY: as in `state`.
     let Some(callback) = (unsafe { Callback::enter(ClientContext) }) else { return };
-    let payload = EventPayload::new().u32(Direction).u32(Above).u64(Bytes).u64(Mark);
-    callback.emit(CONNECTION_EVENT_BACKLOG, payload);
+    callback.emit(CONNECTION_EVENT_BACKLOG, Bytes, &data(Mark, Direction, Above));
 }
 
 unsafe extern "system" fn metric(ClientContext: PVOID, Metric: *const CONNECTION_METRIC_V1) {
@@ -176,12 +177,8 @@ unsafe extern "system" fn metric(ClientContext: PVOID, Metric: *const CONNECTION
     let Some(callback) = (unsafe { Callback::enter(ClientContext) }) else { return };
     // SAFETY: NULL, or a structure that begins with its size and version and lives for the call (the interface).
     let Some(sample) = (unsafe { read_metric(Metric) }) else { return callback.malformed() };
-    let payload = EventPayload::new()
-        .u32(sample.Flags)
-        .u32(sample.RoundTripTime)
-        .u64(sample.BytesReceived)
-        .u64(sample.BytesSent);
-    callback.emit(CONNECTION_EVENT_METRIC, payload);
+    let data = data(sample.BytesSent, sample.Flags, sample.RoundTripTime);
+    callback.emit(CONNECTION_EVENT_METRIC, sample.BytesReceived, &data);
 }
 
 unsafe extern "system" fn vendor(ClientContext: PVOID, Type: u32, Data: *const c_void, Length: u32) {
@@ -196,7 +193,12 @@ unsafe extern "system" fn vendor(ClientContext: PVOID, Type: u32, Data: *const c
         // SAFETY: not NULL, and `Length` bytes that live for the call (the interface).
         unsafe { core::slice::from_raw_parts(Data.cast::<u8>(), Length as usize) }
     };
-    callback.emit(CONNECTION_EVENT_VENDOR, EventPayload::new().u32(Type).bytes(data));
+    callback.emit(CONNECTION_EVENT_VENDOR, u64::from(Type), data);
+}
+
+/// The data of an event that has three numbers beside its value.
+fn data(first: u64, second: u32, third: u32) -> [u8; 16] {
+    (u128::from(third) << 96 | u128::from(second) << 64 | u128::from(first)).to_le_bytes()
 }
 
 /// The sample behind `pointer`, if its size and version are such that it can be read.

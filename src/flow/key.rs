@@ -8,9 +8,9 @@ pub type Address = [u8; 16];
 const TCP: u8 = 6;
 const UDP: u8 = 17;
 
-/// The two ends of a connection, seen from this host. Ports are in host byte order, and zero where the protocol has
-/// none: of ICMP, the type and the code are no part of a connection's identity.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// The two ends of a connection, seen from this host. Ports are in host byte order. Of ICMP, type and code stand in
+/// their place and are no part of the identity: keys that differ in them alone are equal.
+#[derive(Clone, Copy, Debug)]
 pub struct Key {
     pub family: Family,
     pub protocol: u8,
@@ -20,27 +20,32 @@ pub struct Key {
     pub remote_port: u16,
 }
 
+impl PartialEq for Key {
+    fn eq(&self, other: &Self) -> bool {
+        self.family == other.family
+            && self.protocol == other.protocol
+            && self.local == other.local
+            && self.remote == other.remote
+            && self.ports() == other.ports()
+    }
+}
+
+impl Eq for Key {}
+
 impl Key {
-    /// The key of a connection. Ports of a protocol without ports are dropped.
-    pub const fn new(
-        family: Family,
-        protocol: u8,
-        local: Address,
-        remote: Address,
-        local_port: u16,
-        remote_port: u16,
-    ) -> Self {
-        let (local_port, remote_port) = match protocol {
-            TCP | UDP => (local_port, remote_port),
+    /// The ports, local and remote, of a protocol that has them.
+    const fn ports(&self) -> (u16, u16) {
+        match self.protocol {
+            TCP | UDP => (self.local_port, self.remote_port),
             _ => (0, 0),
-        };
-        Self { family, protocol, local, remote, local_port, remote_port }
+        }
     }
 
     /// A hash under `seed`, which remote hosts do not know: they choose half of the key.
     pub fn hash(&self, seed: u64) -> u64 {
-        let rest = u64::from(self.local_port) << 32
-            | u64::from(self.remote_port) << 16
+        let (local_port, remote_port) = self.ports();
+        let rest = u64::from(local_port) << 32
+            | u64::from(remote_port) << 16
             | u64::from(self.protocol) << 8
             | self.family as u64;
         let [local_high, local_low] = halves(self.local);
@@ -72,19 +77,24 @@ mod tests {
     fn key(remote: u32, port: u16) -> Key {
         let mut address = Address::default();
         address[..4].copy_from_slice(&remote.to_be_bytes());
-        Key::new(Family::V4, TCP, [10; 16], address, 443, port)
+        Key {
+            family: Family::V4,
+            protocol: TCP,
+            local: [10; 16],
+            remote: address,
+            local_port: 443,
+            remote_port: port,
+        }
     }
 
     #[test]
-    fn ports_are_part_of_the_key_for_tcp_and_udp_only() {
-        let ports = |protocol| {
-            let key = Key::new(Family::V6, protocol, [1; 16], [2; 16], 8, 9);
-            (key.local_port, key.remote_port)
-        };
-        assert_eq!(ports(TCP), (8, 9));
-        assert_eq!(ports(UDP), (8, 9));
-        assert_eq!(ports(58), (0, 0));
-        assert_eq!(ports(132), (0, 0));
+    fn ports_are_part_of_the_identity_for_tcp_and_udp_only() {
+        for (protocol, counts) in [(TCP, true), (UDP, true), (1, false), (58, false), (132, false)] {
+            let one = Key { protocol, ..key(1, 8) };
+            let other = Key { protocol, ..key(1, 9) };
+            assert_eq!(one != other, counts, "protocol {protocol}");
+            assert_eq!(one.hash(3) != other.hash(3), counts, "protocol {protocol}");
+        }
     }
 
     #[test]

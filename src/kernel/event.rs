@@ -6,6 +6,7 @@
 
 use core::cell::UnsafeCell;
 use core::marker::PhantomPinned;
+use core::mem::MaybeUninit;
 
 use super::irql::Passive;
 use super::pool::{PoolBox, tags};
@@ -42,13 +43,10 @@ impl Event {
     /// # Errors
     /// `STATUS_INSUFFICIENT_RESOURCES`.
     pub fn try_new(kind: Kind) -> Result<Self> {
-        // SAFETY: `init` initialises the whole cell.
-        let cell = unsafe {
-            PoolBox::try_new_in_place(tags::SYNC, |slot| {
-                EventCell::init(slot.as_mut_ptr(), kind);
-                Ok(())
-            })
-        }?;
+        // SAFETY: initialised next.
+        let cell = PoolBox::try_new(tags::SYNC, unsafe { EventCell::uninitialised() })?;
+        // SAFETY: in the pool, where it stays, and not initialised yet.
+        unsafe { cell.init(kind) };
         Ok(Self { cell })
     }
 
@@ -114,10 +112,10 @@ impl Event {
 /// THREAD_WAIT_OBJECTS: how many objects can be waited for without blocks of the caller's.
 const MAX_WAIT_OBJECTS: usize = 3;
 
-/// The event itself. Only ever seen where it was initialised.
+/// The event itself, for embedding in what stays where it is.
 #[derive(Debug)]
 pub struct EventCell {
-    event: UnsafeCell<KEVENT>,
+    event: UnsafeCell<MaybeUninit<KEVENT>>,
     _stays: PhantomPinned,
 }
 
@@ -127,37 +125,43 @@ unsafe impl Send for EventCell {}
 unsafe impl Sync for EventCell {}
 
 impl EventCell {
-    /// Initialises an event in place, clear.
+    /// Room for an event.
     ///
     /// # Safety
-    /// `cell` is valid for writes, in non-paged memory, and the event is used and dropped at this address only.
-    pub unsafe fn init(cell: *mut Self, kind: Kind) {
+    /// Nothing but [`EventCell::init`] is done with it before that.
+    pub const unsafe fn uninitialised() -> Self {
+        Self { event: UnsafeCell::new(MaybeUninit::uninit()), _stays: PhantomPinned }
+    }
+
+    /// Makes it an event, clear.
+    ///
+    /// # Safety
+    /// It is in non-paged memory and will not be moved any more, and this is done once, before anything else.
+    pub unsafe fn init(&self, kind: Kind) {
         let kind = match kind {
             Kind::Notification => nt::NotificationEvent,
             Kind::Synchronization => nt::SynchronizationEvent,
         };
-        // SAFETY: the caller says that the memory is there; a projection only.
-        let event = unsafe { &raw mut (*cell).event };
-        // SAFETY: as above; the event will stay there.
-        unsafe { nt::KeInitializeEvent(event.cast(), kind, nt::FALSE) };
+        // SAFETY: room for an event, which stays where it is.
+        unsafe { nt::KeInitializeEvent(self.raw(), kind, nt::FALSE) };
     }
 
     /// Sets the event; see [`Event::set`].
     pub fn set(&self) {
         // SAFETY: initialised; without Wait, callable up to DISPATCH_LEVEL.
-        unsafe { nt::KeSetEvent(self.event.get(), nt::IO_NO_INCREMENT, nt::FALSE) };
+        unsafe { nt::KeSetEvent(self.raw(), nt::IO_NO_INCREMENT, nt::FALSE) };
     }
 
     /// Clears the event.
     pub fn clear(&self) {
         // SAFETY: initialised; callable up to DISPATCH_LEVEL.
-        unsafe { nt::KeClearEvent(self.event.get()) };
+        unsafe { nt::KeClearEvent(self.raw()) };
     }
 
     /// Whether it is set, now.
     pub fn is_set(&self) -> bool {
         // SAFETY: initialised; callable up to DISPATCH_LEVEL.
-        unsafe { nt::KeReadStateEvent(self.event.get()) != 0 }
+        unsafe { nt::KeReadStateEvent(self.raw()) != 0 }
     }
 
     /// Waits until the event is set, for `bound` at most, without end where there is none.
@@ -171,7 +175,11 @@ impl EventCell {
         if status == nt::STATUS_TIMEOUT { Waited::TimedOut } else { Waited::Signalled }
     }
 
-    fn as_object(&self) -> nt::PVOID {
+    fn raw(&self) -> *mut KEVENT {
         self.event.get().cast()
+    }
+
+    fn as_object(&self) -> nt::PVOID {
+        self.raw().cast()
     }
 }

@@ -75,6 +75,7 @@ struct Header {
     links: UnsafeCell<Links>,
 }
 
+/// An IRP and all that belongs to it. Frees the IRP when dropped.
 #[repr(C)]
 struct Block<B: Send + 'static> {
     header: Header,
@@ -116,28 +117,25 @@ impl<B: Send + 'static> Irp<B> {
     /// # Errors
     /// `STATUS_INVALID_PARAMETER` without a stack location; `STATUS_INSUFFICIENT_RESOURCES`. The buffers are dropped.
     pub fn try_new(stack_size: i8, buffers: B) -> Result<Self> {
-        const { assert!(size_of::<B>() <= super::pool::MAX_BY_VALUE, "buffers are owned by pointer") };
         if stack_size < 1 {
             return Err(Status::INVALID_PARAMETER);
         }
         // SAFETY: callable up to DISPATCH_LEVEL; no quota is charged.
         let irp = NonNull::new(unsafe { nt::IoAllocateIrp(stack_size, nt::FALSE) })
             .ok_or(Status::INSUFFICIENT_RESOURCES)?;
-        // SAFETY: every field of the block is written; nothing can fail in between.
-        let block = unsafe {
-            PoolBox::try_new_in_place(tags::IRP, |slot| {
-                Block::init(slot.as_mut_ptr(), irp.as_ptr(), buffers);
-                Ok(())
-            })
+        let header = Header {
+            irp: irp.as_ptr(),
+            state: AtomicU32::new(ISSUED),
+            // SAFETY: initialised below, where it stays.
+            done: unsafe { EventCell::uninitialised() },
+            completion: UnsafeCell::new(Completion { status: Status::PENDING, information: 0 }),
+            free: free::<B>,
+            links: UnsafeCell::new(Links { previous: None, next: None }),
         };
-        match block {
-            Ok(block) => Ok(Self { block }),
-            Err(status) => {
-                // SAFETY: allocated above, and used by nobody.
-                unsafe { nt::IoFreeIrp(irp.as_ptr()) };
-                Err(status)
-            }
-        }
+        let block = PoolBox::try_new(tags::IRP, Block { header, handler: None, buffers })?;
+        // SAFETY: in the pool, where it stays, and not initialised yet.
+        unsafe { block.header.done.init(Kind::Notification) };
+        Ok(Self { block })
     }
 
     /// What the next request refers to.
@@ -166,10 +164,10 @@ impl<B: Send + 'static> Irp<B> {
         // SAFETY: the block lives until it is parked below, or given back; its header is shared with the completion
         // routine from here on.
         let header = unsafe { block.cast::<Header>().as_ref() };
-        // SAFETY: as above; the completion routine does not touch the buffers.
-        let buffers = unsafe { &raw mut (*block.as_ptr()).buffers };
-        // SAFETY: nobody else refers to the buffers while `issue` runs but the callee, through what it is given.
-        let returned = issue(header.irp, unsafe { &mut *buffers });
+        // SAFETY: as above; neither the completion routine nor anybody else touches the buffers while `issue` runs,
+        // but the callee, through what it is given.
+        let buffers = unsafe { &mut (*block.as_ptr()).buffers };
+        let returned = issue(header.irp, buffers);
         let mut waited = if returned == Status::PENDING {
             header.done.wait(passive, Some(bounds.pending))
         } else {
@@ -196,22 +194,24 @@ impl<B: Send + 'static> Irp<B> {
 
     /// Makes a request and does not wait: `handler` gets the IRP back with the completion.
     ///
+    /// `arguments` takes from the buffers what `issue` passes on with the IRP (pointers to them, mostly): once the
+    /// request is out, the buffers can be back with the handler, or gone, before `issue` returns.
+    ///
     /// Returns what `issue` returned, for the record: the request's outcome is the handler's to know. A call that is
     /// misused so that it never completes its IRP leaks it.
-    pub fn start(
+    pub fn start<A>(
         mut self,
         handler: Handler<B>,
-        issue: impl FnOnce(nt::PIRP, &mut B) -> Status,
+        arguments: impl FnOnce(&mut B) -> A,
+        issue: impl FnOnce(nt::PIRP, A) -> Status,
     ) -> Status {
         self.block.handler = Some(handler);
         self.prepare(Some(on_started::<B>));
         let irp = self.block.header.irp;
-        let block = self.block.into_raw();
-        // SAFETY: alive until the completion routine is called, which `issue` may cause.
-        let buffers = unsafe { &raw mut (*block.as_ptr()).buffers };
-        // SAFETY: nobody else refers to the buffers before the completion, after which `issue` must not touch them:
-        // it only has them to build the call's arguments from.
-        issue(irp, unsafe { &mut *buffers })
+        let arguments = arguments(&mut self.block.buffers);
+        // Owned by the completion routine from here on.
+        let _given_up = self.block.into_raw();
+        issue(irp, arguments)
     }
 
     /// Readies the IRP for its next request.
@@ -224,44 +224,8 @@ impl<B: Send + 'static> Irp<B> {
         unsafe { nt::IoReuseIrp(header.irp, nt::STATUS_UNSUCCESSFUL) };
         // SAFETY: the IRP has a stack location; the context outlives the request.
         unsafe {
-            nt::IoSetCompletionRoutine(
-                header.irp,
-                routine,
-                context.cast(),
-                nt::TRUE,
-                nt::TRUE,
-                nt::TRUE,
-            );
+            nt::IoSetCompletionRoutine(header.irp, routine, context.cast(), nt::TRUE, nt::TRUE, nt::TRUE);
         }
-    }
-}
-
-impl<B: Send + 'static> Block<B> {
-    /// # Safety
-    /// `block` is valid for writes and stays where it is.
-    unsafe fn init(block: *mut Self, irp: nt::PIRP, buffers: B) {
-        // SAFETY: a projection into the caller's memory.
-        let header = unsafe { &raw mut (*block).header };
-        // SAFETY: as above.
-        let done = unsafe { &raw mut (*header).done };
-        // SAFETY: as above, and it stays there.
-        unsafe { EventCell::init(done, Kind::Notification) };
-        // SAFETY: as above.
-        unsafe { (&raw mut (*header).irp).write(irp) };
-        // SAFETY: as above.
-        unsafe { (&raw mut (*header).state).write(AtomicU32::new(ISSUED)) };
-        let completion = Completion { status: Status::PENDING, information: 0 };
-        // SAFETY: as above.
-        unsafe { (&raw mut (*header).completion).write(UnsafeCell::new(completion)) };
-        // SAFETY: as above.
-        unsafe { (&raw mut (*header).free).write(free::<B>) };
-        let links = Links { previous: None, next: None };
-        // SAFETY: as above.
-        unsafe { (&raw mut (*header).links).write(UnsafeCell::new(links)) };
-        // SAFETY: as above.
-        unsafe { (&raw mut (*block).handler).write(None) };
-        // SAFETY: as above.
-        unsafe { (&raw mut (*block).buffers).write(buffers) };
     }
 }
 

@@ -163,7 +163,6 @@ impl AtDispatch<'_> {
     /// The index of the processor that this code owns, from 0, unique in the machine over all groups, below
     /// [`maximum_processors`].
     #[inline]
-    #[expect(clippy::unused_self, reason = "the token is the proof that the answer stays true")]
     pub fn processor(&self) -> u32 {
         // SAFETY: callable at any level.
         unsafe { nt::KeGetCurrentProcessorIndex() }
@@ -183,7 +182,7 @@ pub fn active_processors(_passive: &Passive) -> u32 {
     unsafe { nt::KeQueryActiveProcessorCountEx(nt::ALL_PROCESSOR_GROUPS) }.max(1)
 }
 
-impl<'a> Raised<'a> {
+impl Raised<'_> {
     /// The raised level's token.
     #[inline]
     pub fn token(&self) -> AtDispatch<'_> {

@@ -84,7 +84,7 @@ impl Level for &AtDispatch<'_> {
 #[must_use = "dropping it releases the lock at once"]
 pub struct Guard<'a, T, L: Level> {
     lock: &'a SpinLock<T>,
-    data: SpinMutexGuard<'a, T>,
+    data: SpinMutexGuard<'a, T, YieldProcessor>,
     level: L,
 }
 
@@ -113,10 +113,12 @@ impl<T> SpinLock<T> {
     }
 
     #[inline]
-    fn acquire<'a, L: Level>(&'a self, level: L) -> Guard<'a, T, L> {
-        // Told before it spins, so that a lock taken twice is reported and not waited for.
+    fn acquire<L: Level>(&self, level: L) -> Guard<'_, T, L> {
+        // Told before it spins, so that a lock taken twice is reported and not only waited for.
+        verifier::lock_acquiring(self.address(), self.name);
+        let data = self.inner.lock();
         verifier::lock_acquired(self.address(), self.name);
-        Guard { lock: self, data: self.inner.lock(), level }
+        Guard { lock: self, data, level }
     }
 
     fn address(&self) -> usize {

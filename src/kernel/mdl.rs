@@ -33,13 +33,7 @@ impl MdlBuffer {
         let mut bytes = PoolSlice::try_zeroed(tags::MDL, len)?;
         // SAFETY: the buffer is ours; neither part of a chain nor of an IRP.
         let mdl = unsafe {
-            nt::IoAllocateMdl(
-                bytes.as_mut_ptr().cast(),
-                length,
-                nt::FALSE,
-                nt::FALSE,
-                core::ptr::null_mut(),
-            )
+            nt::IoAllocateMdl(bytes.as_mut_ptr().cast(), length, nt::FALSE, nt::FALSE, core::ptr::null_mut())
         };
         let mdl = NonNull::new(mdl).ok_or(Status::INSUFFICIENT_RESOURCES)?;
         // SAFETY: just allocated for a buffer in non-paged pool.

@@ -19,6 +19,18 @@ pub struct Key<'p> {
     passive: PhantomData<&'p Passive>,
 }
 
+/// What stands under a name.
+#[derive(Debug)]
+pub enum Found {
+    Absent,
+    /// More bytes than asked for; they were not read.
+    TooLong {
+        kind: u32,
+        size: usize,
+    },
+    Value(Value),
+}
+
 /// A value as it was read.
 #[derive(Debug)]
 pub struct Value {
@@ -36,6 +48,12 @@ pub const MAX_NAME: usize = 128;
 
 /// Offset of `Data` in KEY_VALUE_PARTIAL_INFORMATION: TitleIndex, Type, DataLength.
 const PARTIAL_HEADER: usize = 12;
+/// Offset of `Type` in it.
+const TYPE: usize = 4;
+/// Offset of `DataLength` in it.
+const DATA_LENGTH: usize = 8;
+/// How much data the first read has room for: most values fit.
+const FIRST_READ: usize = 256;
 /// Offset of `Name` in KEY_VALUE_BASIC_INFORMATION: TitleIndex, Type, NameLength.
 const VALUE_BASIC_HEADER: usize = 12;
 /// Offset of `Name` in KEY_BASIC_INFORMATION: LastWriteTime, TitleIndex, NameLength.
@@ -85,15 +103,13 @@ impl<'p> Key<'p> {
         Ok(Self { handle, passive: PhantomData })
     }
 
-    /// Reads a value of at most `cap` bytes. `None` if there is none of that name.
+    /// Reads a value of at most `cap` bytes.
     ///
     /// # Errors
-    /// `STATUS_BUFFER_OVERFLOW` for a value of more than `cap` bytes (which is not read);
-    /// `STATUS_INSUFFICIENT_RESOURCES`; what else ZwQueryValueKey returns.
-    pub fn value(&self, name: &[u16], cap: usize) -> Result<Option<Value>> {
+    /// `STATUS_INSUFFICIENT_RESOURCES`, and what ZwQueryValueKey returns but for a value that is absent or too long.
+    pub fn value(&self, name: &[u16], cap: usize) -> Result<Found> {
         let name = UnicodeStr::new(name)?;
-        // Most values fit here at once; a larger one says how large it is.
-        let mut size = PARTIAL_HEADER.saturating_add(cap.min(256));
+        let mut size = PARTIAL_HEADER.saturating_add(cap.min(FIRST_READ));
         for _ in 0..ATTEMPTS {
             let mut information = PoolSlice::try_zeroed(tags::REGISTRY, size)?;
             let length = u32::try_from(information.len()).map_err(|_| Status::INVALID_PARAMETER)?;
@@ -111,14 +127,17 @@ impl<'p> Key<'p> {
                 )
             });
             match status {
-                Status::SUCCESS => return Value::parse(information, cap).map(Some),
-                Status::OBJECT_NAME_NOT_FOUND => return Ok(None),
-                Status::BUFFER_OVERFLOW | Status::BUFFER_TOO_SMALL => {}
+                Status::SUCCESS => return Value::parse(information).map(Found::Value),
+                Status::OBJECT_NAME_NOT_FOUND => return Ok(Found::Absent),
+                // The header was written, and as much of the data as there is room for.
+                Status::BUFFER_OVERFLOW => {}
                 other => return Err(other),
             }
-            size = usize::try_from(needed).unwrap_or(usize::MAX);
-            if size > PARTIAL_HEADER.saturating_add(cap) {
-                return Err(Status::BUFFER_OVERFLOW);
+            size = usize::try_from(needed).map_err(|_| Status::INVALID_PARAMETER)?;
+            let data = size.saturating_sub(PARTIAL_HEADER);
+            if data > cap {
+                let kind = word(&information, TYPE).ok_or(Status::UNSUCCESSFUL)?;
+                return Ok(Found::TooLong { kind, size: data });
             }
         }
         Err(Status::UNSUCCESSFUL)
@@ -158,10 +177,7 @@ impl<'p> Key<'p> {
     }
 
     /// Asks for a basic information whose name starts at `header`, after its length.
-    fn name(
-        header: usize,
-        query: impl FnOnce(nt::PVOID, u32, *mut u32) -> Status,
-    ) -> Result<Option<Name>> {
+    fn name(header: usize, query: impl FnOnce(nt::PVOID, u32, *mut u32) -> Status) -> Result<Option<Name>> {
         let mut buffer = NameBuffer([0; _]);
         let length = u32::try_from(size_of::<NameBuffer>()).map_err(|_| Status::INVALID_PARAMETER)?;
         let mut needed = 0;
@@ -193,12 +209,12 @@ impl Drop for Key<'_> {
 }
 
 impl Value {
-    fn parse(information: PoolSlice<u8>, cap: usize) -> Result<Self> {
-        let kind = word(&information, 4).ok_or(Status::UNSUCCESSFUL)?;
-        let len = word(&information, 8).ok_or(Status::UNSUCCESSFUL)?;
-        let len = usize::try_from(len).map_err(|_| Status::BUFFER_OVERFLOW)?;
-        if len > cap || len > information.len().saturating_sub(PARTIAL_HEADER) {
-            return Err(Status::BUFFER_OVERFLOW);
+    fn parse(information: PoolSlice<u8>) -> Result<Self> {
+        let kind = word(&information, TYPE).ok_or(Status::UNSUCCESSFUL)?;
+        let len = word(&information, DATA_LENGTH).ok_or(Status::UNSUCCESSFUL)?;
+        let len = usize::try_from(len).map_err(|_| Status::UNSUCCESSFUL)?;
+        if len > information.len().saturating_sub(PARTIAL_HEADER) {
+            return Err(Status::UNSUCCESSFUL);
         }
         Ok(Self { kind, len, information })
     }

@@ -4,6 +4,7 @@
 //! [`Passive`]. Documentation: "Run-Down Protection".
 
 use core::cell::UnsafeCell;
+use core::mem::MaybeUninit;
 
 use super::irql::Passive;
 use super::pool::{PoolBox, tags};
@@ -18,7 +19,7 @@ pub struct Rundown {
 }
 
 #[derive(Debug)]
-struct Reference(UnsafeCell<EX_RUNDOWN_REF>);
+struct Reference(UnsafeCell<MaybeUninit<EX_RUNDOWN_REF>>);
 
 // SAFETY: the kernel's operations on the reference are interlocked.
 unsafe impl Send for Reference {}
@@ -31,14 +32,11 @@ impl Rundown {
     /// # Errors
     /// `STATUS_INSUFFICIENT_RESOURCES`.
     pub fn try_new() -> Result<Self> {
-        // SAFETY: ExInitializeRundownProtection initialises the whole structure.
-        let reference = unsafe {
-            PoolBox::try_new_in_place(tags::SYNC, |slot: &mut core::mem::MaybeUninit<Reference>| {
-                nt::ExInitializeRundownProtection(slot.as_mut_ptr().cast());
-                Ok(())
-            })
-        }?;
-        Ok(Self { reference })
+        let reference = Reference(UnsafeCell::new(MaybeUninit::uninit()));
+        let rundown = Self { reference: PoolBox::try_new(tags::SYNC, reference)? };
+        // SAFETY: room for the structure, in the pool, where it stays.
+        unsafe { nt::ExInitializeRundownProtection(rundown.raw()) };
+        Ok(rundown)
     }
 
     /// Enters, unless the gate is closed. Whoever waits in [`Rundown::run_down`] waits for the guard.
@@ -64,7 +62,7 @@ impl Rundown {
     }
 
     fn raw(&self) -> *mut EX_RUNDOWN_REF {
-        self.reference.0.get()
+        self.reference.0.get().cast()
     }
 }
 

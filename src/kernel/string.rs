@@ -20,8 +20,7 @@ impl<'a> UnicodeStr<'a> {
     /// `STATUS_INVALID_PARAMETER` for more than 32,767 units: the length is 16 bits of bytes.
     pub fn new(units: &'a [u16]) -> Result<Self> {
         let bytes = u16::try_from(size_of_val(units)).map_err(|_| Status::INVALID_PARAMETER)?;
-        let raw =
-            UNICODE_STRING { Length: bytes, MaximumLength: bytes, Buffer: units.as_ptr().cast_mut() };
+        let raw = UNICODE_STRING { Length: bytes, MaximumLength: bytes, Buffer: units.as_ptr().cast_mut() };
         Ok(Self { raw, _units: PhantomData })
     }
 

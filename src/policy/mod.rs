@@ -13,6 +13,7 @@ mod app;
 mod explain;
 mod image;
 mod lookup;
+pub mod snapshot;
 
 pub use app::App;
 pub use explain::{Explain, Fields, Step};

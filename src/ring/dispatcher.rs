@@ -86,6 +86,7 @@ impl<'a, S: Supply> Dispatcher<'a, S> {
     /// Replaces the default bounds; zeros are taken as one.
     #[must_use]
     pub fn with_bounds(mut self, bounds: Bounds) -> Self {
+        self.patience = LEAST_PATIENCE.min(bounds.spin);
         self.bounds = Bounds { batch: bounds.batch.max(1), work: bounds.work.max(1), spin: bounds.spin };
         self
     }

@@ -1,5 +1,7 @@
 //! The dispatch ring: carries records from DISPATCH_LEVEL to one dispatcher without blocking.
 
+#![allow(clippy::inline_always, reason = "a push takes a few nanoseconds, calls included")]
+
 mod dispatcher;
 mod life;
 mod line;
@@ -8,12 +10,17 @@ mod record;
 mod rings;
 mod sync;
 
-pub use dispatcher::{Bounds, Dispatcher, Handler, Summary};
+#[cfg(all(loom, test))]
+mod models;
+#[cfg(all(not(loom), test))]
+mod tests;
+
+pub use dispatcher::{Bounds, Dispatcher, Handler, Record, Summary};
 pub use life::{LifeCycle, Link, Linked, NoObject};
 pub use line::{Line, MAX_LINES, PAYLOAD};
 pub use processor::{AttachError, Cause, Claim, Refused, Ring};
 pub use record::*;
-pub use rings::{Entry, Owned, Rings, Supply, Waker};
+pub use rings::{Entry, Owned, Rings, Supply, Taken, Waker};
 
 /// Proof that the caller owns a processor.
 ///

@@ -9,7 +9,7 @@ use super::{
     line::Line,
     processor::{AttachError, Cause, Claim, Refused, Ring},
     record::{Kind, Payload},
-    sync::{AtomicBool, AtomicU32, AtomicU64, Ordering, Site, fence, order},
+    sync::{AtomicBool, AtomicU32, AtomicU64, Ordering, Site, Track, fence, order},
 };
 
 /// Sole ownership of memory at one place.
@@ -51,6 +51,7 @@ pub trait Waker {
 pub struct Entry<S: Supply> {
     state: AtomicU32,
     ring: UnsafeCell<Option<S::Ring>>,
+    track: Track,
 }
 
 const EMPTY: u32 = 0;
@@ -64,14 +65,15 @@ unsafe impl<S: Supply> Sync for Entry<S> where S::Ring: Send + Sync {}
 impl<S: Supply> Entry<S> {
     /// An entry without a ring.
     pub fn new() -> Self {
-        Self { state: AtomicU32::new(EMPTY), ring: UnsafeCell::new(None) }
+        Self { state: AtomicU32::new(EMPTY), ring: UnsafeCell::new(None), track: Track::new(1) }
     }
 
     #[inline(always)]
     pub(super) fn get(&self) -> Option<&Ring<S>> {
-        if self.state.load(Ordering::Acquire) != ATTACHED {
+        if self.state.load(order(Site::Attach, Ordering::Acquire)) != ATTACHED {
             return None;
         }
+        self.track.read(0, 1);
         // SAFETY: attached entries are not written again.
         unsafe { &*self.ring.get() }.as_deref()
     }
@@ -153,9 +155,10 @@ impl<S: Supply> Rings<S> {
             .state
             .compare_exchange(EMPTY, FILLING, Ordering::Relaxed, Ordering::Relaxed)
             .map_err(|_| AttachError::Attached)?;
+        entry.track.write(0, 1);
         // SAFETY: whoever moved the state to FILLING is alone with the entry until it is ATTACHED.
         unsafe { entry.ring.get().write(Some(ring)) };
-        entry.state.store(ATTACHED, Ordering::Release);
+        entry.state.store(ATTACHED, order(Site::Attach, Ordering::Release));
         self.limit.fetch_max(processor.saturating_add(1), Ordering::Release);
         Ok(())
     }
@@ -280,6 +283,11 @@ impl<S: Supply> Rings<S> {
         (0..self.limit.load(Ordering::Acquire))
             .zip(self.table.iter())
             .filter_map(|(processor, entry)| Some((processor, entry.get()?)))
+    }
+
+    /// What parks and wakes the dispatcher.
+    pub fn waker(&self) -> &S::Waker {
+        &self.waker
     }
 
     /// Records delivered so far, life-cycle events not counted.

@@ -19,6 +19,8 @@ pub use loom::{
 /// A place in the code whose memory ordering carries the protocol.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Site {
+    /// A processor gets its ring.
+    Attach,
     /// The owner publishes records: store of the tail.
     Publish,
     /// The dispatcher sees records: load of the tail.

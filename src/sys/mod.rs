@@ -11,5 +11,5 @@ pub mod wsk;
 /// What the simulated kernel's verifier is told beyond the calls that it sees.
 #[cfg(feature = "sim")]
 pub mod verifier {
-    pub use ntsim::verify::{lock_acquired, lock_released};
+    pub use ntsim::verify::{lock_acquired, lock_acquiring, lock_released};
 }

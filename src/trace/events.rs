@@ -9,6 +9,7 @@ use core::fmt;
 use core::net::IpAddr;
 
 use super::guid::Guid;
+use crate::policy::{Action, Direction};
 
 /// How much an event matters; the numbers are those of ETW (winmeta.h).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -104,10 +105,6 @@ macro_rules! named_values {
 }
 
 named_values! {
-    /// What was decided about a connection.
-    Verdict { Allow = 0 "allow", Block = 1 "block", Audit = 2 "audit" }
-    /// Which side opened a connection.
-    Direction { Outbound = 0 "out", Inbound = 1 "in" }
     /// How the end of a connection was seen.
     CloseReason { Closure = 0 "closure", FlowDeleted = 1 "flow-deleted", Unload = 2 "unload" }
     /// What happens to connections while no policy is loaded.
@@ -196,6 +193,29 @@ fields! {
     IpAddr, Address, it => Value::Address(*it);
     &str, Text, it => Value::Text(it);
     &[u16], Wide, it => Value::Wide(it);
+}
+
+impl Field for Action {
+    const KIND: Kind = Kind::Named(&[(0, "allow"), (1, "block"), (2, "audit")]);
+    fn value(&self) -> Value<'_> {
+        let name = match self {
+            Self::Allow => "allow",
+            Self::Block => "block",
+            Self::Audit => "audit",
+        };
+        Value::Named(*self as u8, name)
+    }
+}
+
+impl Field for Direction {
+    const KIND: Kind = Kind::Named(&[(0, "in"), (1, "out")]);
+    fn value(&self) -> Value<'_> {
+        let name = match self {
+            Self::In => "in",
+            Self::Out => "out",
+        };
+        Value::Named(*self as u8, name)
+    }
 }
 
 /// What is known of an event before it happens.
@@ -391,7 +411,7 @@ events! {
         /// The connection's number, unique since the driver's start; 0 if it is not tracked.
         connection: u64,
         /// What was decided.
-        verdict: Verdict,
+        verdict: Action,
         /// The rule that decided, its index in the policy; 4294967295: the policy's default, or the fail mode.
         rule: u32,
         /// The policy that decided; 0: the fail mode.
@@ -433,7 +453,7 @@ events! {
         /// The connection's number.
         connection: u64,
         /// What had been decided.
-        verdict: Verdict,
+        verdict: Action,
         /// The rule that had decided; see ConnectionVerdict.
         rule: u32,
         /// The policy that had decided.

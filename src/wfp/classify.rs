@@ -97,14 +97,14 @@ impl<'a> Classify<'a> {
     /// What tells the connection from others. What is EMPTY counts as zero.
     pub fn key(&self) -> Key {
         let fields = &self.layer.fields;
-        Key::new(
-            self.layer.family,
-            self.uint8(fields.protocol).unwrap_or_default(),
-            self.address(fields.local_address).unwrap_or_default(),
-            self.address(fields.remote_address).unwrap_or_default(),
-            self.uint16(fields.local_port).unwrap_or_default(),
-            self.uint16(fields.remote_port).unwrap_or_default(),
-        )
+        Key {
+            family: self.layer.family,
+            protocol: self.uint8(fields.protocol).unwrap_or_default(),
+            local: self.address(fields.local_address).unwrap_or_default(),
+            remote: self.address(fields.remote_address).unwrap_or_default(),
+            local_port: self.uint16(fields.local_port).unwrap_or_default(),
+            remote_port: self.uint16(fields.remote_port).unwrap_or_default(),
+        }
     }
 
     /// `FWP_CONDITION_FLAG_*`; none where the field is EMPTY.

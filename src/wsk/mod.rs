@@ -1,1 +1,22 @@
+//! Winsock Kernel: the provider, and the sockets of the control plane.
 //!
+//! | part | what it is |
+//! | --- | --- |
+//! | [`Registration`], [`Provider`] | attachment to the WSK subsystem |
+//! | [`ListenSocket`], [`ConnectionSocket`] | sockets, each with a gate before its functions |
+//! | [`Call`] | being inside a socket's gate |
+//! | [`ListenEvents`], [`ConnectionEvents`] | what the owners of sockets are told |
+//!
+//! `unsafe` ends here: users of this module own sockets by safe types. A socket's owner is shared with WSK until the
+//! socket's close has completed, so no callback outlives what it is for.
+
+pub mod address;
+mod events;
+mod provider;
+mod socket;
+
+pub use events::{ConnectionEvents, Disconnected, Incoming, ListenEvents, Received};
+pub use provider::{CaptureError, Provider, Registration, WSK_VERSION};
+pub use socket::{
+    Call, Closing, ConnectionSocket, EVENTS, ExtensionProvider, ListenError, ListenSocket, RawSocket, Step,
+};

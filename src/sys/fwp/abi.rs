@@ -224,11 +224,6 @@ pub const FWP_CONDITION_REAUTHORIZE_REASON_SOCKET_PROPERTY_CHANGED: u32 = 0x80;
 pub const RPC_C_AUTHN_WINNT: u32 = 10;
 pub const RPC_C_AUTHN_DEFAULT: u32 = 0xFFFF_FFFF;
 
-/// A flow already has a context of this callout at this layer. A *success* code by `NT_SUCCESS`.
-pub const STATUS_OBJECT_NAME_EXISTS: NTSTATUS = 0x4000_0000;
-/// A callout still has flow contexts (`FwpsCalloutUnregisterById0`).
-pub const STATUS_DEVICE_BUSY: NTSTATUS = 0x8000_0011_u32.cast_signed();
-
 /// A structure that is only ever handled by pointer.
 macro_rules! opaque {
     ($($(#[$meta:meta])* $name:ident)*) => {

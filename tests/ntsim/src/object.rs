@@ -36,7 +36,10 @@ struct Object {
     /// References by pointer.
     references: usize,
     handles: usize,
+    /// The start routine has not returned.
     running: bool,
+    /// The thread itself still needs the object: to signal it.
+    held: bool,
 }
 
 enum Target {
@@ -71,7 +74,7 @@ fn with_table<T>(body: impl FnOnce(&mut Table) -> T) -> T {
 pub(crate) fn stop() {
     let table = lock(&TABLE).take().unwrap_or_default();
     for (address, object) in table.objects {
-        if !object.running {
+        if !object.held {
             // SAFETY: the object was in the table, so it is a box that is freed once, here.
             unsafe { free_thread(address) };
         }
@@ -147,7 +150,7 @@ pub(crate) fn close(api: &'static str, handle: *mut c_void) -> NTSTATUS {
 fn update(table: &mut Table, address: usize, change: impl FnOnce(&mut Object)) -> bool {
     let Some(object) = table.objects.get_mut(&address) else { return false };
     change(object);
-    if object.references == 0 && object.handles == 0 && !object.running {
+    if object.references == 0 && object.handles == 0 && !object.held {
         table.objects.remove(&address);
         // SAFETY: the object was in the table and is out of it now.
         unsafe { free_thread(address) };
@@ -230,7 +233,7 @@ pub(crate) fn create_thread(
         dispatcher::initialise(api, address as *mut c_void, object_type::THREAD, size_of::<Thread>(), false);
     }
     let handle = with_table(|table| {
-        table.objects.insert(address, Object { references: 0, handles: 1, running: true });
+        table.objects.insert(address, Object { references: 0, handles: 1, running: true, held: true });
         insert(table, Target::Thread(address), crate::sys::nt::THREAD_ALL_ACCESS, api)
     });
     let context = SendPointer(context);
@@ -239,9 +242,10 @@ pub(crate) fn create_thread(
         // SAFETY: the driver promises that its routine may be called with its context.
         unsafe { start(context.0) };
         irql::leave_system_thread("ThreadStart");
-        // SAFETY: the object lives while `running` is set.
-        unsafe { dispatcher::signal(address as *mut c_void) };
         with_table(|table| update(table, address, |object| object.running = false));
+        // SAFETY: the object lives while `held` is set.
+        unsafe { dispatcher::signal(address as *mut c_void) };
+        with_table(|table| update(table, address, |object| object.held = false));
     };
     if threads::system("driver thread", body) {
         return Ok(handle);
@@ -251,6 +255,7 @@ pub(crate) fn create_thread(
         update(table, address, |object| {
             object.handles = 0;
             object.running = false;
+            object.held = false;
         })
     });
     Err(STATUS_INSUFFICIENT_RESOURCES)

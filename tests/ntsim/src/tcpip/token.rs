@@ -36,6 +36,9 @@ struct TokenAccessInformation {
     security_attributes: *mut c_void,
 }
 
+const SIZE: u32 = 88;
+const _: () = assert!(size_of::<TokenAccessInformation>() == SIZE as usize);
+
 /// TokenPrimary of TOKEN_TYPE.
 const TOKEN_PRIMARY: i32 = 1;
 /// SE_GROUP_ENABLED.
@@ -77,7 +80,7 @@ impl AccessInformation {
         made.hash.sids = made.sids.as_mut_ptr();
         made.token.sid_hash = &raw mut made.hash;
         made.blob = FWP_BYTE_BLOB {
-            size: size_of::<TokenAccessInformation>() as u32,
+            size: SIZE,
             data: (&raw mut made.token).cast(),
         };
         made

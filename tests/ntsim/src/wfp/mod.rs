@@ -1,5 +1,15 @@
 //! The Windows Filtering Platform as `tcpip.sys` uses it: flows are created and ended, packets and connections
-//! classified. What drivers call is in [`crate::sys::fwp`].
+//! classified. What drivers call is in [`crate::sys::fwp`]; the rules are in the crate `wfp_engine`.
+//!
+//! Classification reads a snapshot of the filters without taking a lock. Management calls make a new one and wait
+//! until nobody reads the old one any more.
+
+mod access;
+mod convert;
+mod flow;
+mod host;
+pub(crate) mod pend;
+pub(crate) mod state;
 
 use core::ffi::c_void;
 
@@ -8,31 +18,11 @@ use crate::sys::fwp::{
 };
 use crate::sys::nt::KIRQL;
 
-/// A data flow: what a connection is to the filter engine once it is authorized.
-#[derive(Clone, Debug)]
-pub struct FlowRef(std::sync::Arc<u64>);
-
-impl FlowRef {
-    /// The flow handle of the metadata; never 0.
-    pub fn id(&self) -> u64 {
-        *self.0
-    }
-
-    /// Whether a callout has aborted the flow (`FwpsFlowAbort0`).
-    pub fn aborted(&self) -> bool {
-        false
-    }
-}
-
-/// Makes a flow without contexts.
-pub fn flow_create() -> FlowRef {
-    unimplemented!()
-}
-
-/// Ends a flow: each context that is still associated is deleted, by its callout's flowDeleteFn.
-pub fn flow_end(_flow: &FlowRef) {
-    unimplemented!()
-}
+pub(crate) use convert::{filter_spec, guid, wide};
+pub use flow::{FlowRef, flow_create, flow_end};
+pub(crate) use flow::{associate, flow_abort, remove};
+pub use pend::{Offer, offer_completion};
+pub use state::{Config, configure};
 
 /// One classification. `values` are by the layer's field indexes; `metadata` holds what the caller knows, to
 /// which the flow handle is added if there is a flow and the layer documents one.
@@ -57,23 +47,36 @@ pub struct Outcome {
     pub sublayer_weight: Option<u16>,
     /// A block that is to be silent.
     pub absorb: bool,
+    /// A hard permit that a callout blocked all the same.
+    pub veto: bool,
     /// A callout has pended the operation and will complete it.
     pub pended: bool,
 }
 
-/// Classifies at one layer.
-pub fn classify(_request: ClassifyRequest<'_>) -> Outcome {
-    unimplemented!()
+/// Classifies at one layer. Callable at IRQL <= DISPATCH_LEVEL.
+pub fn classify(request: ClassifyRequest<'_>) -> Outcome {
+    host::classify(request)
 }
 
 /// Whether a classification at `layer` could meet any filter. Cheap: for callers that would otherwise gather
 /// values for nothing.
-pub fn layer_has_filters(_layer: u16) -> bool {
-    unimplemented!()
+pub fn layer_has_filters(layer: u16) -> bool {
+    state::SNAPSHOT.load().layer(layer).is_some()
 }
 
-/// Moves the base filtering engine to another state and tells its subscribers. Stopping it ends every session,
-/// so that dynamic and static objects go.
-pub fn bfe_set_state(_state: FWPM_SERVICE_STATE) {
-    unimplemented!()
+/// Rises whenever the filters in force change: connections authorized before are then to be authorized anew
+/// (*ALE Reauthorization*).
+pub fn policy_generation() -> u64 {
+    state::SNAPSHOT.load().generation
+}
+
+/// The state of the base filtering engine.
+pub fn bfe_state() -> FWPM_SERVICE_STATE {
+    state::bfe_state()
+}
+
+/// Moves the base filtering engine to another state and tells its subscribers, on the calling thread, at
+/// PASSIVE_LEVEL. Stopping it ends every session, so that dynamic and static objects go.
+pub fn bfe_set_state(new: FWPM_SERVICE_STATE) {
+    state::bfe_set_state(new);
 }

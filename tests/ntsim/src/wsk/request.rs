@@ -12,6 +12,8 @@ use std::sync::{Arc, Mutex};
 /// For whom an IRP is outstanding.
 #[derive(Clone)]
 pub enum Owner {
+    /// Nobody: the IRP came with a call that is refused.
+    Nobody,
     Client(Arc<super::registration::Client>),
     Socket(Arc<Socket>),
 }
@@ -19,6 +21,7 @@ pub enum Owner {
 impl Owner {
     fn begin(&self) {
         match self {
+            Self::Nobody => {}
             Self::Client(client) => client.irp_begins(),
             Self::Socket(socket) => {
                 socket.client.irp_begins();
@@ -29,6 +32,7 @@ impl Owner {
 
     fn end(self, subsystem: &Arc<Subsystem>) {
         match self {
+            Self::Nobody => {}
             Self::Client(client) => client.irp_ends(),
             Self::Socket(socket) => {
                 socket.irp_ends(subsystem);
@@ -113,12 +117,20 @@ impl Ticket {
         self.completed.load(Ordering::Acquire)
     }
 
-    /// Takes the request out, to complete it by [`Ticket::finish`]; `None` if someone else did.
+    /// Takes the request out, to complete it by [`Ticket::finish`]; `None` if someone else did, or is about to.
     pub fn take(&self, subsystem: &Subsystem) -> Option<Request> {
-        let request = lock(&self.request).take()?;
+        let mut request = lock(&self.request);
+        // SAFETY: not completed while it is in the ticket.
+        if !unsafe { os::clear_cancel(request.as_ref()?.irp) } {
+            // Its cancel routine is on its way and completes it.
+            return None;
+        }
+        Self::remove(subsystem, request.take())
+    }
+
+    fn remove(subsystem: &Subsystem, request: Option<Request>) -> Option<Request> {
+        let request = request?;
         lock(&subsystem.tickets).remove(&request.irp.addr());
-        // SAFETY: not completed yet. When the cancel routine is running, it finds the ticket gone or taken.
-        unsafe { os::clear_cancel(request.irp) };
         Some(request)
     }
 
@@ -135,8 +147,12 @@ impl Ticket {
         }
     }
 
+    /// Completes the request as cancelled; for the cancel routine, after which no one else can take it.
     fn cancel(&self, subsystem: &Arc<Subsystem>) {
-        self.complete(subsystem, STATUS_CANCELLED, 0);
+        let request = lock(&self.request).take();
+        if let Some(request) = Self::remove(subsystem, request) {
+            self.finish(subsystem, request, STATUS_CANCELLED, 0);
+        }
     }
 }
 

@@ -1,11 +1,12 @@
 //! Classification: the filters of a layer, compiled, and the arbitration between them (*Filter Arbitration*).
 
 use alloc::boxed::Box;
+use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use crate::condition::Group;
-use crate::{CalloutKind, FilterInfo, ValueRef};
+use crate::{CalloutKind, FilterInfo, LayerInfo, ValueRef};
 
 /// What the host keeps with the engine's objects.
 pub trait Runtime: Sized {
@@ -14,7 +15,7 @@ pub trait Runtime: Sized {
     /// A filter in the host's own form, made once when a layer is compiled.
     type Filter;
 
-    fn prepare(filter: &FilterInfo) -> Self::Filter;
+    fn prepare(filter: &FilterInfo, layer: &LayerInfo) -> Self::Filter;
 }
 
 /// The host of one classification.
@@ -128,19 +129,25 @@ pub struct Layer<R: Runtime> {
 pub struct Snapshot<R: Runtime> {
     /// By layer id.
     pub(crate) layers: Vec<Option<Arc<Layer<R>>>>,
+    /// The layer of each callout object, by run-time identifiers.
+    pub(crate) callouts: Arc<BTreeMap<u32, u16>>,
     /// Rises with each change.
     pub generation: u64,
 }
 
 impl<R: Runtime> Clone for Snapshot<R> {
     fn clone(&self) -> Self {
-        Self { layers: self.layers.clone(), generation: self.generation }
+        Self {
+            layers: self.layers.clone(),
+            callouts: Arc::clone(&self.callouts),
+            generation: self.generation,
+        }
     }
 }
 
 impl<R: Runtime> Default for Snapshot<R> {
     fn default() -> Self {
-        Self { layers: Vec::new(), generation: 0 }
+        Self { layers: Vec::new(), callouts: Arc::default(), generation: 0 }
     }
 }
 
@@ -148,6 +155,11 @@ impl<R: Runtime> Snapshot<R> {
     /// The filters of a layer; `None` if it has none.
     pub fn layer(&self, id: u16) -> Option<&Layer<R>> {
         self.layers.get(usize::from(id))?.as_deref()
+    }
+
+    /// Whether a callout object of that run-time identifier was added at that layer.
+    pub fn has_callout(&self, callout: u32, layer: u16) -> bool {
+        self.callouts.get(&callout) == Some(&layer)
     }
 }
 

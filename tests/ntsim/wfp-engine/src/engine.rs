@@ -22,6 +22,18 @@ const MAX_SUBLAYERS: usize = 1 << 16;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SessionId(u64);
 
+impl SessionId {
+    /// A number of its own, from 1.
+    pub const fn number(self) -> u64 {
+        self.0
+    }
+
+    /// The session of a number, if there ever was one.
+    pub const fn from_number(number: u64) -> Self {
+        Self(number)
+    }
+}
+
 /// `FWPM_SERVICE_STATE`.
 #[repr(i32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,6 +113,13 @@ struct Work {
     objects: Objects,
     added: Vec<u64>,
     deleted: Vec<Arc<FilterInfo>>,
+    callouts_changed: bool,
+}
+
+impl Work {
+    fn new(objects: &Objects) -> Self {
+        Self { objects: objects.clone(), added: Vec::new(), deleted: Vec::new(), callouts_changed: false }
+    }
 }
 
 struct Registered<C> {
@@ -204,6 +223,7 @@ impl<R: Runtime> Engine<R> {
         self.sessions.clear();
         self.registered.clear();
         self.objects.retain(|lifetime| !matches!(lifetime, Lifetime::Dynamic(_) | Lifetime::Static));
+        self.index_callouts();
         self.recompile_all();
         notify.publish(self.snapshot.clone());
     }
@@ -286,7 +306,7 @@ impl<R: Runtime> Engine<R> {
         let transaction = if read_only {
             Transaction::ReadOnly
         } else {
-            Transaction::Write(Work { objects: self.objects.clone(), added: Vec::new(), deleted: Vec::new() })
+            Transaction::Write(Work::new(&self.objects))
         };
         if let Some(open) = self.sessions.get_mut(&session) {
             open.transaction = Some(transaction);
@@ -342,7 +362,12 @@ impl<R: Runtime> Engine<R> {
             .map(|filter| filter.spec.layer)
             .collect();
         self.objects = work.objects;
-        self.publish(&changed, notify);
+        if work.callouts_changed {
+            self.index_callouts();
+        }
+        if !changed.is_empty() || work.callouts_changed {
+            self.publish(&changed, notify);
+        }
         for id in &work.added {
             if let Some(filter) = self.objects.filters.get(id)
                 && let Some(callout) = self.callout_of(filter)
@@ -367,7 +392,8 @@ impl<R: Runtime> Engine<R> {
 
     /// Deletes all objects but those that `keep` says.
     fn retain(&mut self, notify: &mut impl Notify<R>, keep: impl Fn(Lifetime) -> bool) {
-        let mut work = Work { objects: self.objects.clone(), added: Vec::new(), deleted: Vec::new() };
+        let mut work = Work::new(&self.objects);
+        work.callouts_changed = true;
         work.deleted.extend(work.objects.filters.values().filter(|f| !keep(f.lifetime)).cloned());
         work.objects.retain(keep);
         self.apply(work, notify);
@@ -390,7 +416,7 @@ impl<R: Runtime> Engine<R> {
             None => true,
         };
         if implicit {
-            let mut work = Work { objects: self.objects.clone(), added: Vec::new(), deleted: Vec::new() };
+            let mut work = Work::new(&self.objects);
             let result = operation(&mut work)?;
             self.apply(work, notify);
             return Ok(result);
@@ -530,15 +556,17 @@ impl<R: Runtime> Engine<R> {
         self.layer(&spec.layer)?;
         spec.key = self.key_or_new(spec.key);
         let key = spec.key;
+        let id = self.callout_id(key);
         self.change(session, notify, |work| {
             let objects = &mut work.objects;
             objects.check_provider(lifetime, spec.provider)?;
             if objects.callouts.len() >= MAX_CALLOUTS {
                 return Err(Error::TooManyCallouts);
             }
+            work.callouts_changed = true;
             insert(&mut objects.callouts, key, Owned { spec, lifetime })
         })?;
-        Ok(self.callout_id(key))
+        Ok(id)
     }
 
     /// "A callout can be deleted from the filter engine only if there are no filters in the filter engine that specify
@@ -558,6 +586,7 @@ impl<R: Runtime> Engine<R> {
                 return Err(Error::InUse);
             }
             objects.callouts.remove(key);
+            work.callouts_changed = true;
             Ok(())
         })
     }
@@ -574,9 +603,9 @@ impl<R: Runtime> Engine<R> {
         self.callout_ids.iter().find(|(_, i)| **i == id).map(|(key, _)| *key).ok_or(Error::CalloutNotFound)
     }
 
-    /// The run-time identifier of a callout's key, the same as long as the machine runs. What values there are is not
-    /// documented.
-    fn callout_id(&mut self, key: Guid) -> u32 {
+    /// The run-time identifier that a callout's key has or will have, the same as long as the machine runs. What
+    /// values there are is not documented.
+    pub fn callout_id(&mut self, key: Guid) -> u32 {
         let next = u32::try_from(self.callout_ids.len()).unwrap_or(u32::MAX).saturating_add(0x100);
         *self.callout_ids.entry(key).or_insert(next)
     }
@@ -672,6 +701,26 @@ impl<R: Runtime> Engine<R> {
         self.objects.filters.values().map(|filter| &**filter)
     }
 
+    /// The committed objects of a lifetime, each by its kind and key.
+    pub fn objects(&self, lifetime: Lifetime) -> Vec<(&'static str, Guid)> {
+        let of = |(kind, key, life)| (life == lifetime).then_some((kind, key));
+        let providers = self.objects.providers.iter().map(|(key, o)| ("provider", *key, o.lifetime));
+        let sublayers = self.objects.sublayers.iter().map(|(key, o)| ("sublayer", *key, o.lifetime));
+        let callouts = self.objects.callouts.iter().map(|(key, o)| ("callout", *key, o.lifetime));
+        let filters = self.objects.filters.values().map(|f| ("filter", f.spec.key, f.lifetime));
+        providers.chain(sublayers).chain(callouts).chain(filters).filter_map(of).collect()
+    }
+
+    /// The keys of the callouts whose functions are registered.
+    pub fn registered(&self) -> impl Iterator<Item = (&Guid, &R::Callout)> {
+        self.registered.iter().map(|(key, registered)| (key, &registered.callout))
+    }
+
+    /// The open sessions, aborted ones included.
+    pub fn sessions(&self) -> impl Iterator<Item = SessionId> {
+        self.sessions.keys().copied()
+    }
+
     // The run-time side of callouts.
 
     /// Registers a callout's functions: "at any time, even if the filter engine is not currently running". It is not
@@ -687,11 +736,6 @@ impl<R: Runtime> Engine<R> {
         self.registered.insert(key, Registered { callout, leaving: false });
         self.publish_callout(key, notify);
         Ok(())
-    }
-
-    /// The run-time identifier that a key has or will have.
-    pub fn reserve_callout_id(&mut self, key: Guid) -> u32 {
-        self.callout_id(key)
     }
 
     /// Begins to unregister a callout: gives it, still registered. [`Error::InUse`]: "the callout is already in the
@@ -731,10 +775,20 @@ impl<R: Runtime> Engine<R> {
     }
 
     fn publish(&mut self, changed: &BTreeSet<Guid>, notify: &mut impl Notify<R>) {
-        if !changed.is_empty() {
-            self.recompile(|layer| changed.contains(&layer.key));
-            notify.publish(self.snapshot.clone());
-        }
+        self.recompile(|layer| changed.contains(&layer.key));
+        notify.publish(self.snapshot.clone());
+    }
+
+    /// Notes the layer of each callout object.
+    fn index_callouts(&mut self) {
+        let layer_of = |key: Guid| self.layers.iter().find(|layer| layer.key == key).map(|layer| layer.id);
+        let callouts = self
+            .objects
+            .callouts
+            .iter()
+            .filter_map(|(key, object)| Some((*self.callout_ids.get(key)?, layer_of(object.spec.layer)?)))
+            .collect();
+        self.snapshot.callouts = Arc::new(callouts);
     }
 
     fn recompile_all(&mut self) {
@@ -789,7 +843,7 @@ impl<R: Runtime> Engine<R> {
         };
         Filter {
             info: Arc::clone(info),
-            native: R::prepare(info),
+            native: R::prepare(info, layer),
             // They were checked when the filter was added.
             conditions: condition::compile(&info.spec.conditions, layer).unwrap_or_default(),
             action,

@@ -1,0 +1,127 @@
+//! Reads the settings from the registry. PASSIVE_LEVEL.
+//!
+//! Nothing that stands there, or does not, can fail the driver's start: what is refused leaves the default, and is told
+//! by an event.
+
+use super::schema::{POLICY_IMAGE, Refused, Setting, Settings, TABLE, parse};
+use crate::kernel::irql::Passive;
+use crate::kernel::pool::{PoolBox, tags};
+use crate::kernel::registry::{Found, Key, Value};
+use crate::kernel::string::Utf16;
+use crate::kernel::{Result, Status};
+use crate::trace::{self, Event};
+
+/// What the registry holds for weir.
+#[derive(Debug)]
+pub struct Loaded {
+    pub settings: PoolBox<Settings>,
+    /// The bytes of `PolicyImage`; believed in nothing but their size.
+    pub policy_image: Option<Value>,
+}
+
+/// The subkey of the service's key that holds the settings.
+const PARAMETERS: &str = "Parameters";
+/// How many values are looked at for names that weir does not know.
+const MAX_VALUES: u32 = 256;
+
+/// Reads everything below the service's key, whose absolute path DriverEntry is given.
+///
+/// # Errors
+/// `STATUS_INSUFFICIENT_RESOURCES` where not even the defaults can be held.
+pub fn load(passive: &Passive, service: &[u16]) -> Result<Loaded> {
+    let settings = PoolBox::try_new(tags::CONFIGURATION, Settings::DEFAULT)?;
+    let mut loaded = Loaded { settings, policy_image: None };
+    match open(passive, service) {
+        Ok(key) => read(&key, &mut loaded),
+        // Without the key there is nothing to read: the defaults are what an administrator gets who sets nothing.
+        Err(Status::OBJECT_NAME_NOT_FOUND) => {
+            trace::emit(&Event::SettingsRead { taken: 0, refused: 0 });
+        }
+        Err(status) => trace::emit(&Event::Degraded { part: "settings", status: status.into() }),
+    }
+    Ok(loaded)
+}
+
+fn open<'p>(passive: &'p Passive, service: &[u16]) -> Result<Key<'p>> {
+    let service = Key::open(passive, service)?;
+    let name = Utf16::<{ PARAMETERS.len() }>::from_text(PARAMETERS)?;
+    service.open_subkey(passive, &name)
+}
+
+fn read(key: &Key<'_>, loaded: &mut Loaded) {
+    let (mut taken, mut refused) = (0_u32, 0_u32);
+    for setting in TABLE {
+        match take(key, setting, loaded) {
+            Ok(true) => taken = taken.saturating_add(1),
+            Ok(false) => {}
+            Err(Told) => refused = refused.saturating_add(1),
+        }
+    }
+    name_unknown(key);
+    trace::emit(&Event::SettingsRead { taken, refused });
+}
+
+/// A value was refused, and an event has told so.
+struct Told;
+
+/// Takes one value; `false` where there is none.
+fn take(key: &Key<'_>, setting: &Setting, loaded: &mut Loaded) -> core::result::Result<bool, Told> {
+    let refuse = |reason, registry_type, size: usize| {
+        let size = u32::try_from(size).unwrap_or(u32::MAX);
+        trace::emit(&Event::SettingRefused { name: setting.name, reason, registry_type, size });
+        Err(Told)
+    };
+    let found = Name::from_text(setting.name).and_then(|name| key.value(&name, setting.kind.maximum_size()));
+    let value = match found {
+        Ok(Found::Value(value)) => value,
+        Ok(Found::Absent) => return Ok(false),
+        Ok(Found::TooLong { kind, size }) if kind == setting.kind.registry_type() => {
+            return refuse(Refused::TooLong, kind, size);
+        }
+        Ok(Found::TooLong { kind, size }) => return refuse(Refused::WrongType, kind, size),
+        Err(_) => return refuse(Refused::Unreadable, 0, 0),
+    };
+    let is_policy = setting.name == POLICY_IMAGE.name;
+    let taken = if is_policy {
+        parse(setting.name, value.kind(), value.bytes()).map(drop)
+    } else {
+        loaded.settings.set(setting.name, value.kind(), value.bytes())
+    };
+    if let Err(reason) = taken {
+        return refuse(reason, value.kind(), value.bytes().len());
+    }
+    if is_policy {
+        loaded.policy_image = Some(value);
+    }
+    Ok(true)
+}
+
+/// Room for the longest name in the table.
+type Name = Utf16<32>;
+
+/// Names the values that no setting reads: mostly a name misspelt.
+fn name_unknown(key: &Key<'_>) {
+    for index in 0..MAX_VALUES {
+        // A value that cannot be named is not worth another event: every known one has been read by its name.
+        let Ok(Some(name)) = key.value_name(index) else { return };
+        if !TABLE.iter().any(|setting| is(&name, setting.name)) {
+            trace::emit(&Event::SettingUnknown { name: &name });
+        }
+    }
+}
+
+/// Whether a registry name is this one; case does not matter.
+fn is(units: &[u16], name: &str) -> bool {
+    units.len() == name.len()
+        && units.iter().zip(name.bytes()).all(|(&unit, expected)| {
+            u8::try_from(unit).is_ok_and(|byte| byte.eq_ignore_ascii_case(&expected))
+        })
+}
+
+const _: () = {
+    let mut rest = TABLE;
+    while let [setting, others @ ..] = rest {
+        assert!(setting.name.len() <= 32);
+        rest = others;
+    }
+};

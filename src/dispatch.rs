@@ -1,0 +1,322 @@
+//! The driver's dispatch ring: its memory, its thread, and what becomes of records and events.
+//!
+//! Producers at or below DISPATCH_LEVEL push into [`Rings`]; one thread at PASSIVE_LEVEL delivers to [`Consumer`],
+//! which turns everything into [`trace::Event`]s.
+//!
+//! `unsafe` is here for what the ring asks of its memory ([`Owned`]) and for parking.
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects,
+        clippy::panic,
+        clippy::unreachable
+    )
+)]
+
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use crate::flow::{Address, Connection, Ended, Flows};
+use crate::kernel::event::{self, Event};
+use crate::kernel::irql::{self, Passive};
+use crate::kernel::pool::{PoolArc, PoolBox, PoolSlice, tags};
+use crate::kernel::thread::Thread;
+use crate::kernel::{Result, Status};
+use crate::policy::{Action, Direction, Family};
+use crate::ring::{
+    self, AttachError, Bounds, Cause, ControlChange, ControlConnection, Entry, ExtensionEvent, Handler, Kind,
+    LifeCycle, Line, Owned, Record, Ring, Supply, Verdict, Waker,
+};
+use crate::trace::{self, Event as Trace, Guid, events};
+
+/// What weir's ring is made of.
+pub enum Weir {}
+
+impl Supply for Weir {
+    type Object = Connection;
+    type Lines = PoolSlice<Line>;
+    type Ring = PoolBox<Ring<Self>>;
+    type Table = PoolSlice<Entry<Self>>;
+    type Waker = Alarm;
+}
+
+/// The rings of all processors.
+pub type Rings = ring::Rings<Weir>;
+
+// SAFETY: a pool block stays where it is, and only its owner reaches it.
+unsafe impl<T> Owned for PoolBox<T> {}
+// SAFETY: as above.
+unsafe impl<T> Owned for PoolSlice<T> {}
+
+/// Wakes the dispatcher.
+#[derive(Debug)]
+pub struct Alarm(Event);
+
+impl Waker for Alarm {
+    fn wake(&self) {
+        self.0.set();
+    }
+
+    fn park(&self) {
+        // SAFETY: only the dispatcher parks, on its thread, which is at PASSIVE_LEVEL between deliveries.
+        let passive = unsafe { Passive::assume() };
+        // Without a bound the wait ends when the event is set.
+        let _set = self.0.wait(&passive, None);
+    }
+}
+
+/// Makes the rings: one of `records` lines, a power of two, for each processor that is active now. What is written on
+/// one that is added later is counted as lost.
+///
+/// # Errors
+/// `STATUS_INSUFFICIENT_RESOURCES`; `STATUS_INVALID_PARAMETER` for a number of records that is no power of two.
+pub fn rings(passive: &Passive, records: u32) -> Result<PoolArc<Rings>> {
+    let count = |number: u32| usize::try_from(number).map_err(|_| Status::INVALID_PARAMETER);
+    let table = PoolSlice::try_from_fn(tags::RING, count(irql::maximum_processors())?, |_| Entry::new())?;
+    let alarm = Alarm(Event::try_new(event::Kind::Synchronization)?);
+    let rings = PoolArc::try_new(tags::RING, Rings::new(table, alarm))?;
+    for processor in 0..irql::active_processors(passive) {
+        let lines = PoolSlice::try_from_fn(tags::RING, count(records)?, |_| Line::new())?;
+        let ring = Ring::new(lines).map_err(attach_status)?;
+        rings.attach(processor, PoolBox::try_new(tags::RING, ring)?).map_err(attach_status)?;
+    }
+    Ok(rings)
+}
+
+const fn attach_status(error: AttachError) -> Status {
+    match error {
+        AttachError::Lines | AttachError::Processor | AttachError::Attached => Status::INVALID_PARAMETER,
+    }
+}
+
+/// The dispatcher's thread.
+#[derive(Debug)]
+pub struct Dispatching {
+    thread: Thread,
+}
+
+/// What the thread works with.
+struct Work {
+    rings: PoolArc<Rings>,
+    flows: PoolArc<Flows>,
+    /// Losses that have been told, by processor and kind.
+    told: PoolSlice<[u64; Kind::COUNT]>,
+    spin: u32,
+}
+
+/// Polls of all rings in a microsecond, about.
+const POLLS_PER_MICROSECOND: u32 = 32;
+
+impl Dispatching {
+    /// Starts the thread.
+    ///
+    /// # Errors
+    /// `STATUS_INSUFFICIENT_RESOURCES`.
+    pub fn start(
+        passive: &Passive,
+        rings: PoolArc<Rings>,
+        flows: PoolArc<Flows>,
+        spin_microseconds: u32,
+    ) -> Result<Self> {
+        let processors = usize::try_from(irql::maximum_processors()).map_err(|_| Status::INVALID_PARAMETER)?;
+        let told = PoolSlice::try_from_fn(tags::RING, processors, |_| [0; Kind::COUNT])?;
+        let spin = spin_microseconds.saturating_mul(POLLS_PER_MICROSECOND);
+        let work = PoolBox::try_new(tags::RING, Work { rings, flows, told, spin })?;
+        Ok(Self { thread: Thread::start(passive, work, run)? })
+    }
+
+    /// Ends the thread when it has delivered everything. No producer may be at work any more.
+    pub fn stop(self, passive: &Passive, rings: &Rings) {
+        rings.stop();
+        self.thread.join(passive);
+    }
+}
+
+fn run(_passive: &mut Passive, mut work: PoolBox<Work>) {
+    let Work { rings, flows, told, spin } = &mut *work;
+    let mut consumer = Consumer { rings, flows, told };
+    // There is no other dispatcher: this is the only place that asks for one, once for each `Rings`.
+    let Ok(dispatcher) = rings.dispatcher() else { return };
+    let bounds = Bounds { spin: *spin, ..Bounds::default() };
+    dispatcher.with_bounds(bounds).run(&mut consumer);
+    consumer.finish();
+}
+
+/// Turns records and events into what weir tells.
+struct Consumer<'a> {
+    rings: &'a Rings,
+    flows: &'a Flows,
+    told: &'a mut [[u64; Kind::COUNT]],
+}
+
+impl Handler<Connection> for Consumer<'_> {
+    fn record(&mut self, record: &Record<'_, Connection>) {
+        if record.lost != 0 {
+            self.tell_losses(record.processor);
+        }
+        match record.kind {
+            Kind::Verdict => {
+                if let Some(verdict) = Verdict::decode(record.detail, record.payload) {
+                    trace::emit(&verdict_event(&verdict, record.object));
+                }
+            }
+            Kind::ControlConnection => {
+                if let Some(change) = ControlConnection::decode(record.detail, record.payload) {
+                    trace::emit(&control_event(&change));
+                }
+            }
+            Kind::ExtensionEvent => {
+                if let Some(event) = ExtensionEvent::decode(record.detail, record.payload) {
+                    trace::emit(&Trace::ExtensionCallback {
+                        session: event.session,
+                        interface: Guid::from_bytes(event.interface),
+                        code: event.code,
+                        value: event.value,
+                    });
+                }
+            }
+        }
+    }
+
+    fn life_cycle(&mut self, connection: &Connection, event: LifeCycle, _sequence: u32) {
+        match event {
+            LifeCycle::Opened => trace::emit(&opened_event(connection)),
+            LifeCycle::Closed => trace::emit(&closed_event(connection)),
+            // No connection of the filter engine has an extension interface.
+            LifeCycle::ExtensionDetached => {}
+        }
+    }
+
+    fn quiescent(&mut self) {
+        let count = self.flows.take_untracked();
+        if count != 0 {
+            trace::emit(&Trace::FlowsUntracked { count });
+        }
+    }
+}
+
+impl Consumer<'_> {
+    /// Tells what a processor has lost since this was told last.
+    fn tell_losses(&mut self, processor: u32) {
+        let Some(ring) = self.rings.ring(processor) else { return };
+        let Ok(index) = usize::try_from(processor) else { return };
+        let Some(told) = self.told.get_mut(index) else { return };
+        for (kind, told) in Kind::ALL.iter().zip(told) {
+            let lost = [Cause::Full, Cause::TooLong, Cause::Nested]
+                .iter()
+                .fold(0u64, |sum, cause| sum.wrapping_add(ring.lost(*kind, *cause)));
+            let count = lost.wrapping_sub(*told);
+            *told = lost;
+            if count != 0 {
+                trace::emit(&Trace::RingLoss { processor, kind: kind.name(), count });
+            }
+        }
+    }
+
+    /// Tells what is left to tell when everything has been delivered.
+    fn finish(&mut self) {
+        self.quiescent();
+        for processor in 0..irql::maximum_processors() {
+            self.tell_losses(processor);
+        }
+        let lost = Kind::ALL
+            .iter()
+            .flat_map(|kind| [Cause::Full, Cause::TooLong, Cause::Nested, Cause::NoRing].map(|cause| (*kind, cause)))
+            .fold(0u64, |sum, (kind, cause)| sum.wrapping_add(self.rings.lost(kind, cause)));
+        trace::emit(&Trace::RingSummary { delivered: self.rings.delivered(), lost });
+    }
+}
+
+fn verdict_event<'a>(verdict: &Verdict, connection: Option<&Connection>) -> Trace<'a> {
+    Trace::ConnectionVerdict {
+        connection: connection.map_or(0, Connection::number),
+        verdict: action(verdict.action),
+        rule: verdict.rule,
+        generation: verdict.generation,
+        direction: direction(verdict.direction),
+        protocol: verdict.protocol,
+        local: address(verdict.family, verdict.local),
+        local_port: verdict.local_port,
+        remote: address(verdict.family, verdict.remote),
+        remote_port: verdict.remote_port,
+        reauthorized: verdict.reauthorized,
+    }
+}
+
+fn opened_event<'a>(connection: &Connection) -> Trace<'a> {
+    let key = connection.key();
+    Trace::FlowOpened {
+        connection: connection.number(),
+        direction: direction(connection.direction()),
+        protocol: key.protocol,
+        local: address(key.family, key.local),
+        local_port: key.local_port,
+        remote: address(key.family, key.remote),
+        remote_port: key.remote_port,
+    }
+}
+
+fn closed_event<'a>(connection: &Connection) -> Trace<'a> {
+    let key = connection.key();
+    let decided = connection.decided();
+    let received = connection.counters(Direction::In);
+    let sent = connection.counters(Direction::Out);
+    Trace::FlowClosed {
+        connection: connection.number(),
+        verdict: action(decided.action),
+        rule: decided.rule.unwrap_or(u32::MAX),
+        generation: decided.generation,
+        direction: direction(connection.direction()),
+        protocol: key.protocol,
+        local: address(key.family, key.local),
+        local_port: key.local_port,
+        remote: address(key.family, key.remote),
+        remote_port: key.remote_port,
+        packets_in: received.packets,
+        packets_out: sent.packets,
+        bytes_in: received.bytes,
+        bytes_out: sent.bytes,
+        duration: connection.duration(),
+        reason: match connection.ended() {
+            Some(Ended::Closure) => events::CloseReason::Closure,
+            Some(Ended::FlowDeleted) | None => events::CloseReason::FlowDeleted,
+            Some(Ended::Unload) => events::CloseReason::Unload,
+        },
+    }
+}
+
+fn control_event<'a>(change: &ControlConnection) -> Trace<'a> {
+    let remote = address(change.family, change.remote);
+    let status = events::NtStatus(change.status);
+    let ControlConnection { session, remote_port, .. } = *change;
+    match change.change {
+        ControlChange::Accepted => Trace::ControlAccepted { session, remote, remote_port },
+        ControlChange::Refused => Trace::ControlRefused { remote, remote_port, status },
+        ControlChange::Closed => Trace::ControlClosed { session, status },
+    }
+}
+
+/// A policy's action as events name it.
+pub const fn action(action: Action) -> events::Verdict {
+    match action {
+        Action::Allow => events::Verdict::Allow,
+        Action::Block => events::Verdict::Block,
+        Action::Audit => events::Verdict::Audit,
+    }
+}
+
+const fn direction(direction: Direction) -> events::Direction {
+    match direction {
+        Direction::In => events::Direction::Inbound,
+        Direction::Out => events::Direction::Outbound,
+    }
+}
+
+fn address(family: Family, address: Address) -> IpAddr {
+    match (family, address) {
+        (Family::V4, [a, b, c, d, ..]) => IpAddr::V4(Ipv4Addr::new(a, b, c, d)),
+        (Family::V6, address) => IpAddr::V6(Ipv6Addr::from(address)),
+    }
+}

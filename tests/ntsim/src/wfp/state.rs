@@ -1,0 +1,475 @@
+//! The one filter engine of the machine: the engine itself, the snapshot that classification reads, registered
+//! callouts, subscribers of the engine's state, and memory that was handed out.
+
+use core::any::Any;
+use core::ffi::c_void;
+use std::cell::Cell;
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, LazyLock, Mutex, MutexGuard, RwLock};
+use std::thread::ThreadId;
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use wfp_engine::{
+    DisplayData, Engine, Error, FilterInfo, Guid, LayerInfo, Lifetime, Notify, Runtime, ServiceState,
+    SessionId, Snapshot,
+};
+
+use super::convert::{NativeFilter, to_guid};
+use crate::irql;
+use crate::sys::fwp::{
+    FWP_CALLOUT_FLAG_ENABLE_COMMIT_ADD_NOTIFY, FWPM_SERVICE_RUNNING, FWPM_SERVICE_START_PENDING,
+    FWPM_SERVICE_STATE, FWPM_SERVICE_STATE_CHANGE_CALLBACK0, FWPM_SERVICE_STOP_PENDING,
+    FWPM_SERVICE_STOPPED, FWPS_CALLOUT_CLASSIFY_FN1, FWPS_CALLOUT_CLASSIFY_FN2,
+    FWPS_CALLOUT_CLASSIFY_FN3, FWPS_CALLOUT_FLOW_DELETE_NOTIFY_FN0, FWPS_CALLOUT_NOTIFY_ADD_FILTER,
+    FWPS_CALLOUT_NOTIFY_ADD_FILTER_POST_COMMIT, FWPS_CALLOUT_NOTIFY_DELETE_FILTER,
+    FWPS_CALLOUT_NOTIFY_FN1, FWPS_CALLOUT_NOTIFY_FN2, FWPS_CALLOUT_NOTIFY_FN3,
+    FWPS_CALLOUT_NOTIFY_TYPE,
+};
+use crate::sys::nt::{GUID, NTSTATUS, PASSIVE_LEVEL, STATUS_SUCCESS};
+use crate::verify::{self, Leak, lock, violation};
+
+crate::rules! {
+    pub(crate) MANAGEMENT_IN_CALLBACK = ("management call inside a classify or notify callback", "Callout Driver Programming Considerations");
+    pub(crate) UNSUBSCRIBE_IN_CALLBACK = ("unsubscribe inside the state callback", "FwpmBfeStateUnsubscribeChanges0");
+    pub(crate) UNKNOWN_HANDLE = ("unknown handle", "");
+    pub(crate) UNKNOWN_MEMORY = ("memory that the platform did not hand out", "FwpmFreeMemory0");
+    pub(crate) UNKNOWN_COMPLETION = ("unknown completion context", "FwpsCompleteOperation0");
+}
+
+/// How the platform behaves where the documentation leaves it room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// The state of the base filtering engine from here on.
+    pub bfe: FWPM_SERVICE_STATE,
+    /// Every context is deleted as if a classification were in progress: removing it gives `STATUS_PENDING`, and the
+    /// flow delete function runs on another thread (*FwpsFlowRemoveContext0*).
+    pub asynchronous_delete: bool,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { bfe: FWPM_SERVICE_RUNNING, asynchronous_delete: false }
+    }
+}
+
+/// Changes how the platform behaves.
+pub fn configure(config: Config) {
+    ASYNCHRONOUS_DELETE.store(config.asynchronous_delete, Ordering::Relaxed);
+    if bfe_state() != config.bfe {
+        bfe_set_state(config.bfe);
+    }
+}
+
+pub(super) static ASYNCHRONOUS_DELETE: AtomicBool = AtomicBool::new(false);
+
+/// The engine's types on this kernel.
+pub(crate) struct Kernel;
+
+impl Runtime for Kernel {
+    type Callout = Arc<Callout>;
+    type Filter = NativeFilter;
+
+    fn prepare(filter: &FilterInfo, layer: &LayerInfo) -> NativeFilter {
+        NativeFilter::new(filter, layer)
+    }
+}
+
+/// The functions of a callout, by the version that it was registered with.
+pub(crate) enum Functions {
+    V1(FWPS_CALLOUT_CLASSIFY_FN1, FWPS_CALLOUT_NOTIFY_FN1),
+    V2(FWPS_CALLOUT_CLASSIFY_FN2, FWPS_CALLOUT_NOTIFY_FN2),
+    V3(FWPS_CALLOUT_CLASSIFY_FN3, FWPS_CALLOUT_NOTIFY_FN3),
+}
+
+/// A registered callout.
+pub(crate) struct Callout {
+    pub id: u32,
+    pub flags: u32,
+    pub functions: Functions,
+    pub flow_delete: FWPS_CALLOUT_FLOW_DELETE_NOTIFY_FN0,
+    /// Flow contexts whose flow delete function has not returned.
+    pub contexts: AtomicUsize,
+    /// Being unregistered: no context may be added.
+    pub leaving: AtomicBool,
+}
+
+pub(crate) static SNAPSHOT: LazyLock<ArcSwap<Snapshot<Kernel>>> =
+    LazyLock::new(|| ArcSwap::from_pointee(Snapshot::default()));
+
+/// The registered callouts by their run-time identifiers.
+pub(crate) static CALLOUTS: LazyLock<RwLock<HashMap<u32, Arc<Callout>>>> = LazyLock::new(RwLock::default);
+
+static BFE: LazyLock<Mutex<Bfe>> = LazyLock::new(|| Mutex::new(Bfe::new()));
+/// A transaction has ended.
+static TRANSACTION_ENDED: Condvar = Condvar::new();
+/// A state callback has returned.
+static CALLBACK_RETURNED: Condvar = Condvar::new();
+
+thread_local! {
+    /// How many classify and notify callbacks this thread is in.
+    static CALLBACKS: Cell<u32> = const { Cell::new(0) };
+}
+
+/// Counts this thread into a callback while it lives.
+pub(crate) struct InCallback(());
+
+impl InCallback {
+    #[inline]
+    pub fn enter() -> Self {
+        CALLBACKS.set(CALLBACKS.get() + 1);
+        Self(())
+    }
+
+    #[inline]
+    pub fn here() -> bool {
+        CALLBACKS.get() != 0
+    }
+}
+
+impl Drop for InCallback {
+    #[inline]
+    fn drop(&mut self) {
+        CALLBACKS.set(CALLBACKS.get() - 1);
+    }
+}
+
+struct Subscriber {
+    handle: usize,
+    callback: FWPM_SERVICE_STATE_CHANGE_CALLBACK0,
+    context: usize,
+    /// The thread that its callback runs on.
+    running: Option<ThreadId>,
+}
+
+/// What is behind the lock of management calls.
+pub(crate) struct Bfe {
+    pub engine: Engine<Kernel>,
+    /// How long each session waits for the transaction lock.
+    pub timeouts: HashMap<SessionId, Duration>,
+    subscribers: Vec<Subscriber>,
+    next_subscriber: usize,
+    /// What was handed out and is to be freed with FwpmFreeMemory0, by address.
+    memory: HashMap<usize, (&'static str, Box<dyn Any + Send>)>,
+}
+
+impl Bfe {
+    fn new() -> Self {
+        let mut engine = Engine::new();
+        engine.set_state(ServiceState::Running, &mut Quiet);
+        Self {
+            engine,
+            timeouts: HashMap::new(),
+            subscribers: Vec::new(),
+            next_subscriber: 1,
+            memory: HashMap::new(),
+        }
+    }
+
+    /// Keeps `object` until it is freed; `address` is what the driver gets.
+    pub fn hand_out<T: Any + Send>(&mut self, api: &'static str, address: usize, object: Box<T>) {
+        self.memory.insert(address, (api, object));
+    }
+
+    pub fn free(&mut self, address: usize) -> bool {
+        self.memory.remove(&address).is_some()
+    }
+}
+
+/// An engine that nobody has used tells nobody.
+struct Quiet;
+
+impl Notify<Kernel> for Quiet {
+    fn publish(&mut self, _: Snapshot<Kernel>) {}
+
+    fn filter_added(&mut self, _: &Arc<Callout>, filter: &FilterInfo) -> Option<u64> {
+        Some(filter.context)
+    }
+
+    fn filter_committed(&mut self, _: &Arc<Callout>, _: &FilterInfo) {}
+
+    fn filter_deleted(&mut self, _: &Arc<Callout>, _: &FilterInfo) {}
+}
+
+/// Brings the engine's changes into force and calls the callouts.
+pub(crate) struct Live {
+    pub layers: Arc<[LayerInfo]>,
+}
+
+impl Live {
+    fn call(&self, callout: &Callout, kind: FWPS_CALLOUT_NOTIFY_TYPE, filter: &FilterInfo) -> Option<u64> {
+        let layer = self.layers.iter().find(|layer| layer.key == filter.spec.layer)?;
+        let mut native = NativeFilter::new(filter, layer);
+        let key = to_guid(filter.spec.key);
+        // "Must be NULL if the notifyType parameter is set to FWPS_CALLOUT_NOTIFY_DELETE_FILTER" (notifyFn).
+        let key: *const GUID =
+            if kind == FWPS_CALLOUT_NOTIFY_DELETE_FILTER { core::ptr::null() } else { &raw const key };
+        let _callback = InCallback::enter();
+        let status = irql::same_irql("notifyFn", || -> NTSTATUS {
+            let filter = native.as_mut_ptr();
+            match callout.functions {
+                // SAFETY: the driver registered the function with this version of the filter, whose layout is the
+                // same in all versions; key and filter live until it returns.
+                Functions::V1(_, Some(notify)) => unsafe { notify(kind, key, filter.cast()) },
+                // SAFETY: as above.
+                Functions::V2(_, Some(notify)) => unsafe { notify(kind, key, filter.cast()) },
+                // SAFETY: as above.
+                Functions::V3(_, Some(notify)) => unsafe { notify(kind, key, filter) },
+                _ => STATUS_SUCCESS,
+            }
+        });
+        (status >= STATUS_SUCCESS).then(|| native.context())
+    }
+}
+
+impl Notify<Kernel> for Live {
+    fn publish(&mut self, snapshot: Snapshot<Kernel>) {
+        publish(snapshot);
+    }
+
+    fn filter_added(&mut self, callout: &Arc<Callout>, filter: &FilterInfo) -> Option<u64> {
+        self.call(callout, FWPS_CALLOUT_NOTIFY_ADD_FILTER, filter)
+    }
+
+    fn filter_committed(&mut self, callout: &Arc<Callout>, filter: &FilterInfo) {
+        if callout.flags & FWP_CALLOUT_FLAG_ENABLE_COMMIT_ADD_NOTIFY != 0 {
+            self.call(callout, FWPS_CALLOUT_NOTIFY_ADD_FILTER_POST_COMMIT, filter);
+        }
+    }
+
+    fn filter_deleted(&mut self, callout: &Arc<Callout>, filter: &FilterInfo) {
+        self.call(callout, FWPS_CALLOUT_NOTIFY_DELETE_FILTER, filter);
+    }
+}
+
+/// Puts a snapshot in place and waits until nobody reads the one before.
+fn publish(snapshot: Snapshot<Kernel>) {
+    let old = SNAPSHOT.swap(Arc::new(snapshot));
+    // A classification on this very thread cannot end while it waits here; the call was reported as a violation.
+    while !InCallback::here() && Arc::strong_count(&old) > 1 {
+        std::thread::yield_now();
+    }
+}
+
+/// The engine, for a management call. `None` inside a callback of the platform, which holds what the call would wait
+/// for.
+pub(crate) fn manage(api: &'static str) -> Option<MutexGuard<'static, Bfe>> {
+    irql::require_at_most(api, PASSIVE_LEVEL);
+    if InCallback::here() {
+        violation(&MANAGEMENT_IN_CALLBACK, api, "");
+        return None;
+    }
+    Some(lock(&BFE))
+}
+
+/// Runs one call of a session. While another session has the transaction lock, waits for it as long as the session
+/// allows: "if the caller did not specify a lock timeout, it defaults to 15 seconds" (*Object Management*).
+pub(crate) fn with_session<T>(
+    api: &'static str,
+    session: SessionId,
+    mut call: impl FnMut(&mut Bfe, &mut Live) -> wfp_engine::Result<T>,
+) -> wfp_engine::Result<T> {
+    let mut bfe = manage(api).ok_or(Error::TransactionInProgress)?;
+    let deadline = Instant::now() + bfe.timeouts.get(&session).copied().unwrap_or(Duration::from_secs(15));
+    let mut live = Live { layers: Arc::clone(bfe.engine.layers()) };
+    loop {
+        match call(&mut bfe, &mut live) {
+            Err(Error::Timeout) => {
+                let left = deadline.saturating_duration_since(Instant::now());
+                if left.is_zero() {
+                    return Err(Error::Timeout);
+                }
+                bfe = TRANSACTION_ENDED
+                    .wait_timeout(bfe, left)
+                    .unwrap_or_else(std::sync::PoisonError::into_inner)
+                    .0;
+            }
+            result => return result,
+        }
+    }
+}
+
+/// A transaction has ended: others may try again.
+pub(crate) fn transaction_ended() {
+    TRANSACTION_ENDED.notify_all();
+}
+
+const fn to_state(state: FWPM_SERVICE_STATE) -> ServiceState {
+    match state {
+        FWPM_SERVICE_START_PENDING => ServiceState::StartPending,
+        FWPM_SERVICE_STOP_PENDING => ServiceState::StopPending,
+        FWPM_SERVICE_RUNNING => ServiceState::Running,
+        _ => ServiceState::Stopped,
+    }
+}
+
+pub(crate) fn bfe_state() -> FWPM_SERVICE_STATE {
+    lock(&BFE).engine.state() as FWPM_SERVICE_STATE
+}
+
+pub(crate) fn bfe_set_state(new: FWPM_SERVICE_STATE) {
+    let handles: Vec<usize> = {
+        let mut bfe = lock(&BFE);
+        let mut live = Live { layers: Arc::clone(bfe.engine.layers()) };
+        bfe.engine.set_state(to_state(new), &mut live);
+        bfe.subscribers.iter().map(|subscriber| subscriber.handle).collect()
+    };
+    transaction_ended();
+    for handle in handles {
+        let callback = {
+            let mut bfe = lock(&BFE);
+            let Some(subscriber) = bfe.subscribers.iter_mut().find(|s| s.handle == handle) else {
+                continue;
+            };
+            subscriber.running = Some(std::thread::current().id());
+            subscriber.callback.map(|callback| (callback, subscriber.context))
+        };
+        if let Some((callback, context)) = callback {
+            irql::same_irql("BFE state callback", || {
+                // SAFETY: the driver subscribed with this callback and context, and cannot unsubscribe while it runs.
+                unsafe { callback(core::ptr::with_exposed_provenance_mut::<c_void>(context), new) };
+            });
+        }
+        if let Some(subscriber) = lock(&BFE).subscribers.iter_mut().find(|s| s.handle == handle) {
+            subscriber.running = None;
+        }
+        CALLBACK_RETURNED.notify_all();
+    }
+}
+
+pub(crate) fn subscribe(
+    bfe: &mut Bfe,
+    callback: FWPM_SERVICE_STATE_CHANGE_CALLBACK0,
+    context: *mut c_void,
+) -> usize {
+    let handle = SUBSCRIBER_BASE + bfe.next_subscriber;
+    bfe.next_subscriber += 1;
+    let context = context.expose_provenance();
+    bfe.subscribers.push(Subscriber { handle, callback, context, running: None });
+    handle
+}
+
+/// Handles of subscriptions start here, so that they are no engine handles.
+const SUBSCRIBER_BASE: usize = 0xBFE0_0000;
+
+/// Ends a subscription, once its callback has returned. False if there is none.
+pub(crate) fn unsubscribe(api: &'static str, handle: usize) -> bool {
+    let mut bfe = lock(&BFE);
+    loop {
+        let Some(index) = bfe.subscribers.iter().position(|s| s.handle == handle) else {
+            return false;
+        };
+        match bfe.subscribers[index].running {
+            None => {
+                bfe.subscribers.remove(index);
+                return true;
+            }
+            Some(thread) if thread == std::thread::current().id() => {
+                violation(&UNSUBSCRIBE_IN_CALLBACK, api, "deadlock");
+                bfe.subscribers.remove(index);
+                return true;
+            }
+            Some(_) => {
+                bfe = CALLBACK_RETURNED.wait(bfe).unwrap_or_else(std::sync::PoisonError::into_inner);
+            }
+        }
+    }
+}
+
+/// The platform of a machine that has just started, with the base filtering engine running.
+pub(crate) fn start() {
+    *lock(&BFE) = Bfe::new();
+    SNAPSHOT.store(Arc::new(Snapshot::default()));
+    CALLOUTS.write().unwrap_or_else(std::sync::PoisonError::into_inner).clear();
+    ASYNCHRONOUS_DELETE.store(false, Ordering::Relaxed);
+    super::flow::reset();
+    super::pend::reset();
+}
+
+/// Waits until nothing runs in the background any more, and forgets everything.
+pub(crate) fn stop() {
+    super::flow::drain();
+    start();
+}
+
+/// What drivers hold: sessions, subscriptions, registered callouts, memory, objects that outlive their session but
+/// were not made persistent, flow contexts and pended operations.
+pub(crate) fn report(leaks: &mut Vec<Leak>) {
+    let bfe = lock(&BFE);
+    let mut leak = |kind: &'static str, id: usize, made_by: String| {
+        leaks.push(Leak { kind, id, tag: None, size: 0, made_by, backtrace: None });
+    };
+    for session in bfe.engine.sessions() {
+        leak("WFP engine handle", session_handle(session), "FwpmEngineOpen0".into());
+    }
+    for subscriber in &bfe.subscribers {
+        leak("BFE subscription", subscriber.handle, "FwpmBfeStateSubscribeChanges0".into());
+    }
+    for (key, callout) in bfe.engine.registered() {
+        let contexts = callout.contexts.load(Ordering::SeqCst);
+        let made_by = format!("FwpsCalloutRegister, key {key}, flow contexts left: {contexts}");
+        leak("WFP callout", callout.id as usize, made_by);
+    }
+    for (address, (api, _)) in &bfe.memory {
+        leak("WFP memory", *address, (*api).into());
+    }
+    for (kind, key) in bfe.engine.objects(Lifetime::Static) {
+        leak("WFP object", key.Data1 as usize, format!("a {kind} that is not dynamic, key {key}"));
+    }
+    drop(bfe);
+    super::flow::report(&mut leak);
+    super::pend::report(&mut leak);
+}
+
+/// The handle that a driver has for a session.
+pub(crate) fn session_handle(session: SessionId) -> usize {
+    SESSION_BASE + usize::try_from(session.number()).unwrap_or(usize::MAX >> 1) * 8
+}
+
+const SESSION_BASE: usize = 0xFE00_0000;
+
+/// The session of a handle; none if it never was one.
+pub(crate) fn session_of(handle: usize) -> Option<SessionId> {
+    let offset = handle.checked_sub(SESSION_BASE)?;
+    (offset != 0 && offset.is_multiple_of(8)).then(|| SessionId::from_number((offset / 8) as u64))
+}
+
+/// A callout of a run-time identifier.
+pub(crate) fn callout(id: u32) -> Option<Arc<Callout>> {
+    CALLOUTS.read().unwrap_or_else(std::sync::PoisonError::into_inner).get(&id).cloned()
+}
+
+/// Unregisters a callout: busy while it has flow contexts (*FwpsCalloutUnregisterById0*). When it is gone, none of its
+/// functions is running or will be called.
+pub(crate) fn unregister(bfe: &mut Bfe, key: &Guid) -> wfp_engine::Result<bool> {
+    let callout = bfe.engine.begin_unregister(key)?;
+    let mut live = Live { layers: Arc::clone(bfe.engine.layers()) };
+    callout.leaving.store(true, Ordering::SeqCst);
+    let busy = callout.contexts.load(Ordering::SeqCst) != 0;
+    if busy {
+        callout.leaving.store(false, Ordering::SeqCst);
+    } else {
+        CALLOUTS.write().unwrap_or_else(std::sync::PoisonError::into_inner).remove(&callout.id);
+    }
+    bfe.engine.end_unregister(key, busy, &mut live);
+    Ok(busy)
+}
+
+/// Display data as drivers give it.
+pub(crate) fn display(name: Option<Box<[u16]>>, description: Option<Box<[u16]>>) -> DisplayData {
+    DisplayData { name, description }
+}
+
+/// A status for a call of the engine.
+pub(crate) fn status<T>(result: wfp_engine::Result<T>) -> NTSTATUS {
+    result.map_or_else(Error::status, |_| STATUS_SUCCESS)
+}
+
+/// Whether a test may go on: nothing of the platform is held.
+#[cfg(test)]
+pub(crate) fn clean() -> bool {
+    let mut leaks = Vec::new();
+    report(&mut leaks);
+    leaks.is_empty() && verify::report().violation_count == 0
+}
