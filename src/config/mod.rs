@@ -15,3 +15,6 @@ mod load;
 #[cfg(kernel)]
 pub use load::{Loaded, load};
 pub use schema::Settings;
+
+#[cfg(test)]
+mod tests;

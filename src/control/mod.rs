@@ -1,1 +1,152 @@
+//! The control plane: weir's own sockets.
 //!
+//! One worker thread at PASSIVE_LEVEL owns every socket: it captures WSK, opens the listener and opens it anew when it
+//! is lost, registers each socket for its extension interfaces, ends and closes connections. Callbacks, at IRQL <=
+//! DISPATCH_LEVEL, only admit a connection or note what happened, and wake the worker; nothing in them waits.
+//!
+//! | object | owned by | until |
+//! | --- | --- | --- |
+//! | `Shared` | every other object | the last of them |
+//! | `Listener` | the worker, WSK | its close has completed |
+//! | [`Session`] | the table, WSK | its close has completed |
+//!
+//! A connection is held until its peer ends it, it has been idle for too long, or weir stops; what it sends is
+//! consumed and counted: [`Session`] is where a protocol goes in. No more than so many are there at a time; further
+//! ones are refused. A peer that stalls holds up nobody: every request to WSK about a connection is asynchronous.
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects,
+        clippy::panic,
+        clippy::unreachable
+    )
+)]
+#![forbid(unsafe_code)]
+
+mod listener;
+mod session;
+mod shared;
+mod worker;
+
+pub use session::{End, Session};
+pub use shared::Counters;
+
+use crate::config::Settings;
+use crate::ext::{self, Events, Plan};
+use crate::kernel::Result;
+use crate::kernel::event::Waited;
+use crate::kernel::irql::Passive;
+use crate::kernel::pool::{PoolArc, PoolBox, tags};
+use crate::kernel::thread::Thread;
+use crate::kernel::time::Interval;
+use crate::wsk::{Registration, WSK_VERSION};
+use core::net::SocketAddr;
+use shared::Shared;
+
+/// What the control plane is started with.
+#[derive(Clone, Copy, Debug)]
+pub struct Parameters {
+    /// Where to listen; port 0: any.
+    pub listen: SocketAddr,
+    /// The most connections at a time.
+    pub max_sessions: u32,
+    /// The extension interfaces that sockets are registered for.
+    pub extensions: Plan,
+    /// How long a connection may be silent.
+    pub idle: Interval,
+    /// How long a graceful end may take, of one connection and of all at the stop, before it is aborted.
+    pub ending: Interval,
+}
+
+impl Parameters {
+    /// How long a connection may be silent.
+    pub const IDLE: Interval = Interval::from_millis(300_000);
+
+    /// As the settings have it; `None`: no control socket is wanted.
+    pub fn new(settings: &Settings) -> Option<Self> {
+        Some(Self {
+            listen: settings.control_listen?,
+            max_sessions: settings.control_max_sessions,
+            extensions: Plan::new(&settings.extension_interfaces),
+            idle: Self::IDLE,
+            ending: Interval::from_millis(settings.shutdown_timeout_ms),
+        })
+    }
+}
+
+/// The control plane, running.
+#[must_use = "it runs until it is stopped"]
+pub struct Control {
+    shared: PoolArc<Shared>,
+    events: Events,
+    worker: Thread,
+}
+
+impl Control {
+    /// Registers with WSK and starts the threads. Does not wait for WSK to be ready: the socket listens some time
+    /// later, which the event ControlListening and [`Control::listening`] tell.
+    ///
+    /// # Errors
+    /// `STATUS_INSUFFICIENT_RESOURCES`, and what WskRegister and PsCreateSystemThread return. Nothing is left behind.
+    pub fn start(passive: &Passive, parameters: &Parameters) -> Result<Self> {
+        let max_sessions = usize::try_from(parameters.max_sessions).unwrap_or(usize::MAX);
+        // The listener's slot, and slots whose last events are under way.
+        let slots = max_sessions.saturating_add(max_sessions / 4).saturating_add(8);
+        let events = Events::start(passive, slots, parameters.extensions)?;
+        match Self::start_worker(passive, parameters, &events, max_sessions) {
+            Ok((shared, worker)) => Ok(Self { shared, events, worker }),
+            Err(status) => {
+                events.stop(passive);
+                Err(status)
+            }
+        }
+    }
+
+    fn start_worker(
+        passive: &Passive,
+        parameters: &Parameters,
+        events: &Events,
+        max_sessions: usize,
+    ) -> Result<(PoolArc<Shared>, Thread)> {
+        let shared = Shared::try_new(events.sockets().clone(), max_sessions)?;
+        let registration = Registration::new(passive, WSK_VERSION)?;
+        let context = worker::Context { shared: shared.clone(), registration, parameters: *parameters };
+        let context = PoolBox::try_new(tags::CONTROL, context)?;
+        let worker = Thread::start(passive, context, worker::run)?;
+        Ok((shared, worker))
+    }
+
+    /// The address that the control socket is bound to, once it is; waits for the first attempt to open it, for
+    /// `bound` at most.
+    pub fn listening(&self, passive: &mut Passive, bound: Interval) -> Option<SocketAddr> {
+        match self.shared.settled.wait(passive, Some(bound)) {
+            Waited::Signalled => *self.shared.listening.lock(passive),
+            Waited::TimedOut => None,
+        }
+    }
+
+    /// What has happened so far.
+    pub fn counters(&self) -> Counters {
+        self.shared.counters()
+    }
+
+    /// What became of registrations and callbacks so far.
+    pub fn extensions(&self) -> ext::Totals {
+        self.events.sockets().totals()
+    }
+
+    /// What the rings of extension events have carried so far.
+    pub fn figures(&self) -> ext::Figures {
+        self.events.sockets().figures()
+    }
+
+    /// Closes every socket, gracefully where the peers allow it in time, detaches from WSK, and ends the threads.
+    pub fn stop(self, passive: &Passive) {
+        self.shared.stop();
+        self.worker.join(passive);
+        self.events.stop(passive);
+    }
+}

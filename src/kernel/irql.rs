@@ -50,7 +50,7 @@
 //!     token.processor()
 //! }
 //! ```
-//! ```compile_fail
+//! ```compile_fail,E0716
 //! use weir::kernel::irql::{AtDispatch, Passive};
 //! struct Kept(AtDispatch<'static>);
 //! fn keeps(passive: &mut Passive) -> Kept {
@@ -58,10 +58,11 @@
 //! }
 //! ```
 //! nor be copied, nor reach another thread, whose level is its own:
-//! ```compile_fail,E0599
+//! ```compile_fail,E0277
 //! use weir::kernel::irql::Passive;
-//! fn copies(passive: &Passive) -> Passive {
-//!     passive.clone()
+//! fn need_clone<T: Clone>(_: &T) {}
+//! fn copies(passive: &Passive) {
+//!     need_clone::<Passive>(passive);
 //! }
 //! ```
 //! ```compile_fail,E0277

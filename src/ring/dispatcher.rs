@@ -148,13 +148,14 @@ impl<'a, S: Supply> Dispatcher<'a, S> {
                 handler.quiescent();
             }
         }
-        let events = self.life_cycle(handler);
-        self.summary.life_cycle = self.summary.life_cycle.saturating_add(events);
-        any |= events > 0;
-        if any {
+        if work > 0 {
             handler.quiescent();
         }
-        any
+        let events = self.life_cycle(handler);
+        if events > 0 {
+            handler.quiescent();
+        }
+        any || events > 0
     }
 
     /// Delivers events whose turn it is; their number.
@@ -163,7 +164,7 @@ impl<'a, S: Supply> Dispatcher<'a, S> {
         life.take();
         let mut events: usize = 0;
         let mut kept = None;
-        for _ in 0..self.bounds.work {
+        while events < self.bounds.work {
             if kept.is_some() && life.oldest() == kept {
                 break;
             }
@@ -186,6 +187,7 @@ impl<'a, S: Supply> Dispatcher<'a, S> {
                 kept.get_or_insert(node);
             }
         }
+        self.summary.life_cycle = self.summary.life_cycle.saturating_add(events);
         self.rings.count_life_cycle(events);
         events
     }

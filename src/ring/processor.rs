@@ -163,36 +163,32 @@ impl<S: Supply> Ring<S> {
         let lines = lines_for(len);
         let start = self.owner.next.get();
         let room = self.owner.room.get();
-        let skipped = if lines == 1 { 0 } else { self.skip(start, lines) };
+        let skipped = if lines == 1 { 0 } else { self.skip(kind, start, lines)? };
         let taken = lines.wrapping_add(skipped);
-        let room = if taken.cast_signed() <= room { room } else { self.refresh(kind, taken, lines, room)? };
+        let room = if taken.cast_signed() <= room { room } else { self.refresh(kind, taken)? };
         self.owner.room.set(OPEN);
-        let open = Open { ring: self, start, skipped, lines, room };
-        Ok(open)
+        Ok(Open { ring: self, start, skipped, lines, room })
     }
 
-    /// Lines to leave out before `position`'s record of `lines` lines, so that it lies in one piece.
-    fn skip(&self, position: usize, lines: usize) -> usize {
+    /// Lines to leave out before `position`'s record of `lines` lines, so that it lies in one piece. A record of
+    /// at most half the ring always fits into an empty ring, wherever that starts.
+    fn skip(&self, kind: Kind, position: usize, lines: usize) -> Result<usize, Refused> {
+        if lines > MAX_LINES || lines > self.capacity().div_ceil(2) {
+            return Err(self.refuse(kind, Cause::TooLong));
+        }
         let to_end = self.capacity().wrapping_sub(self.index(position));
-        if lines > to_end { to_end } else { 0 }
+        Ok(if lines > to_end { to_end } else { 0 })
     }
 
     /// Looks how far the dispatcher has come; the room, or a counted refusal.
-    #[inline(never)]
-    fn refresh(&self, kind: Kind, taken: usize, lines: usize, room: isize) -> Result<isize, Refused> {
-        if room == OPEN {
+    fn refresh(&self, kind: Kind, taken: usize) -> Result<isize, Refused> {
+        if self.owner.room.get() == OPEN {
             return Err(self.refuse(kind, Cause::Nested));
-        }
-        if lines > MAX_LINES || lines > self.capacity().div_ceil(2) {
-            return Err(self.refuse(kind, Cause::TooLong));
         }
         let head = self.reader.head.load(order(Site::Reuse, Ordering::Acquire));
         let used = self.owner.next.get().wrapping_sub(head);
         let room = self.capacity().wrapping_sub(used).cast_signed();
-        if taken.cast_signed() > room {
-            return Err(self.refuse(kind, Cause::Full));
-        }
-        Ok(room)
+        if taken.cast_signed() > room { Err(self.refuse(kind, Cause::Full)) } else { Ok(room) }
     }
 
     #[inline]

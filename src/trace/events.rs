@@ -298,7 +298,7 @@ macro_rules! events {
             }
 
             /// Walks the fields in the table's order.
-            pub fn fields(&self, mut visit: impl FnMut(&'static str, Value<'_>)) {
+            pub fn fields<'e>(&'e self, mut visit: impl FnMut(&'static str, Value<'e>)) {
                 match self {
                     $(Self::$name { $($field),* } => { $(visit(stringify!($field), $field.value());)* })+
                 }

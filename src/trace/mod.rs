@@ -51,3 +51,6 @@ mod backend {
 
     pub const fn write(_event: &Event<'_>) {}
 }
+
+#[cfg(test)]
+mod tests;

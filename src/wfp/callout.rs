@@ -20,13 +20,13 @@ use core::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 use super::classify::{Classify, filter_flags};
 use super::handler::Handler;
 use super::layer::{self, LAYERS, Layer, Role};
+use super::retry;
 use super::verdict::{self, Verdict};
 use crate::flow::{Connection, Ended, Ref};
 use crate::kernel::device::Device;
 use crate::kernel::irql::{AtMostDispatch, Passive};
 use crate::kernel::pool::{PoolBox, tags};
 use crate::kernel::rundown::{Protection, Rundown};
-use crate::kernel::time::{self, Interval};
 use crate::kernel::{Result, Status};
 use crate::policy::{Direction, Family};
 use crate::sys::fwp::{
@@ -34,7 +34,6 @@ use crate::sys::fwp::{
     FWPS_INCOMING_METADATA_VALUES0, FWPS_INCOMING_VALUES0,
 };
 use crate::sys::nt::{self, GUID, NTSTATUS};
-use crate::trace;
 
 /// Where the functions find the callouts.
 static CALLOUTS: AtomicPtr<Callouts> = AtomicPtr::new(null_mut());
@@ -65,12 +64,6 @@ pub struct Callouts {
 /// What can be wrong with flow contexts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NotAssociated(pub Status);
-
-/// How long an attempt to let go is apart from the next: at first, and at most.
-const FIRST_DELAY: Interval = Interval::from_millis(1);
-const LONGEST_DELAY: Interval = Interval::from_millis(100);
-/// After how many attempts in vain an event tells of it.
-const ATTEMPTS_TOLD: u32 = 64;
 
 impl Callouts {
     /// Callouts that are not registered yet.
@@ -122,7 +115,7 @@ impl Callouts {
         });
         // A removal that is pending ends in a flowDeleteFn of which nothing else tells. What has been removed is
         // freed when the dispatcher has told its end.
-        retry(passive, "flow contexts", |_| {
+        let _gone = retry(passive, "flow contexts", None, || {
             if flows.population() == 0 { Ok(()) } else { Err(Status::PENDING) }
         });
     }
@@ -132,7 +125,7 @@ impl Callouts {
     pub fn unregister(&self, passive: &Passive) {
         for slot in &self.slots {
             let Some(id) = slot.id() else { continue };
-            retry(passive, "callout", |_passive| {
+            let _gone = retry(passive, "callout", None, || {
                 // SAFETY: registered by us; PASSIVE_LEVEL says the token.
                 match Status(unsafe { fwp::FwpsCalloutUnregisterById0(id) }) {
                     Status(fwp::STATUS_FWP_CALLOUT_NOT_FOUND) => Ok(()),
@@ -213,20 +206,6 @@ impl Callouts {
 impl core::fmt::Debug for Callouts {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         f.debug_list().entries(self.slots.iter().map(Slot::id)).finish()
-    }
-}
-
-/// Tries until it succeeds, with a delay that grows; tells of it if that takes long.
-fn retry(passive: &Passive, operation: &'static str, mut attempt: impl FnMut(&Passive) -> Result) {
-    let mut delay = FIRST_DELAY;
-    let mut attempts: u32 = 0;
-    while let Err(status) = attempt(passive) {
-        attempts = attempts.saturating_add(1);
-        if attempts.is_multiple_of(ATTEMPTS_TOLD) {
-            trace::emit(&trace::Event::Fault { operation, status: status.into() });
-        }
-        time::delay(passive, delay);
-        delay = Interval::from_100ns(delay.as_100ns().saturating_mul(2)).min(LONGEST_DELAY);
     }
 }
 

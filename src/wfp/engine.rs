@@ -9,6 +9,7 @@
 //! Operations".
 
 use super::layer::{self, LAYERS, Layer, Role, wide};
+use super::retry;
 use crate::kernel::irql::Passive;
 use crate::kernel::{Result, Status};
 use crate::policy::Direction;
@@ -21,6 +22,9 @@ use crate::sys::nt::{GUID, HANDLE};
 
 /// How long a transaction waits for another session's, in milliseconds.
 const TRANSACTION_WAIT: u32 = 5_000;
+
+/// How often closing a session is tried: an engine that is about to stop may not answer.
+const CLOSE_ATTEMPTS: u32 = 8;
 
 /// The weight of the sublayer: above those that leave the choice to the engine, below those that insist.
 const SUBLAYER_WEIGHT: u16 = 0x8000;
@@ -85,11 +89,12 @@ impl Session {
         Ok(Self { engine })
     }
 
-    /// Closes the session, and so deletes what it added. The handle is gone whatever the status: an engine that has
-    /// stopped has forgotten it.
-    pub fn close(self, _passive: &Passive) -> Status {
-        // SAFETY: ours, and closed once; PASSIVE_LEVEL says the token.
-        Status(unsafe { fwp::FwpmEngineClose0(self.engine) })
+    /// Closes the session, and so deletes what it added. An engine that has stopped has forgotten it already.
+    pub fn close(self, passive: &Passive) {
+        let _closed = retry(passive, "filtering session", Some(CLOSE_ATTEMPTS), || {
+            // SAFETY: an open handle, ours; PASSIVE_LEVEL says the token.
+            Status(unsafe { fwp::FwpmEngineClose0(self.engine) }).exact()
+        });
     }
 
     /// Whether the engine still knows the session and its sublayer.

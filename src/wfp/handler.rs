@@ -5,6 +5,7 @@ use core::sync::atomic::{AtomicU32, Ordering};
 use super::callout::Callouts;
 use super::classify::Classify;
 use super::layer::Role;
+use super::policies::Policies;
 use super::verdict::Verdict;
 use crate::dispatch::Rings;
 use crate::flow::{Connection, Decided, Ended, Flows, Inserted, Ref};

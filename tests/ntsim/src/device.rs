@@ -122,7 +122,7 @@ pub(crate) unsafe fn create(
     fields.NextDevice = unsafe { (*driver).DeviceObject };
     // SAFETY: as the caller promises.
     unsafe { (*driver).DeviceObject = device };
-    devices.insert(device.addr(), Device { references: 0, deleted: false, name });
+    devices.insert(device.expose_provenance(), Device { references: 0, deleted: false, name });
     Ok(device)
 }
 
@@ -224,7 +224,7 @@ pub(crate) unsafe fn queue_work_item(
                 item: item.addr(),
                 device: owner.addr(),
                 routine,
-                context: context.addr(),
+                context: context.expose_provenance(),
             });
             if state.idle < state.queue.len() && state.workers < WORKERS {
                 state.workers += 1;

@@ -7,7 +7,7 @@
 //!
 //! Timers run on a thread of their own, DPCs on two, at DISPATCH_LEVEL on a virtual processor. They start when needed.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::ffi::c_void;
 use std::sync::atomic::{AtomicI32, AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -99,10 +99,6 @@ impl State {
         self.next += 1;
         number
     }
-
-    fn is_idle(&self) -> bool {
-        self.waiters.is_empty() && self.armed.is_empty() && self.dpcs.is_empty() && self.running.is_empty()
-    }
 }
 
 static STATE: Mutex<State> = Mutex::new(State::new());
@@ -176,7 +172,7 @@ fn list_head(object: usize) -> *mut LIST_ENTRY {
 /// # Safety
 /// `object` is writable as a dispatcher header.
 pub(crate) unsafe fn initialise(api: &'static str, object: *mut c_void, kind: u8, size: usize, signalled: bool) {
-    let address = object.addr();
+    let address = object.expose_provenance();
     if state().waiters.contains_key(&address) {
         violation(&OBJECT_REINITIALISED, api, format!("{address:#x}"));
     }
@@ -302,10 +298,10 @@ unsafe fn release_waiters(state: &mut State, object: usize) {
 pub(crate) unsafe fn signal(object: *mut c_void) -> i32 {
     let mut state = state();
     // SAFETY: as the caller promises.
-    let before = unsafe { signal_state(object.addr()) }.swap(1, Ordering::AcqRel);
+    let before = unsafe { signal_state(object.expose_provenance()) }.swap(1, Ordering::AcqRel);
     if before <= 0 {
         // SAFETY: as above.
-        unsafe { release_waiters(&mut state, object.addr()) };
+        unsafe { release_waiters(&mut state, object.expose_provenance()) };
     }
     before
 }
@@ -317,14 +313,14 @@ pub(crate) unsafe fn signal(object: *mut c_void) -> i32 {
 pub(crate) unsafe fn reset(object: *mut c_void) -> i32 {
     let _state = state();
     // SAFETY: as the caller promises.
-    unsafe { signal_state(object.addr()) }.swap(0, Ordering::AcqRel)
+    unsafe { signal_state(object.expose_provenance()) }.swap(0, Ordering::AcqRel)
 }
 
 /// # Safety
 /// `object` is a valid dispatcher object.
 pub(crate) unsafe fn read(object: *mut c_void) -> i32 {
     // SAFETY: as the caller promises.
-    unsafe { signal_state(object.addr()) }.load(Ordering::Acquire)
+    unsafe { signal_state(object.expose_provenance()) }.load(Ordering::Acquire)
 }
 
 /// Checks that the thread may block, when `timeout` lets it (page "KeWaitForSingleObject": with a zero timeout up to
@@ -356,7 +352,7 @@ pub(crate) unsafe fn wait(
             return STATUS_INVALID_PARAMETER;
         }
     }
-    let addresses: Vec<usize> = objects.iter().map(|object| object.addr()).collect();
+    let addresses: Vec<usize> = objects.iter().map(|object| object.expose_provenance()).collect();
     let deadline = timeout.map(clock::deadline);
     let mut state = state();
     // SAFETY: the objects were checked, and stay valid as the caller promises.
@@ -418,7 +414,7 @@ fn status_of(outcome: i64) -> NTSTATUS {
 /// # Safety
 /// `timer` is an initialised timer, `dpc` null or an initialised DPC; both stay until the timer is cancelled or expired.
 pub(crate) unsafe fn set_timer(timer: *mut KTIMER, due: i64, period_ms: u32, dpc: *mut KDPC) -> bool {
-    let address = timer.addr();
+    let address = timer.expose_provenance();
     let due = clock::deadline(due);
     let mut state = state();
     let was_set = disarm(&mut state, address);
@@ -431,7 +427,7 @@ pub(crate) unsafe fn set_timer(timer: *mut KTIMER, due: i64, period_ms: u32, dpc
     fields.Dpc = dpc;
     let key = (due, state.number());
     state.due.insert(key, address);
-    state.armed.insert(address, Armed { key, period: u64::from(period_ms) * 10_000, dpc: dpc.addr() });
+    state.armed.insert(address, Armed { key, period: u64::from(period_ms) * 10_000, dpc: dpc.expose_provenance() });
     update_busy(&state);
     if !state.timer_thread && !clock::is_virtual() {
         state.timer_thread = true;
@@ -575,7 +571,7 @@ unsafe fn enqueue(state: &mut State, dpc: *mut KDPC) -> bool {
         }
     }
     let number = state.number();
-    state.dpcs.push_back((number, dpc.addr()));
+    state.dpcs.push_back((number, dpc.expose_provenance()));
     update_busy(state);
     DPC_QUEUED.notify_one();
     true
@@ -681,18 +677,9 @@ pub(crate) fn report(leaks: &mut Vec<Leak>) {
     }));
 }
 
-/// Timers that are set and DPCs that are queued or running: an unloaded driver may have none.
-pub(crate) fn pending() -> HashMap<&'static str, usize> {
-    let state = state();
-    HashMap::from([
-        ("timers set", state.armed.len()),
-        ("DPCs queued or running", state.dpcs.len() + state.running.len()),
-    ])
-}
-
-/// Whether nobody waits and nothing is pending.
-pub(crate) fn is_idle() -> bool {
-    state().is_idle()
+/// Timers that are set: an unloaded driver may have none.
+pub(crate) fn timers_set() -> usize {
+    state().armed.len()
 }
 
 /// Wakes those who wait for rundown; the lock is taken so that none is missed.

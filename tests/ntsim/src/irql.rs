@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use crate::rules;
-use crate::sys::nt::{APC_LEVEL, DISPATCH_LEVEL, KIRQL, PASSIVE_LEVEL};
+use crate::sys::nt::{DISPATCH_LEVEL, KIRQL, PASSIVE_LEVEL};
 use crate::verify::violation;
 
 /// The most processors a machine can have.
@@ -228,7 +228,7 @@ pub fn same_irql<T>(callback: &'static str, body: impl FnOnce() -> T) -> T {
 }
 
 /// Puts the thread back to `level` after a callback left it elsewhere.
-fn restore(level: KIRQL) {
+pub(crate) fn restore(level: KIRQL) {
     crate::lock::forget_held();
     if current() > level {
         lower(level);
@@ -341,11 +341,6 @@ impl Thread {
             self.raises.set(raises);
         }
     }
-}
-
-/// Whether a thread at this level may block: it may at APC_LEVEL and below.
-pub(crate) fn may_block() -> bool {
-    current() <= APC_LEVEL
 }
 
 /// How often a thread may spin before it lets the host run another: the host has fewer processors than the machine.

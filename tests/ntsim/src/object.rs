@@ -227,7 +227,7 @@ pub(crate) fn create_thread(
         SignalState: 0,
         WaitListHead: crate::sys::nt::LIST_ENTRY { Flink: null, Blink: null },
     };
-    let address = Box::into_raw(Box::new(Thread { header })).addr();
+    let address = Box::into_raw(Box::new(Thread { header })).expose_provenance();
     // SAFETY: the box was just made.
     unsafe {
         dispatcher::initialise(api, address as *mut c_void, object_type::THREAD, size_of::<Thread>(), false);

@@ -224,7 +224,7 @@ pub(crate) fn allocate(request: &Request) -> *mut u8 {
         api: request.api,
         backtrace: crate::verify::backtrace().map(Box::new),
     };
-    let address = start.addr();
+    let address = start.expose_provenance();
     let mut shard = lock(shard(address));
     shard.bytes += request.size;
     shard.live.insert(address, block);

@@ -30,11 +30,18 @@ impl Rule {
     }
 }
 
-/// Defines rules as statics.
+/// Defines rules as statics; they are public unless a visibility is given.
 #[macro_export]
 macro_rules! rules {
-    ($($(#[$meta:meta])* $name:ident = ($text:expr, $page:expr);)+) => {
-        $($(#[$meta])* pub static $name: $crate::verify::Rule = $crate::verify::Rule::new($text, $page);)+
+    () => {};
+    ($(#[$meta:meta])* $name:ident = ($text:expr, $page:expr); $($rest:tt)*) => {
+        $(#[$meta])* pub static $name: $crate::verify::Rule = $crate::verify::Rule::new($text, $page);
+        $crate::rules! { $($rest)* }
+    };
+    ($(#[$meta:meta])* $visibility:vis $name:ident = ($text:expr, $page:expr); $($rest:tt)*) => {
+        $(#[$meta])* $visibility static $name: $crate::verify::Rule =
+            $crate::verify::Rule::new($text, $page);
+        $crate::rules! { $($rest)* }
     };
 }
 

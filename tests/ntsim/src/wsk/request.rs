@@ -2,8 +2,8 @@
 
 use super::context::{Doing, during};
 use super::socket::Socket;
-use super::{Subsystem, os, rules};
-use crate::irql;
+use super::{Subsystem, rules};
+use crate::{irp, irql};
 use crate::sys::nt::{NTSTATUS, PDEVICE_OBJECT, PIRP, STATUS_CANCELLED};
 use crate::verify::{lock, violation};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -54,18 +54,13 @@ unsafe impl Send for Request {}
 
 impl Request {
     /// Takes `irp` for `owner`. `None` after a violation; then the IRP was not touched.
-    pub fn begin(subsystem: &Subsystem, api: &'static str, irp: PIRP, owner: Owner) -> Option<Self> {
+    pub fn begin(api: &'static str, irp: PIRP, owner: Owner) -> Option<Self> {
         if irp.is_null() {
             violation(&rules::NULL_IRP, api, "the IRP is NULL");
             return None;
         }
-        if !lock(&subsystem.irps).insert(irp.addr()) {
-            violation(&rules::IRP_IN_USE, api, format!("IRP {irp:p} waits in another request"));
-            return None;
-        }
-        // SAFETY: the driver's IRP, in no other request.
-        if !unsafe { os::take(api, irp) } {
-            lock(&subsystem.irps).remove(&irp.addr());
+        // SAFETY: what a driver passed.
+        if !unsafe { irp::send(api, irp) } {
             return None;
         }
         owner.begin();
@@ -75,16 +70,15 @@ impl Request {
     /// Completes the IRP at the current IRQL. Neither it nor what its completion frees may be touched after.
     pub fn complete(self, subsystem: &Arc<Subsystem>, status: NTSTATUS, information: usize) {
         let Self { irp, api, owner } = self;
-        lock(&subsystem.irps).remove(&irp.addr());
         // SAFETY: taken in `begin`, and given up here.
-        during(Doing::Completion(api), || unsafe { os::complete(irp, status, information) });
+        during(Doing::Completion(api), || unsafe { irp::complete(irp, status, information) });
         owner.end(subsystem);
     }
 
     /// Notes that the function that took this IRP returns STATUS_PENDING.
     pub fn mark_pending(&self) {
         // SAFETY: taken and not completed.
-        unsafe { os::mark_pending(self.irp) };
+        unsafe { irp::mark_pending(self.irp) };
     }
 }
 
@@ -101,8 +95,11 @@ impl Ticket {
         let irp = request.irp;
         let ticket = Arc::new(Self { request: Mutex::new(Some(request)), completed: AtomicBool::new(false) });
         lock(&subsystem.tickets).insert(irp.addr(), Arc::clone(&ticket));
-        // SAFETY: taken, and completed only through the ticket; a cancel routine finds the ticket.
-        if !unsafe { os::set_cancel(irp, cancel) } {
+        // SAFETY: taken, and completed only through the ticket, which the cancel routine finds.
+        unsafe { irp::set_cancel_routine(irp, Some(cancel)) };
+        // Cancelled before it had a cancel routine: unless someone called that in between, it is up to us.
+        // SAFETY: the IRP is completed by whoever has cleared its cancel routine, and that is not settled yet.
+        if ticket.is_cancelled(irp) && unsafe { irp::set_cancel_routine(irp, None) }.is_some() {
             ticket.cancel(subsystem);
         }
         ticket
@@ -110,6 +107,12 @@ impl Ticket {
 
     pub fn is_taken(&self) -> bool {
         lock(&self.request).is_none()
+    }
+
+    fn is_cancelled(&self, irp: PIRP) -> bool {
+        let request = lock(&self.request);
+        // SAFETY: not completed while it is in the ticket.
+        request.is_some() && unsafe { irp::is_cancelled(irp) }
     }
 
     /// Whether the completion routine has come back.
@@ -120,11 +123,9 @@ impl Ticket {
     /// Takes the request out, to complete it by [`Ticket::finish`]; `None` if someone else did, or is about to.
     pub fn take(&self, subsystem: &Subsystem) -> Option<Request> {
         let mut request = lock(&self.request);
-        // SAFETY: not completed while it is in the ticket.
-        if !unsafe { os::clear_cancel(request.as_ref()?.irp) } {
-            // Its cancel routine is on its way and completes it.
-            return None;
-        }
+        // SAFETY: not completed while it is in the ticket. Without a routine to clear, that routine is on its way and
+        // completes the IRP.
+        unsafe { irp::set_cancel_routine(request.as_ref()?.irp, None) }?;
         Self::remove(subsystem, request.take())
     }
 
@@ -158,8 +159,9 @@ impl Ticket {
 
 /// The cancel routine of every queued IRP.
 unsafe extern "C" fn cancel(_device: PDEVICE_OBJECT, irp: PIRP) {
-    // SAFETY: the IRP is being cancelled, and this is its cancel routine.
-    unsafe { crate::irp::end_cancel(irp) };
+    // SAFETY: the IRP is being cancelled, and stays until this routine completes it.
+    let irql = unsafe { (*irp).CancelIrql };
+    irp::release_cancel_lock("IoReleaseCancelSpinLock", irql);
     let Some(subsystem) = super::current() else { return };
     let ticket = lock(&subsystem.tickets).get(&irp.addr()).cloned();
     if let Some(ticket) = ticket {

@@ -17,10 +17,6 @@ rules! {
 
     NULL_IRP = ("an IRP is required", "Using IRPs with Winsock Kernel Functions");
     IRP_FORBIDDEN = ("this operation takes no IRP", "");
-    IRP_IN_USE = ("the IRP is in use", "Using IRPs with Winsock Kernel Functions");
-    IRP_STACK = ("the IRP has no stack location left", "Using IRPs with Winsock Kernel Functions");
-    IRP_ROUTINE = ("completion routine not set for success, error and cancel", "Using IRPs with Winsock Kernel Functions");
-    IRP_REUSE = ("the IRP was not reset by IoReuseIrp", "Using IRPs with Winsock Kernel Functions");
     IN_COMPLETION = ("WSK called from a completion routine", "Using IRPs with Winsock Kernel Functions");
 
     SOCKET_GONE = ("called on a socket that was closed", "Closing a Socket");

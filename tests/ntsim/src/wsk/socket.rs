@@ -251,13 +251,20 @@ impl Socket {
         name: &'static str,
         body: impl FnOnce(u32) -> T,
     ) -> T {
-        let dispatch = subsystem.callback_at_dispatch();
-        let flag = if dispatch && subsystem.executor.chance(50) { WSK_FLAG_AT_DISPATCH_LEVEL } else { 0 };
-        let result = at(dispatch, || {
-            context::during(Doing::Callback(name), || irql::same_irql(name, || body(flag)))
-        });
+        let result = Self::run_callback(subsystem, name, body);
         self.callback_ends(subsystem, key);
         result
+    }
+
+    /// [`Socket::call_back`] for a caller that notes the end itself.
+    pub fn run_callback<T>(
+        subsystem: &Arc<Subsystem>,
+        name: &'static str,
+        body: impl FnOnce(u32) -> T,
+    ) -> T {
+        let dispatch = subsystem.callback_at_dispatch();
+        let flag = if dispatch && subsystem.executor.chance(50) { WSK_FLAG_AT_DISPATCH_LEVEL } else { 0 };
+        at(dispatch, || context::during(Doing::Callback(name), || irql::same_irql(name, || body(flag))))
     }
 
     pub fn callback_ends(self: &Arc<Self>, subsystem: &Arc<Subsystem>, key: Key) {

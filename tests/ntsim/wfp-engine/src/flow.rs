@@ -134,4 +134,9 @@ impl Contexts {
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
+
+    /// How many contexts there are, dying ones included.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
 }

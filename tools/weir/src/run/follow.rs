@@ -6,24 +6,43 @@
 
 use std::collections::VecDeque;
 use std::io::Write;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use hashbrown::HashMap;
+use hashbrown::hash_map::Entry;
 use ntsim::tcpip::{Connection, Direction, EndReason, Endpoints, Observer, Verdict};
 
 use super::report::{Closed, DEFAULT_RULE, Decided, Printer, Ring, Summary};
+
+/// A connection as the driver names it: for ICMP type and code stand for the ports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Ends {
+    pub protocol: u8,
+    pub local: (IpAddr, u16),
+    pub remote: (IpAddr, u16),
+}
+
+impl From<&Endpoints> for Ends {
+    fn from(endpoints: &Endpoints) -> Self {
+        let (local, remote) = match endpoints.protocol {
+            1 | 58 => (endpoints.icmp.0.into(), endpoints.icmp.1.into()),
+            _ => (endpoints.local_port, endpoints.remote_port),
+        };
+        Self { protocol: endpoints.protocol, local: (endpoints.local, local), remote: (endpoints.remote, remote) }
+    }
+}
 
 /// What the driver said, as far as a run needs it.
 #[derive(Debug)]
 pub enum Said {
     /// It decided on a connection.
-    Verdict { flow: u64, decided: Decided, rule: Option<u32> },
+    Verdict { ends: Ends, decided: Decided, rule: Option<u32> },
     /// It closed its record of a connection: packets and bytes, received and sent.
-    Closed { flow: u64, packets: [u64; 2], bytes: [u64; 2] },
+    Closed { ends: Ends, packets: [u64; 2], bytes: [u64; 2] },
     /// The ring lost records of a kind.
-    Lost { kind: &'static str, records: u64 },
+    Lost { kind: String, records: u64 },
 }
 
 /// Where the dispatcher's thread leaves what the driver said.
@@ -38,7 +57,6 @@ struct State {
     said: Vec<Said>,
     delivered: u64,
     listening: Option<SocketAddr>,
-    filtering: bool,
     faults: Vec<String>,
 }
 
@@ -49,12 +67,14 @@ impl Inbox {
         result
     }
 
-    /// Takes a word of the driver that came by the ring.
+    /// Takes a word of the driver.
     pub fn say(&self, said: Said) {
-        self.with(|state| {
-            state.delivered += 1;
-            state.said.push(said);
-        });
+        self.with(|state| state.said.push(said));
+    }
+
+    /// How many records the dispatcher has delivered, told at the driver's stop.
+    pub fn delivered_in_all(&self, records: u64) {
+        self.with(|state| state.delivered = records);
     }
 
     /// The control port is open.
@@ -62,34 +82,19 @@ impl Inbox {
         self.with(|state| state.listening = Some(address));
     }
 
-    /// The filters are in place, or gone.
-    pub fn filtering(&self, filtering: bool) {
-        self.with(|state| state.filtering = filtering);
-    }
-
     /// Something failed in the driver.
     pub fn fault(&self, what: String) {
         self.with(|state| state.faults.push(what));
     }
 
-    /// Waits until the filters are in place and the control port is open.
+    /// Where the control port is open, once it is.
     ///
     /// # Errors
-    /// What failed instead, or that nothing happened for `patience`.
-    pub fn ready(&self, patience: Duration) -> Result<SocketAddr, String> {
-        let end = Instant::now() + patience;
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        loop {
-            if let (Some(address), true) = (state.listening, state.filtering) {
-                return Ok(address);
-            }
-            let left = end.saturating_duration_since(Instant::now());
-            if left.is_zero() || !state.faults.is_empty() {
-                let faults = state.faults.join("; ");
-                return Err(if faults.is_empty() { "the driver did not become ready".into() } else { faults });
-            }
-            state = self.arrived.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
-        }
+    /// What failed instead.
+    pub fn control(&self) -> Result<Option<SocketAddr>, String> {
+        self.with(|state| {
+            if state.faults.is_empty() { Ok(state.listening) } else { Err(state.faults.join("; ")) }
+        })
     }
 
     fn take(&self) -> Vec<Said> {
@@ -97,7 +102,7 @@ impl Inbox {
     }
 
     /// Waits for a word, not for long.
-    fn wait(&self) {
+    pub fn wait(&self) {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if state.said.is_empty() {
             drop(self.arrived.wait_timeout(state, Duration::from_millis(1)));
@@ -119,6 +124,8 @@ struct Live {
     endpoints: Endpoints,
     direction: Direction,
     time: i64,
+    /// By the filter engine's word, which comes before the driver's.
+    blocked: bool,
     decided: Option<(Decided, Option<u32>)>,
     counted: Option<([u64; 2], [u64; 2])>,
     ended: Option<(Box<Connection>, EndReason)>,
@@ -131,6 +138,7 @@ pub struct Follow<W> {
     printer: Printer<W>,
     summary: Summary,
     live: HashMap<u64, Live>,
+    by_ends: HashMap<Ends, VecDeque<u64>>,
     /// Connections whose verdict is under way.
     undecided: usize,
     /// Permitted connections that ended and whose driver's record is under way.
@@ -146,6 +154,7 @@ impl<W: Write> Follow<W> {
             printer,
             summary: Summary::default(),
             live: HashMap::new(),
+            by_ends: HashMap::new(),
             undecided: 0,
             uncounted: VecDeque::new(),
             ring: Ring::default(),
@@ -177,16 +186,23 @@ impl<W: Write> Follow<W> {
     pub fn take_events(&mut self) {
         for said in self.inbox.take() {
             match said {
-                Said::Verdict { flow, decided, rule } => self.decide(flow, decided, rule),
-                Said::Closed { flow, packets, bytes } => {
-                    if let Some(live) = self.live.get_mut(&flow) {
-                        live.counted = Some((packets, bytes));
+                Said::Verdict { ends, decided, rule } => {
+                    if let Some(flow) = self.waiting(ends, |live| live.decided.is_none()) {
+                        self.decide(flow, decided, rule);
                     }
-                    self.complete(flow);
+                }
+                Said::Closed { ends, packets, bytes } => {
+                    let counts = |live: &Live| live.counted.is_none() && !live.blocked;
+                    if let Some(flow) = self.waiting(ends, counts) {
+                        if let Some(live) = self.live.get_mut(&flow) {
+                            live.counted = Some((packets, bytes));
+                        }
+                        self.complete(flow);
+                    }
                 }
                 Said::Lost { kind, records } => {
                     self.ring.dropped += records;
-                    *self.ring.dropped_by_kind.entry(kind.to_owned()).or_default() += records;
+                    *self.ring.dropped_by_kind.entry(kind).or_default() += records;
                 }
             }
         }
@@ -227,16 +243,19 @@ impl<W: Write> Follow<W> {
         self.printer
     }
 
+    /// The oldest connection on these ends that waits for something. The driver tells of connections on the same ends
+    /// in their order.
+    fn waiting(&self, ends: Ends, waits: impl Fn(&Live) -> bool) -> Option<u64> {
+        let flows = self.by_ends.get(&ends)?;
+        flows.iter().copied().find(|flow| self.live.get(flow).is_some_and(&waits))
+    }
+
     fn rule(rules: &[String], rule: Option<u32>) -> &str {
         rule.map_or(DEFAULT_RULE, |rule| rules.get(rule as usize).map_or("?", String::as_str))
     }
 
     fn decide(&mut self, flow: u64, decided: Decided, rule: Option<u32>) {
         let Some(live) = self.live.get_mut(&flow) else { return };
-        // A connection that is authorized again after a change of policy keeps its first decision in the summary.
-        if live.decided.is_some() {
-            return;
-        }
         live.decided = Some((decided, rule));
         self.undecided -= 1;
         self.summary.decide(decided);
@@ -248,12 +267,9 @@ impl<W: Write> Follow<W> {
     /// Reports a connection of which everything has come.
     fn complete(&mut self, flow: u64) {
         let Some(live) = self.live.get(&flow) else { return };
-        let (Some((decided, _)), Some((connection, _))) = (live.decided, &live.ended) else { return };
-        let permitted = decided != Decided::Block && connection.verdict == Verdict::Permit;
-        if permitted && live.counted.is_none() {
-            return;
+        if live.decided.is_some() && live.ended.is_some() && (live.blocked || live.counted.is_some()) {
+            self.report(flow);
         }
-        self.report(flow);
     }
 
     fn report(&mut self, flow: u64) {
@@ -262,6 +278,12 @@ impl<W: Write> Follow<W> {
         else {
             return;
         };
+        if let Entry::Occupied(mut flows) = self.by_ends.entry(Ends::from(&connection.endpoints)) {
+            flows.get_mut().retain(|other| *other != flow);
+            if flows.get().is_empty() {
+                flows.remove();
+            }
+        }
         let seen = (connection.packets, connection.bytes);
         if connection.verdict == Verdict::Permit {
             match counted {
@@ -283,8 +305,7 @@ impl<W: Write> Follow<W> {
         if live.decided.is_none() {
             self.undecided -= 1;
             self.summary.unreported += 1;
-            let blocked = live.ended.as_ref().is_some_and(|(connection, _)| connection.verdict == Verdict::Block);
-            let decided = if blocked { Decided::Block } else { Decided::Allow };
+            let decided = if live.blocked { Decided::Block } else { Decided::Allow };
             live.decided = Some((decided, Some(u32::MAX)));
             self.summary.decide(decided);
         }
@@ -320,12 +341,14 @@ impl<W: Write> Observer for Follow<W> {
     fn authorized(&mut self, connection: &Connection) {
         self.summary.flows += 1;
         self.undecided += 1;
+        self.by_ends.entry(Ends::from(&connection.endpoints)).or_default().push_back(connection.flow);
         self.live.insert(
             connection.flow,
             Live {
                 endpoints: connection.endpoints,
                 direction: connection.direction,
                 time: connection.first,
+                blocked: connection.verdict == Verdict::Block,
                 decided: None,
                 counted: None,
                 ended: None,

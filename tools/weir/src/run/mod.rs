@@ -9,7 +9,6 @@ pub mod packet;
 mod report;
 pub mod sample;
 
-use std::collections::BTreeMap;
 use std::io::{self, IsTerminal, Seek, Write};
 use std::net::SocketAddr;
 use std::ops::ControlFlow;
@@ -126,8 +125,8 @@ fn try_run(args: &RunArgs) -> Result<bool, String> {
         _ => Format::People,
     };
     let mut printer = Printer::new(io::BufWriter::new(anstream::stdout()), format);
-    let machine = Machine::boot(&compiled, args.listen)?;
-    printer.started(machine.control(), &local.names(), local.inferred, &policy_name);
+    let machine = Machine::boot(&compiled.image, args.listen)?;
+    printer.started(Some(machine.control()), &local.names(), local.inferred, &policy_name);
     if args.hosts.is_none() && compiled.app_rules > 0 {
         printer.note(&format!(
             "{} of the policy's rules name an application; no connection of a capture has one without --hosts, so \
@@ -142,7 +141,7 @@ fn try_run(args: &RunArgs) -> Result<bool, String> {
         progress: progress(&input, format),
         stack: Stack::new(
             Playing { local, hosts },
-            Follow::new(machine.events(), &compiled, printer),
+            Follow::new(machine.inbox(), compiled.rules, printer),
             args.idle_timeout.map(|seconds| i64::from(seconds) * 1_000_000_000),
         ),
     };
@@ -319,6 +318,3 @@ impl<W: Write> Replay<W> {
         }
     }
 }
-
-/// The names of rules by their index in the image.
-type RuleNames = BTreeMap<u32, String>;

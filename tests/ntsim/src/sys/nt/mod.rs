@@ -1,7 +1,59 @@
-//! The NT kernel: types, status codes and functions, as `wdk_sys` names them.
+//! The NT kernel's own API, under the names of the WDK headers.
+//!
+//! Thin functions: each checks its documented IRQL and arguments, asks [`crate::fault`] where it can fail, and calls the
+//! safe module that does the work. The documentation page of a function is the page of its name.
 
+#![allow(
+    non_snake_case,
+    non_camel_case_types,
+    non_upper_case_globals,
+    clippy::upper_case_acronyms,
+    clippy::too_many_arguments,
+    reason = "names and signatures are those of the Windows headers"
+)]
+
+mod event;
+mod io;
+mod irql;
+mod object;
+mod pool;
+mod registry;
+mod rundown;
 mod status;
+mod string;
+mod timer;
 mod types;
 
+pub use event::{
+    KeClearEvent, KeDelayExecutionThread, KeInitializeEvent, KeReadStateEvent, KeResetEvent, KeSetEvent,
+    KeWaitForMultipleObjects, KeWaitForSingleObject,
+};
+pub use io::{
+    DEVICE_OWNER, IoAcquireCancelSpinLock, IoAllocateIrp, IoAllocateMdl, IoAllocateWorkItem, IoCancelIrp,
+    IoCreateDevice, IoDeleteDevice, IoFreeIrp, IoFreeMdl, IoFreeWorkItem, IoQueueWorkItem,
+    IoReleaseCancelSpinLock, IoReuseIrp, IoSetCompletionRoutine, MDL_INVALID, MDL_MEMORY, MDL_NOT_BUILT,
+    MmBuildMdlForNonPagedPool, MmGetSystemAddressForMdlSafe,
+};
+pub use irql::{
+    KeGetCurrentIrql, KeGetCurrentProcessorIndex, KeGetCurrentProcessorNumberEx, KeLowerIrql,
+    KeQueryActiveProcessorCountEx, KeQueryMaximumProcessorCountEx, KeRaiseIrql, KeRaiseIrqlToDpcLevel,
+    KfRaiseIrql, YieldProcessor,
+};
+pub use object::{
+    ObReferenceObject, ObReferenceObjectByHandle, ObfDereferenceObject, ObfReferenceObject,
+    PsCreateSystemThread, PsTerminateSystemThread, ZwClose, ZwWaitForSingleObject,
+};
+pub use pool::{ExAllocatePool2, ExFreePool, ExFreePoolWithTag};
+pub use registry::{ZwEnumerateKey, ZwEnumerateValueKey, ZwOpenKey, ZwQueryValueKey};
+pub use rundown::{
+    ExAcquireRundownProtection, ExInitializeRundownProtection, ExReInitializeRundownProtection,
+    ExReleaseRundownProtection, ExRundownCompleted, ExWaitForRundownProtectionRelease,
+};
 pub use status::*;
+pub use string::{DbgPrintEx, KeBugCheckEx, RtlInitUnicodeString};
+pub use timer::{
+    KeCancelTimer, KeFlushQueuedDpcs, KeInitializeDpc, KeInitializeTimer, KeInitializeTimerEx,
+    KeInsertQueueDpc, KeQueryInterruptTime, KeQueryPerformanceCounter, KeQuerySystemTimePrecise,
+    KeRemoveQueueDpc, KeSetTimer, KeSetTimerEx,
+};
 pub use types::*;

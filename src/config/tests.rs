@@ -1,0 +1,211 @@
+//! The schema's promises, over every value and hostile bytes.
+
+use std::collections::HashSet;
+use std::format;
+use std::string::String;
+use std::vec;
+use std::vec::Vec;
+
+use super::schema::*;
+
+const HIGHEST_TYPE: u32 = 12;
+
+fn utf16(text: &str) -> Vec<u8> {
+    text.encode_utf16().flat_map(u16::to_le_bytes).collect()
+}
+
+fn zeros(length: usize) -> Vec<u8> {
+    vec![0; length]
+}
+
+/// Bytes that look like text, like nothing, like numbers.
+fn fillings(length: usize) -> [Vec<u8>; 5] {
+    let repeat = |pattern: &[u8]| pattern.iter().copied().cycle().take(length).collect();
+    [
+        zeros(length),
+        repeat(&[0xff]),
+        repeat(&[b'a', 0]),
+        repeat(&[0, 0xd8]),
+        repeat(&utf16("{5ee5d4f1-9929-4633-8368-7bc7438b4140}=required\0")),
+    ]
+}
+
+#[test]
+fn the_defaults_are_what_the_table_says() {
+    let mut settings = Settings::DEFAULT;
+    for setting in TABLE.iter().filter(|setting| setting.name != POLICY_IMAGE.name) {
+        let bytes = match setting.kind {
+            Kind::Number { .. } | Kind::Choice(_) => {
+                setting.default.parse::<u32>().unwrap().to_le_bytes().to_vec()
+            }
+            Kind::Endpoint | Kind::Extensions => utf16(setting.default),
+            Kind::Binary { .. } => panic!("{} is not a setting", setting.name),
+        };
+        settings.set(setting.name, setting.kind.registry_type(), &bytes).unwrap();
+        assert_eq!(settings, Settings::DEFAULT, "{}", setting.name);
+    }
+}
+
+#[test]
+fn every_type_with_every_length_is_taken_or_refused_and_a_refused_one_changes_nothing() {
+    for setting in TABLE {
+        let longest = setting.kind.maximum_size().min(4096) + 3;
+        for bytes in fillings(longest) {
+            for length in 0..=longest {
+                for registry_type in (0..=HIGHEST_TYPE).chain([u32::MAX]) {
+                    let mut settings = Settings::DEFAULT;
+                    let taken = settings.set(setting.name, registry_type, &bytes[..length]);
+                    let right_type = registry_type == setting.kind.registry_type();
+                    assert!(right_type || taken == Err(Refused::WrongType), "{}", setting.name);
+                    if taken.is_err() {
+                        assert_eq!(settings, Settings::DEFAULT, "{} {length}", setting.name);
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_value_over_its_cap_is_refused() {
+    for setting in TABLE {
+        let kind = setting.kind;
+        let bytes = zeros(kind.maximum_size() + 2);
+        let refused = parse(setting.name, kind.registry_type(), &bytes).unwrap_err();
+        let expected = match kind {
+            Kind::Number { .. } | Kind::Choice(_) => Refused::WrongSize,
+            Kind::Endpoint | Kind::Extensions | Kind::Binary { .. } => Refused::TooLong,
+        };
+        assert_eq!(refused, expected, "{}", setting.name);
+    }
+}
+
+#[test]
+fn numbers_are_held_to_their_range() {
+    for setting in TABLE {
+        let Kind::Number { minimum, maximum, power_of_two, .. } = setting.kind else { continue };
+        let set = |number: u32| {
+            let mut settings = Settings::DEFAULT;
+            settings.set(setting.name, REG_DWORD, &number.to_le_bytes())
+        };
+        assert_eq!(set(minimum), Ok(()), "{}", setting.name);
+        assert_eq!(set(maximum), Ok(()), "{}", setting.name);
+        assert_eq!(set(maximum + 1), Err(Refused::OutOfRange), "{}", setting.name);
+        if let Some(below) = minimum.checked_sub(1) {
+            assert_eq!(set(below), Err(Refused::OutOfRange), "{}", setting.name);
+        }
+        if power_of_two {
+            assert_eq!(set(minimum + 1), Err(Refused::NotPowerOfTwo), "{}", setting.name);
+        }
+    }
+}
+
+#[test]
+fn the_fail_mode_is_one_that_has_a_name() {
+    let mut settings = Settings::DEFAULT;
+    assert_eq!(settings.set("FailMode", REG_DWORD, &1_u32.to_le_bytes()), Ok(()));
+    assert_eq!(settings.fail_mode, FailMode::Closed);
+    for number in [2, 255, 256, u32::MAX] {
+        let refused = settings.set("FailMode", REG_DWORD, &number.to_le_bytes());
+        assert_eq!(refused, Err(Refused::OutOfRange), "{number}");
+    }
+    assert_eq!(settings.fail_mode, FailMode::Closed);
+}
+
+#[test]
+fn a_name_is_found_in_any_case_and_no_other_is() {
+    let mut settings = Settings::DEFAULT;
+    assert_eq!(settings.set("ringRECORDS", REG_DWORD, &512_u32.to_le_bytes()), Ok(()));
+    assert_eq!(settings.ring_records, 512);
+    for name in ["", "RingRecord", "RingRecords ", "RingRecords\0"] {
+        assert_eq!(settings.set(name, REG_DWORD, &512_u32.to_le_bytes()), Err(Refused::UnknownName));
+    }
+}
+
+#[test]
+fn an_endpoint_is_taken_with_and_without_terminator() {
+    for (text, expected) in [
+        ("10.1.2.3:1", Some("10.1.2.3:1")),
+        ("[::1]:65535\0", Some("[::1]:65535")),
+        ("0.0.0.0:0", Some("0.0.0.0:0")),
+        ("", None),
+        ("\0", None),
+    ] {
+        let bytes = utf16(text);
+        let value = parse("ControlListen", REG_SZ, &bytes);
+        let expected = expected.map(|endpoint| endpoint.parse().unwrap());
+        assert_eq!(value, Ok(Value::Endpoint(expected)), "{text:?}");
+    }
+}
+
+#[test]
+fn an_endpoint_that_is_none_is_refused_with_the_reason() {
+    for (text, reason) in [
+        ("127.0.0.1", Refused::BadAddress),
+        ("127.0.0.1:65536", Refused::BadAddress),
+        ("localhost:1", Refused::BadAddress),
+        ("::1:1", Refused::BadAddress),
+        ("127.0.0.1:1 ", Refused::NotText),
+        ("127.0.0.1:１", Refused::NotText),
+        ("127.0.0.1:1\x001", Refused::EmbeddedNul),
+        ("127.0.0.1:1\0\0", Refused::EmbeddedNul),
+        ("\0127.0.0.1:1", Refused::EmbeddedNul),
+    ] {
+        assert_eq!(parse("ControlListen", REG_SZ, &utf16(text)), Err(reason), "{text:?}");
+    }
+    let mut odd = utf16("127.0.0.1:1");
+    odd.push(0);
+    assert_eq!(parse("ControlListen", REG_SZ, &odd), Err(Refused::WrongSize));
+}
+
+const A: &str = "{5EE5D4F1-9929-4633-8368-7BC7438B4140}";
+const B: &str = "{00000000-0000-0000-0000-000000000001}";
+
+fn interfaces(text: &str) -> Result<Vec<(String, bool)>, Refused> {
+    let mut settings = Settings::DEFAULT;
+    settings.set("ExtensionInterfaces", REG_MULTI_SZ, &utf16(text))?;
+    let entries = settings.extension_interfaces;
+    Ok(entries.as_slice().iter().map(|entry| (format!("{}", entry.interface), entry.required)).collect())
+}
+
+#[test]
+fn extension_interfaces_are_taken_in_their_order() {
+    let expected = Ok(vec![(A.to_ascii_lowercase(), true), (B.into(), false)]);
+    for end in ["", "\0", "\0\0"] {
+        assert_eq!(interfaces(&format!("{A}=required\0{B}=Optional{end}")), expected, "{end:?}");
+        assert_eq!(interfaces(end), Ok(vec![]), "{end:?}");
+    }
+}
+
+#[test]
+fn extension_interfaces_are_refused_whole_with_the_reason() {
+    for (text, reason) in [
+        (format!("{A}=required\0\0{B}=optional\0\0"), Refused::EmbeddedNul),
+        (format!("{A}=required\0{A}=optional\0\0"), Refused::Duplicate),
+        (format!("{A}\0\0"), Refused::BadInterface),
+        (format!("{A}=\0\0"), Refused::BadInterface),
+        (format!("{A}=maybe\0\0"), Refused::BadInterface),
+        (format!("{A} =required\0\0"), Refused::BadInterface),
+        (format!("{}=required\0\0", &A[1..]), Refused::BadInterface),
+        (format!("{}x=required\0\0", &A[..37]), Refused::BadInterface),
+        ("=required\0\0".into(), Refused::BadInterface),
+    ] {
+        assert_eq!(interfaces(&text), Err(reason), "{text:?}");
+    }
+    let list = |count: u32| -> String {
+        (0..count).map(|n| format!("{{00000000-0000-0000-0000-{n:012}}}=required\0")).collect()
+    };
+    assert_eq!(interfaces(&list(16)).map(|entries| entries.len()), Ok(16));
+    // Seventeen do not fit in the largest value, or where they are shorter, in the list.
+    assert_eq!(interfaces(&list(17)), Err(Refused::TooLong));
+}
+
+#[test]
+fn the_table_can_be_printed_for_people() {
+    let mut names = HashSet::new();
+    for setting in TABLE {
+        assert!(names.insert(setting.name.to_ascii_lowercase()), "{} stands twice", setting.name);
+        assert!(setting.doc.ends_with('.'), "{}", setting.name);
+        assert!(!setting.doc.contains("  "), "{}", setting.name);
+    }
+}

@@ -1,0 +1,73 @@
+//! The listening socket's owner.
+
+use super::session::{Session, told};
+use super::shared::Shared;
+use crate::ext::{Attached, SocketKind, Sockets};
+use crate::kernel::irql::AtMostDispatch;
+use crate::kernel::pool::{PoolArc, tags};
+use crate::kernel::{Result, Status};
+use crate::trace;
+use crate::wsk::{Incoming, ListenEvents};
+use core::sync::atomic::{AtomicBool, Ordering};
+
+/// One listening socket; a socket that is opened anew has a new owner.
+pub(super) struct Listener {
+    shared: PoolArc<Shared>,
+    pub(super) attached: Attached,
+    /// WSK said that the socket is no longer functional.
+    dead: AtomicBool,
+    closed: AtomicBool,
+}
+
+impl Listener {
+    pub(super) fn try_new(shared: &PoolArc<Shared>) -> Result<PoolArc<Self>> {
+        let attached = Sockets::attach(&shared.sockets, SocketKind::Listening, 0)
+            .ok_or(Status::INSUFFICIENT_RESOURCES)?;
+        let listener = Self {
+            shared: shared.clone(),
+            attached,
+            dead: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
+        };
+        PoolArc::try_new(tags::CONTROL, listener)
+    }
+
+    pub(super) fn is_dead(&self) -> bool {
+        self.dead.load(Ordering::Acquire)
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+}
+
+impl ListenEvents for Listener {
+    type Connection = Session;
+
+    fn admit(&self, irql: &mut AtMostDispatch, incoming: Incoming) -> Option<PoolArc<Session>> {
+        let (remote, remote_port) = told(incoming.remote);
+        match Session::admit(irql, &self.shared, incoming) {
+            Ok(session) => Some(session),
+            Err(status) => {
+                self.shared.counts.refused.fetch_add(1, Ordering::Relaxed);
+                let status = status.into();
+                trace::emit(&trace::Event::ControlRefused { remote, remote_port, status });
+                None
+            }
+        }
+    }
+
+    fn admitted(&self, irql: &mut AtMostDispatch, session: PoolArc<Session>) {
+        session.admitted(irql);
+    }
+
+    fn dead(&self, _irql: &mut AtMostDispatch) {
+        self.dead.store(true, Ordering::Release);
+        self.shared.wake();
+    }
+
+    fn closed(&self, _irql: &mut AtMostDispatch) {
+        self.closed.store(true, Ordering::Release);
+        self.shared.wake();
+    }
+}

@@ -1,0 +1,220 @@
+//! The driver as a whole: it owns every part, and knows the order in which they start and stop.
+//!
+//! Everything hangs on one pool object, [`Driver`], made by DriverEntry and taken down by DriverUnload, both at
+//! PASSIVE_LEVEL; in between nothing in here runs.
+//!
+//! # Start
+//! Each step needs those before it. The driver refuses to start (DriverEntry fails, with everything undone) where
+//! without the step it could do nothing of use, or could not keep a promise; else it starts *degraded* and tells so.
+//!
+//! | step | if it fails |
+//! | --- | --- |
+//! | settings | their defaults hold (see [`crate::config`]); refused only if memory for those is wanting |
+//! | device object | refused |
+//! | policy | a damaged one is not taken, and without one the fail mode decides: degraded, not refused |
+//! | rings, table of connections, dispatcher thread | refused: events would be lost unseen |
+//! | control socket | degraded: the policy holds without it |
+//! | callouts | refused: nothing would be decided |
+//! | filters | the thread for them is needed; that the engine does not run or refuses is degraded, and tried again |
+//!
+//! # Stop
+//! The one order in which nothing is left behind, also for a start that failed half-way ([`Driver::stop`]): filters,
+//! with the subscription to the engine's state and the session; the gate of the callouts; flow contexts; callouts;
+//! control sockets; dispatcher, which delivers what is left; device. The control sockets go after the callouts, as
+//! their own connections are classified until then; they stop taking new ones first.
+
+use core::ptr::{NonNull, null_mut};
+use core::sync::atomic::{AtomicPtr, Ordering};
+
+use crate::config::{self, Loaded, Settings};
+use crate::control::Control;
+use crate::dispatch::{self, Dispatching, Rings};
+use crate::flow::Flows;
+use crate::kernel::device::Device;
+use crate::kernel::irql::Passive;
+use crate::kernel::pool::{PoolArc, PoolBox, tags};
+use crate::kernel::{Result, Status};
+use crate::policy::Action;
+use crate::sys::nt::DRIVER_OBJECT;
+use crate::trace::events::FailMode;
+use crate::trace::{self, Event};
+use crate::wfp::{Callouts, Handler, Keeper, Plan, Policies};
+
+/// The driver, from a DriverEntry that succeeded to DriverUnload.
+static DRIVER: AtomicPtr<Driver> = AtomicPtr::new(null_mut());
+
+/// Every part, in the order in which they start. What is `None` has not been started, or could not be.
+#[derive(Debug)]
+pub struct Driver {
+    device: Option<Device>,
+    policies: Option<PoolArc<Policies>>,
+    rings: Option<PoolArc<Rings>>,
+    flows: Option<PoolArc<Flows>>,
+    dispatching: Option<Dispatching>,
+    control: Option<Control>,
+    callouts: Option<PoolBox<Callouts>>,
+    keeper: Option<Keeper>,
+    /// How many parts are missing.
+    degraded: u32,
+}
+
+/// A step of the start that failed.
+struct Failed {
+    step: &'static str,
+    status: Status,
+}
+
+/// Names the step in which something failed, and tells how each ended.
+fn step<T>(step: &'static str, result: Result<T>) -> core::result::Result<T, Failed> {
+    let status = result.as_ref().map_or_else(|status| *status, |_| Status::SUCCESS);
+    trace::emit(&Event::StartStep { step, status: status.into() });
+    result.map_err(|status| Failed { step, status })
+}
+
+/// DriverEntry.
+///
+/// # Safety
+/// `object` is the driver object that DriverEntry was given.
+///
+/// # Errors
+/// Why the driver does not start; nothing of it is left then.
+pub unsafe fn start(passive: &mut Passive, object: *mut DRIVER_OBJECT, service: &[u16]) -> Result {
+    trace::emit(&Event::DriverStarting { version: env!("CARGO_PKG_VERSION") });
+    let mut driver = match PoolBox::try_new(tags::DRIVER, Driver::NOTHING) {
+        Ok(driver) => driver,
+        Err(status) => {
+            trace::emit(&Event::StartFailed { step: "memory", status: status.into() });
+            return Err(status);
+        }
+    };
+    // SAFETY: the caller's driver object.
+    let device = unsafe { Device::try_new(passive, object) };
+    match driver.start(passive, device, service) {
+        Ok(()) => {
+            trace::emit(&Event::DriverStarted { degraded: driver.degraded });
+            DRIVER.store(driver.into_raw().as_ptr(), Ordering::Release);
+            Ok(())
+        }
+        Err(Failed { step, status }) => {
+            driver.stop(passive);
+            trace::emit(&Event::StartFailed { step, status: status.into() });
+            Err(status)
+        }
+    }
+}
+
+/// DriverUnload. When it returns nothing of the driver is left.
+pub fn stop(passive: &mut Passive) {
+    let Some(driver) = NonNull::new(DRIVER.swap(null_mut(), Ordering::AcqRel)) else { return };
+    trace::emit(&Event::DriverStopping {});
+    // SAFETY: `start` gave it up with this tag, and the swap gives it to one caller.
+    let mut driver = unsafe { PoolBox::from_raw(tags::DRIVER, driver) };
+    driver.stop(passive);
+    drop(driver);
+    trace::emit(&Event::DriverStopped {});
+}
+
+impl Driver {
+    const NOTHING: Self = Self {
+        device: None,
+        policies: None,
+        rings: None,
+        flows: None,
+        dispatching: None,
+        control: None,
+        callouts: None,
+        keeper: None,
+        degraded: 0,
+    };
+
+    fn start(
+        &mut self,
+        passive: &mut Passive,
+        device: Result<Device>,
+        service: &[u16],
+    ) -> core::result::Result<(), Failed> {
+        let device = self.device.insert(step("device", device)?);
+        let Loaded { settings, policy_image } = step("settings", config::load(passive, service))?;
+        let settings: &Settings = &settings;
+
+        let policies = step("policy", Policies::try_new(passive))?;
+        let policies = self.policies.insert(step("policy", PoolArc::try_new(tags::POLICY, policies))?);
+        match policy_image.map(|image| policies.apply(passive, image)) {
+            Some(Ok(())) => {}
+            // Told by the policy itself.
+            Some(Err(_)) => self.degraded = self.degraded.saturating_add(1),
+            None => trace::emit(&Event::PolicyAbsent { fail_mode: settings.fail_mode }),
+        }
+
+        let rings = self.rings.insert(step("rings", dispatch::rings(passive, settings.ring_records))?);
+        let flows = step("connections", Flows::try_new(passive, settings.max_connections))?;
+        let flows = self.flows.insert(step("connections", PoolArc::try_new(tags::FLOW_TABLE, flows))?);
+        let dispatching = Dispatching::start(
+            passive,
+            rings.clone(),
+            flows.clone(),
+            settings.dispatch_spin_microseconds,
+        );
+        self.dispatching = Some(step("dispatcher", dispatching)?);
+
+        let control = step("control", Control::start(passive, settings, rings)).ok();
+        if control.is_none() {
+            self.degraded = self.degraded.saturating_add(1);
+        }
+        let control = control.map(|control| self.control.insert(control));
+
+        let (fail, fail_open) = match settings.fail_mode {
+            FailMode::Open => (Action::Allow, true),
+            FailMode::Closed => (Action::Block, false),
+        };
+        let handler =
+            Handler::new(policies.clone(), rings.clone(), flows.clone(), fail, settings.verdict_sampling);
+        let callouts = step("callouts", Callouts::try_new(passive, handler))?;
+        step("callouts", callouts.register(passive, device))?;
+        self.callouts = Some(callouts);
+
+        let control_port = control.and_then(|control| control.local_address()).map(|address| address.port());
+        let keeper = step("filters", Keeper::start(passive, device, Plan { control_port, fail_open }))?;
+        if !keeper.is_filtering() {
+            self.degraded = self.degraded.saturating_add(1);
+        }
+        self.keeper = Some(keeper);
+        Ok(())
+    }
+
+    /// Takes down what has been started. See the module.
+    fn stop(&mut self, passive: &mut Passive) {
+        if let Some(keeper) = self.keeper.take() {
+            keeper.stop(passive);
+            told("filters");
+        }
+        if let Some(callouts) = self.callouts.take() {
+            callouts.close(passive);
+            told("gate");
+            callouts.remove_contexts(passive);
+            told("flow contexts");
+            callouts.unregister(passive);
+            told("callouts");
+        }
+        if let Some(control) = self.control.take() {
+            control.stop(passive);
+            told("control");
+        }
+        if let (Some(dispatching), Some(rings)) = (self.dispatching.take(), self.rings.as_deref()) {
+            dispatching.stop(passive, rings);
+            told("dispatcher");
+        }
+        self.flows = None;
+        self.rings = None;
+        self.policies = None;
+        if let Some(device) = self.device.take() {
+            device.delete(passive);
+            told("device");
+        }
+    }
+}
+
+/// Tells that a step of the stop is done.
+fn told(step: &'static str) {
+    trace::emit(&Event::StopStep { step, status: Status::SUCCESS.into() });
+}

@@ -1,0 +1,135 @@
+//! The table's promises to those who read traces.
+
+use std::collections::HashSet;
+use std::format;
+use std::net::IpAddr;
+use std::string::String;
+use std::vec::Vec;
+
+use super::events::{CloseReason, Event, Kind, Value};
+use super::{Guid, NtStatus, PROVIDER_ID};
+use crate::policy::{Action, Direction};
+
+#[test]
+fn ids_and_names_are_unique_and_everything_is_described() {
+    let (mut names, mut last) = (HashSet::new(), 0);
+    for meta in Event::TABLE {
+        assert!(meta.id > last, "{} stands out of order", meta.name);
+        last = meta.id;
+        assert!(names.insert(meta.name), "{} stands twice", meta.name);
+        assert!(meta.doc.ends_with('.') && !meta.doc.contains("  "), "{}", meta.name);
+        assert_eq!(meta.keywords.bits() >> 48, 0, "{} uses Microsoft's keywords", meta.name);
+        assert!(!meta.keywords.is_empty(), "{}", meta.name);
+        let mut fields = HashSet::new();
+        for field in meta.fields {
+            assert!(fields.insert(field.name), "{} {} stands twice", meta.name, field.name);
+            assert!(field.doc.ends_with('.'), "{} {}", meta.name, field.name);
+            if let Kind::Named(values) = field.kind {
+                let numbers: HashSet<_> = values.iter().map(|value| value.0).collect();
+                assert_eq!(numbers.len(), values.len(), "{} {}", meta.name, field.name);
+            }
+        }
+    }
+}
+
+#[test]
+fn an_event_shows_the_fields_that_its_table_lists() {
+    let local: IpAddr = "2001:db8::1".parse().unwrap();
+    let remote: IpAddr = "192.0.2.7".parse().unwrap();
+    let event = Event::FlowClosed {
+        connection: 7,
+        verdict: Action::Audit,
+        rule: 3,
+        generation: 2,
+        direction: Direction::In,
+        protocol: 6,
+        local,
+        local_port: 443,
+        remote,
+        remote_port: 50000,
+        packets_in: 1,
+        packets_out: 2,
+        bytes_in: 3,
+        bytes_out: 4,
+        duration: 5,
+        reason: CloseReason::FlowDeleted,
+    };
+    let mut shown = Vec::new();
+    event.fields(|name, value| shown.push((name, value)));
+    let meta = Event::TABLE.iter().find(|meta| meta.id == event.id()).unwrap();
+    assert_eq!((meta.name, meta.level, meta.keywords), (event.name(), event.level(), event.keywords()));
+    let names: Vec<_> = shown.iter().map(|field| field.0).collect();
+    assert_eq!(names, meta.fields.iter().map(|field| field.name).collect::<Vec<_>>());
+    assert!(shown.contains(&("verdict", Value::Named(2, "audit"))));
+    assert!(shown.contains(&("direction", Value::Named(0, "in"))));
+    assert!(shown.contains(&("local", Value::Address(local))));
+    assert!(shown.contains(&("bytes_out", Value::Unsigned(4))));
+    assert!(shown.contains(&("reason", Value::Named(1, "flow-deleted"))));
+}
+
+#[test]
+fn a_guid_reads_what_it_prints() {
+    let text = "{68eeea74-36e9-51b6-d59b-eb0198be0aff}";
+    assert_eq!(format!("{PROVIDER_ID}"), text);
+    assert_eq!(Guid::parse(text.encode_utf16()), Some(PROVIDER_ID));
+    assert_eq!(Guid::parse(text.to_uppercase().encode_utf16()), Some(PROVIDER_ID));
+    for broken in [
+        &text[1..],
+        &text[..37],
+        &text.replace('-', " "),
+        &text.replace("68", "6g"),
+        &text.replace("74-", "7-4"),
+        &format!("{text} "),
+        "",
+    ] {
+        assert_eq!(Guid::parse(broken.encode_utf16()), None, "{broken:?}");
+    }
+}
+
+#[test]
+fn a_status_is_shown_as_the_field_writes_it() {
+    assert_eq!(format!("{}", NtStatus(0xC000_009A_u32.cast_signed())), "0xC000009A");
+    assert_eq!(format!("{}", NtStatus(0)), "0x00000000");
+}
+
+#[cfg(feature = "sim")]
+mod sink {
+    use std::sync::{Arc, Mutex};
+
+    use super::{Event, NtStatus, String, Vec};
+    use crate::trace::{Keywords, Level, emit, enabled, sink};
+
+    const EVENT: Event<'_> = Event::Degraded { part: "part", status: NtStatus(0) };
+
+    /// One test, because there is one sink in the process.
+    #[test]
+    fn the_sink_gets_what_it_asked_for_while_it_is_installed() {
+        let seen = Arc::new(Mutex::new(Vec::<String>::new()));
+        let install = |level, keywords| {
+            let seen = Arc::clone(&seen);
+            sink::install(level, keywords, move |event| seen.lock().unwrap().push(event.name().into()))
+        };
+        let count = || seen.lock().unwrap().len();
+
+        emit(&EVENT);
+        assert_eq!(count(), 0, "nobody listened");
+
+        let errors_only = install(Level::Error, Keywords::all());
+        assert!(!enabled(EVENT.level(), EVENT.keywords()));
+        emit(&EVENT);
+        assert_eq!(count(), 0, "a warning is not an error");
+
+        let other_keywords = install(Level::Verbose, Keywords::all() - Keywords::FAULT);
+        emit(&EVENT);
+        assert_eq!(count(), 0, "not this keyword");
+
+        let all = install(Level::Verbose, Keywords::all());
+        drop((errors_only, other_keywords));
+        emit(&EVENT);
+        assert_eq!(*seen.lock().unwrap(), ["Degraded"], "a sink that was replaced takes nothing away");
+
+        drop(all);
+        emit(&EVENT);
+        assert_eq!(count(), 1, "it has been taken away");
+    }
+}

@@ -1,0 +1,197 @@
+//! The machine: one at a time in a process.
+//!
+//! [`boot`] waits for the machine before it to be gone, so tests that run in parallel threads take turns. Everything a
+//! machine held is given back when its [`Sim`] and the drivers loaded in it are dropped.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::Duration;
+
+use crate::clock::Clock;
+use crate::driver::{Driver, Entry};
+use crate::fault::{Injected, Plan};
+use crate::registry::Registry;
+use crate::sys::nt::{NTSTATUS, PASSIVE_LEVEL};
+use crate::verify::{Report, lock};
+use crate::{clock, device, dispatcher, driver, fault, irp, irql, object, pool, registry, threads, verify};
+
+/// How a machine is set up.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Processors at boot, from 1.
+    pub processors: u32,
+    /// Processors that it can have in the end, at most [`irql::MAXIMUM_PROCESSORS`]; raised to `processors`.
+    pub maximum_processors: u32,
+    /// A violation is a bug check (a panic) instead of a line in the report.
+    pub strict: bool,
+    /// Keep the call stack of every violation and of everything that is held. Slow.
+    pub backtraces: bool,
+    pub clock: Clock,
+    /// Bytes of freed memory that are kept, poisoned, to notice late writes. 0 gives freed memory back at once, for
+    /// tools that watch the heap themselves.
+    pub quarantine: usize,
+    /// A thread moves to another processor at each such number of raises to DISPATCH_LEVEL; 0 keeps it where it is.
+    pub migrate_every: u32,
+    /// How long something that must end may take before it is called hung.
+    pub hang_after: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            processors: 4,
+            maximum_processors: 4,
+            strict: false,
+            backtraces: false,
+            clock: Clock::Real,
+            quarantine: 4 << 20,
+            migrate_every: 0,
+            hang_after: Duration::from_secs(120),
+        }
+    }
+}
+
+static RUNNING: Mutex<bool> = Mutex::new(false);
+static STOPPED: Condvar = Condvar::new();
+static GENERATION: AtomicU64 = AtomicU64::new(0);
+static HANG_AFTER_MS: AtomicU64 = AtomicU64::new(0);
+
+type Hook = Box<dyn FnOnce() + Send>;
+static AT_SHUTDOWN: Mutex<Vec<Hook>> = Mutex::new(Vec::new());
+
+/// A number that is another one after every boot: state that a subsystem kept from an earlier machine is not this one's.
+pub fn generation() -> u64 {
+    GENERATION.load(Ordering::Acquire)
+}
+
+/// Runs `hook` once when this machine shuts down, before its threads are joined and its memory goes; the last registered
+/// runs first. For subsystems that hold state of their own.
+pub fn at_shutdown(hook: impl FnOnce() + Send + 'static) {
+    lock(&AT_SHUTDOWN).push(Box::new(hook));
+}
+
+pub(crate) fn hang_after() -> Duration {
+    Duration::from_millis(HANG_AFTER_MS.load(Ordering::Relaxed))
+}
+
+/// The machine itself; gone when its last holder is.
+pub(crate) struct Machine {
+    _private: (),
+}
+
+/// A booted machine.
+#[must_use = "the machine shuts down when this is dropped"]
+pub struct Sim {
+    machine: Arc<Machine>,
+}
+
+/// Boots a machine; waits for the one before to be gone.
+///
+/// # Panics
+/// When the configuration asks for no processors, or for more than there can be.
+pub fn boot(config: Config) -> Sim {
+    let maximum = config.maximum_processors.max(config.processors);
+    assert!(config.processors != 0, "a machine has at least one processor");
+    assert!(maximum as usize <= irql::MAXIMUM_PROCESSORS, "too many processors: {maximum}");
+    let mut running = lock(&RUNNING);
+    while *running {
+        running = STOPPED.wait(running).unwrap_or_else(PoisonError::into_inner);
+    }
+    *running = true;
+    drop(running);
+    GENERATION.fetch_add(1, Ordering::AcqRel);
+    HANG_AFTER_MS
+        .store(u64::try_from(config.hang_after.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    verify::start(config.strict, config.backtraces);
+    crate::lock::reset();
+    fault::set(Plan::None);
+    pool::start(config.quarantine);
+    clock::start(config.clock);
+    dispatcher::start();
+    device::start();
+    registry::reset();
+    irql::start(config.processors, maximum, config.migrate_every);
+    Sim { machine: Arc::new(Machine { _private: () }) }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        loop {
+            let Some(hook) = lock(&AT_SHUTDOWN).pop() else { break };
+            hook();
+        }
+        dispatcher::stop();
+        device::stop();
+        let left = threads::join_all(hang_after());
+        if left != 0 {
+            // Their memory cannot be taken from under them.
+            eprintln!("ntsim: {left} threads still run at shutdown:\n{}", verify::report());
+            std::process::abort();
+        }
+        object::stop();
+        pool::stop();
+        irp::stop();
+        registry::clear();
+        fault::set(Plan::None);
+        verify::stop();
+        if irql::current() != PASSIVE_LEVEL {
+            irql::restore(PASSIVE_LEVEL);
+        }
+        irql::stop();
+        *lock(&RUNNING) = false;
+        STOPPED.notify_one();
+    }
+}
+
+impl Sim {
+    pub fn registry(&self) -> Registry {
+        Registry
+    }
+
+    /// Loads a driver: its service key is made, and its DriverEntry is called on a system thread at PASSIVE_LEVEL.
+    ///
+    /// # Errors
+    /// The status of a DriverEntry that refused. The verifier has looked by then for what it left behind.
+    pub fn load_driver(&self, name: &str, entry: Entry) -> Result<Driver, NTSTATUS> {
+        driver::load(Arc::clone(&self.machine), name, entry)
+    }
+
+    /// What the verifier found so far, and what is held now.
+    pub fn report(&self) -> Report {
+        verify::report()
+    }
+
+    /// Sets which calls fail from here on, and counts anew.
+    pub fn fault(&self, plan: Plan) {
+        fault::set(plan);
+    }
+
+    /// Fallible calls seen since the plan was set.
+    pub fn fault_calls(&self) -> u64 {
+        fault::calls()
+    }
+
+    /// The calls that were made to fail since the plan was set.
+    pub fn faults_injected(&self) -> Vec<Injected> {
+        fault::injected()
+    }
+
+    /// Moves a virtual clock: timers and waits end in order, and the DPCs of each moment run before the next.
+    ///
+    /// # Panics
+    /// On a machine with a real clock.
+    pub fn advance(&self, by: Duration) {
+        assert!(clock::is_virtual(), "the clock is real: boot with Clock::Virtual");
+        dispatcher::advance(by);
+    }
+
+    /// Adds a processor. Returns its index, or `None` when the machine has its maximum.
+    pub fn add_processor(&self) -> Option<u32> {
+        irql::add_processor()
+    }
+
+    /// Kernel memory in use.
+    pub fn pool_usage(&self) -> pool::Usage {
+        pool::usage()
+    }
+}

@@ -1,0 +1,142 @@
+//! The simulated machine: boots it, configures and loads the driver, and takes it down again.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ntsim::registry::Value;
+use ntsim::sys::fwp;
+use weir::policy::Action;
+use weir::trace::{self, Event, Keywords, Level};
+
+use super::follow::{Ends, Inbox, Said};
+use super::report::Decided;
+
+const PARAMETERS: &str = r"\Registry\Machine\SYSTEM\CurrentControlSet\Services\weir\Parameters";
+/// How long the driver may take to open its port and to place its filters.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// The layers at which connections are authorized: filters stand at all of them once the driver filters.
+const AUTHORIZING: [u16; 4] = [
+    fwp::FWPS_LAYER_ALE_AUTH_CONNECT_V4,
+    fwp::FWPS_LAYER_ALE_AUTH_CONNECT_V6,
+    fwp::FWPS_LAYER_ALE_AUTH_RECV_ACCEPT_V4,
+    fwp::FWPS_LAYER_ALE_AUTH_RECV_ACCEPT_V6,
+];
+
+/// What the verifier found, a line each.
+pub struct Verified {
+    pub leaks: Vec<String>,
+    pub violations: Vec<String>,
+}
+
+/// A running machine with the driver loaded.
+pub struct Machine {
+    sim: ntsim::Sim,
+    driver: ntsim::Driver,
+    inbox: Arc<Inbox>,
+    control: SocketAddr,
+    _sink: trace::sink::Installed,
+}
+
+impl Machine {
+    /// Boots and loads; returns when the control port is open and the filters stand.
+    ///
+    /// # Errors
+    /// A text for people.
+    pub fn boot(image: &[u8], listen: SocketAddr) -> Result<Self, String> {
+        let inbox = Arc::new(Inbox::default());
+        let heard = Arc::clone(&inbox);
+        let sink = trace::sink::install(Level::Information, Keywords::all(), move |event| hear(&heard, event));
+        let sim = ntsim::boot(ntsim::Config::default());
+        let registry = sim.registry();
+        registry.set(PARAMETERS, "PolicyImage", Value::Binary(image.to_vec()));
+        registry.set(PARAMETERS, "ControlListen", Value::Sz(listen.to_string()));
+        let driver = sim
+            .load_driver("weir", weir::DriverEntry)
+            .map_err(|status| format!("the driver refuses to start: status {:#010x}", status.cast_unsigned()))?;
+        let end = Instant::now() + PATIENCE;
+        let control = loop {
+            let listening = match inbox.control() {
+                Ok(listening) => listening,
+                Err(message) => {
+                    driver.unload();
+                    return Err(message);
+                }
+            };
+            if let Some(address) = listening
+                && AUTHORIZING.iter().all(|layer| ntsim::wfp::layer_has_filters(*layer))
+            {
+                break address;
+            }
+            if Instant::now() > end {
+                driver.unload();
+                return Err("the driver did not become ready".into());
+            }
+            inbox.wait();
+        };
+        Ok(Self { sim, driver, inbox, control, _sink: sink })
+    }
+
+    /// Where the control port is open.
+    pub fn control(&self) -> SocketAddr {
+        self.control
+    }
+
+    /// Where the driver's words arrive.
+    pub fn inbox(&self) -> Arc<Inbox> {
+        Arc::clone(&self.inbox)
+    }
+
+    /// Unloads the driver, and says what it left behind.
+    pub fn unload(self) -> Verified {
+        self.driver.unload();
+        let report = self.sim.report();
+        Verified {
+            leaks: report.leaks.iter().map(ToString::to_string).collect(),
+            violations: report.violations.iter().map(ToString::to_string).collect(),
+        }
+    }
+}
+
+/// Passes on what a run needs of the driver's events. Called on the driver's threads.
+fn hear(inbox: &Inbox, event: &Event<'_>) {
+    match *event {
+        Event::ConnectionVerdict { verdict, rule, protocol, local, local_port, remote, remote_port, reauthorized, .. } => {
+            // A connection that is authorized again keeps its first decision in the report.
+            if !reauthorized {
+                let decided = match verdict {
+                    Action::Allow => Decided::Allow,
+                    Action::Block => Decided::Block,
+                    Action::Audit => Decided::Audit,
+                };
+                let ends = Ends { protocol, local: (local, local_port), remote: (remote, remote_port) };
+                inbox.say(Said::Verdict { ends, decided, rule: (rule != u32::MAX).then_some(rule) });
+            }
+        }
+        Event::FlowClosed {
+            protocol,
+            local,
+            local_port,
+            remote,
+            remote_port,
+            packets_in,
+            packets_out,
+            bytes_in,
+            bytes_out,
+            ..
+        } => {
+            let ends = Ends { protocol, local: (local, local_port), remote: (remote, remote_port) };
+            inbox.say(Said::Closed { ends, packets: [packets_in, packets_out], bytes: [bytes_in, bytes_out] });
+        }
+        Event::RingLoss { kind, count, .. } => inbox.say(Said::Lost { kind: kind.to_owned(), records: count }),
+        Event::RingSummary { delivered, .. } => inbox.delivered_in_all(delivered),
+        Event::ControlListening { address, port } => inbox.listening(SocketAddr::new(address, port)),
+        Event::ControlListenFailed { address, port, status } => {
+            inbox.fault(format!("the control port {} cannot be opened: status {status}", SocketAddr::new(address, port)));
+        }
+        Event::PolicyRefused { reason, .. } => inbox.fault(format!("the driver refuses the policy: {reason}")),
+        Event::StartFailed { step, status } => inbox.fault(format!("the driver cannot start: {step}: status {status}")),
+        Event::Degraded { part, status } => inbox.fault(format!("the driver starts without {part}: status {status}")),
+        _ => {}
+    }
+}
