@@ -24,12 +24,12 @@ use crate::kernel::irql::{self, Passive};
 use crate::kernel::pool::{PoolArc, PoolBox, PoolSlice, tags};
 use crate::kernel::thread::Thread;
 use crate::kernel::{Result, Status};
-use crate::policy::{Action, Direction, Family};
+use crate::policy::{Direction, Family};
 use crate::ring::{
-    self, AttachError, Bounds, Cause, ControlChange, ControlConnection, Entry, ExtensionEvent, Handler, Kind,
-    LifeCycle, Line, Owned, Record, Ring, Supply, Verdict, Waker,
+    self, AttachError, Bounds, Cause, ControlChange, ControlConnection, Entry, Handler, Kind, LifeCycle,
+    Line, Owned, Record, Ring, Supply, Verdict, Waker,
 };
-use crate::trace::{self, Event as Trace, Guid, events};
+use crate::trace::{self, Event as Trace, events};
 
 /// What weir's ring is made of.
 pub enum Weir {}
@@ -120,7 +120,8 @@ impl Dispatching {
         flows: PoolArc<Flows>,
         spin_microseconds: u32,
     ) -> Result<Self> {
-        let processors = usize::try_from(irql::maximum_processors()).map_err(|_| Status::INVALID_PARAMETER)?;
+        let processors =
+            usize::try_from(irql::maximum_processors()).map_err(|_| Status::INVALID_PARAMETER)?;
         let told = PoolSlice::try_from_fn(tags::RING, processors, |_| [0; Kind::COUNT])?;
         let spin = spin_microseconds.saturating_mul(POLLS_PER_MICROSECOND);
         let work = PoolBox::try_new(tags::RING, Work { rings, flows, told, spin })?;
@@ -167,16 +168,8 @@ impl Handler<Connection> for Consumer<'_> {
                     trace::emit(&control_event(&change));
                 }
             }
-            Kind::ExtensionEvent => {
-                if let Some(event) = ExtensionEvent::decode(record.detail, record.payload) {
-                    trace::emit(&Trace::ExtensionCallback {
-                        session: event.session,
-                        interface: Guid::from_bytes(event.interface),
-                        code: event.code,
-                        value: event.value,
-                    });
-                }
-            }
+            // Extensions have rings of their own (`crate::ext`).
+            Kind::ExtensionEvent => {}
         }
     }
 
@@ -223,7 +216,9 @@ impl Consumer<'_> {
         }
         let lost = Kind::ALL
             .iter()
-            .flat_map(|kind| [Cause::Full, Cause::TooLong, Cause::Nested, Cause::NoRing].map(|cause| (*kind, cause)))
+            .flat_map(|kind| {
+                [Cause::Full, Cause::TooLong, Cause::Nested, Cause::NoRing].map(|cause| (*kind, cause))
+            })
             .fold(0u64, |sum, (kind, cause)| sum.wrapping_add(self.rings.lost(kind, cause)));
         trace::emit(&Trace::RingSummary { delivered: self.rings.delivered(), lost });
     }
@@ -232,10 +227,10 @@ impl Consumer<'_> {
 fn verdict_event<'a>(verdict: &Verdict, connection: Option<&Connection>) -> Trace<'a> {
     Trace::ConnectionVerdict {
         connection: connection.map_or(0, Connection::number),
-        verdict: action(verdict.action),
+        verdict: verdict.action,
         rule: verdict.rule,
         generation: verdict.generation,
-        direction: direction(verdict.direction),
+        direction: verdict.direction,
         protocol: verdict.protocol,
         local: address(verdict.family, verdict.local),
         local_port: verdict.local_port,
@@ -249,7 +244,7 @@ fn opened_event<'a>(connection: &Connection) -> Trace<'a> {
     let key = connection.key();
     Trace::FlowOpened {
         connection: connection.number(),
-        direction: direction(connection.direction()),
+        direction: connection.direction(),
         protocol: key.protocol,
         local: address(key.family, key.local),
         local_port: key.local_port,
@@ -265,10 +260,10 @@ fn closed_event<'a>(connection: &Connection) -> Trace<'a> {
     let sent = connection.counters(Direction::Out);
     Trace::FlowClosed {
         connection: connection.number(),
-        verdict: action(decided.action),
+        verdict: decided.action,
         rule: decided.rule.unwrap_or(u32::MAX),
         generation: decided.generation,
-        direction: direction(connection.direction()),
+        direction: connection.direction(),
         protocol: key.protocol,
         local: address(key.family, key.local),
         local_port: key.local_port,
@@ -295,22 +290,6 @@ fn control_event<'a>(change: &ControlConnection) -> Trace<'a> {
         ControlChange::Accepted => Trace::ControlAccepted { session, remote, remote_port },
         ControlChange::Refused => Trace::ControlRefused { remote, remote_port, status },
         ControlChange::Closed => Trace::ControlClosed { session, status },
-    }
-}
-
-/// A policy's action as events name it.
-pub const fn action(action: Action) -> events::Verdict {
-    match action {
-        Action::Allow => events::Verdict::Allow,
-        Action::Block => events::Verdict::Block,
-        Action::Audit => events::Verdict::Audit,
-    }
-}
-
-const fn direction(direction: Direction) -> events::Direction {
-    match direction {
-        Direction::In => events::Direction::Inbound,
-        Direction::Out => events::Direction::Outbound,
     }
 }
 

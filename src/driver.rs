@@ -18,10 +18,10 @@
 //! | filters | the thread for them is needed; that the engine does not run or refuses is degraded, and tried again |
 //!
 //! # Stop
-//! The one order in which nothing is left behind, also for a start that failed half-way ([`Driver::stop`]): filters,
-//! with the subscription to the engine's state and the session; the gate of the callouts; flow contexts; callouts;
-//! control sockets; dispatcher, which delivers what is left; device. The control sockets go after the callouts, as
-//! their own connections are classified until then; they stop taking new ones first.
+//! The one order in which nothing is left behind, also for a start that failed half-way (`Driver::stop`): control
+//! sockets, so that nobody steers a driver that is going, and while the policy still holds, for their end may take a
+//! while; filters, with the subscription to the engine's state and the session; the gate of the callouts; flow
+//! contexts; callouts; dispatcher, which delivers what is left; device.
 
 use core::ptr::{NonNull, null_mut};
 use core::sync::atomic::{AtomicPtr, Ordering};
@@ -44,7 +44,6 @@ use crate::wfp::{Callouts, Handler, Keeper, Plan, Policies};
 static DRIVER: AtomicPtr<Driver> = AtomicPtr::new(null_mut());
 
 /// Every part, in the order in which they start. What is `None` has not been started, or could not be.
-#[derive(Debug)]
 pub struct Driver {
     device: Option<Device>,
     policies: Option<PoolArc<Policies>>,
@@ -149,19 +148,20 @@ impl Driver {
         let rings = self.rings.insert(step("rings", dispatch::rings(passive, settings.ring_records))?);
         let flows = step("connections", Flows::try_new(passive, settings.max_connections))?;
         let flows = self.flows.insert(step("connections", PoolArc::try_new(tags::FLOW_TABLE, flows))?);
-        let dispatching = Dispatching::start(
-            passive,
-            rings.clone(),
-            flows.clone(),
-            settings.dispatch_spin_microseconds,
-        );
+        let dispatching =
+            Dispatching::start(passive, rings.clone(), flows.clone(), settings.dispatch_spin_microseconds);
         self.dispatching = Some(step("dispatcher", dispatching)?);
 
-        let control = step("control", Control::start(passive, settings, rings)).ok();
-        if control.is_none() {
-            self.degraded = self.degraded.saturating_add(1);
+        let mut control_port = None;
+        match step("control", Control::start(passive, settings, rings)) {
+            Ok(control) => {
+                // Without an address the listener's connections are subject to the policy like all others.
+                control_port = control.local_address(passive).map(|address| address.port());
+                self.control = Some(control);
+            }
+            // The policy holds without it.
+            Err(Failed { step, status }) => degrade(&mut self.degraded, step, status),
         }
-        let control = control.map(|control| self.control.insert(control));
 
         let (fail, fail_open) = match settings.fail_mode {
             FailMode::Open => (Action::Allow, true),
@@ -169,11 +169,8 @@ impl Driver {
         };
         let handler =
             Handler::new(policies.clone(), rings.clone(), flows.clone(), fail, settings.verdict_sampling);
-        let callouts = step("callouts", Callouts::try_new(passive, handler))?;
-        step("callouts", callouts.register(passive, device))?;
-        self.callouts = Some(callouts);
+        self.callouts = Some(step("callouts", Callouts::register(passive, device, handler))?);
 
-        let control_port = control.and_then(|control| control.local_address()).map(|address| address.port());
         let keeper = step("filters", Keeper::start(passive, device, Plan { control_port, fail_open }))?;
         if !keeper.is_filtering() {
             self.degraded = self.degraded.saturating_add(1);
@@ -184,6 +181,10 @@ impl Driver {
 
     /// Takes down what has been started. See the module.
     fn stop(&mut self, passive: &mut Passive) {
+        if let Some(control) = self.control.take() {
+            control.stop(passive);
+            told("control");
+        }
         if let Some(keeper) = self.keeper.take() {
             keeper.stop(passive);
             told("filters");
@@ -195,10 +196,6 @@ impl Driver {
             told("flow contexts");
             callouts.unregister(passive);
             told("callouts");
-        }
-        if let Some(control) = self.control.take() {
-            control.stop(passive);
-            told("control");
         }
         if let (Some(dispatching), Some(rings)) = (self.dispatching.take(), self.rings.as_deref()) {
             dispatching.stop(passive, rings);
@@ -212,6 +209,12 @@ impl Driver {
             told("device");
         }
     }
+}
+
+/// Goes on without a part.
+fn degrade(degraded: &mut u32, part: &'static str, status: Status) {
+    *degraded = degraded.saturating_add(1);
+    trace::emit(&Event::Degraded { part, status: status.into() });
 }
 
 /// Tells that a step of the stop is done.

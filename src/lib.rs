@@ -91,7 +91,7 @@ pub unsafe extern "system" fn DriverEntry(
 
 /// DriverUnload.
 #[cfg(kernel)]
-unsafe extern "system" fn unload(_object: *mut sys::nt::DRIVER_OBJECT) {
+unsafe extern "C" fn unload(_object: *mut sys::nt::DRIVER_OBJECT) {
     // SAFETY: DriverUnload runs at PASSIVE_LEVEL.
     let mut passive = unsafe { kernel::irql::Passive::assume() };
     driver::stop(&mut passive);

@@ -330,7 +330,8 @@ fn dword(bytes: &[u8]) -> Result<u32, Refused> {
 
 fn units(bytes: &[u8], maximum: usize) -> Result<&[Unit], Refused> {
     match bytes.as_chunks() {
-        (_, [_]) => Err(Refused::WrongSize),
+        // Even an empty string has a terminator.
+        (_, [_]) | ([], _) => Err(Refused::WrongSize),
         _ if bytes.len() > maximum => Err(Refused::TooLong),
         (units, _) => Ok(units),
     }

@@ -38,7 +38,7 @@ fn the_defaults_are_what_the_table_says() {
             Kind::Number { .. } | Kind::Choice(_) => {
                 setting.default.parse::<u32>().unwrap().to_le_bytes().to_vec()
             }
-            Kind::Endpoint | Kind::Extensions => utf16(setting.default),
+            Kind::Endpoint | Kind::Extensions => utf16(&format!("{}\0", setting.default)),
             Kind::Binary { .. } => panic!("{} is not a setting", setting.name),
         };
         settings.set(setting.name, setting.kind.registry_type(), &bytes).unwrap();
@@ -63,6 +63,14 @@ fn every_type_with_every_length_is_taken_or_refused_and_a_refused_one_changes_no
                 }
             }
         }
+    }
+}
+
+#[test]
+fn a_value_without_bytes_is_refused() {
+    for setting in TABLE {
+        let refused = parse(setting.name, setting.kind.registry_type(), &[]).unwrap_err();
+        assert_eq!(refused, Refused::WrongSize, "{}", setting.name);
     }
 }
 
@@ -128,7 +136,6 @@ fn an_endpoint_is_taken_with_and_without_terminator() {
         ("10.1.2.3:1", Some("10.1.2.3:1")),
         ("[::1]:65535\0", Some("[::1]:65535")),
         ("0.0.0.0:0", Some("0.0.0.0:0")),
-        ("", None),
         ("\0", None),
     ] {
         let bytes = utf16(text);
@@ -173,7 +180,9 @@ fn extension_interfaces_are_taken_in_their_order() {
     let expected = Ok(vec![(A.to_ascii_lowercase(), true), (B.into(), false)]);
     for end in ["", "\0", "\0\0"] {
         assert_eq!(interfaces(&format!("{A}=required\0{B}=Optional{end}")), expected, "{end:?}");
-        assert_eq!(interfaces(end), Ok(vec![]), "{end:?}");
+    }
+    for none in ["\0", "\0\0"] {
+        assert_eq!(interfaces(none), Ok(vec![]), "{none:?}");
     }
 }
 

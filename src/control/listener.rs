@@ -1,13 +1,16 @@
 //! The listening socket's owner.
 
-use super::session::{Session, told};
+use super::session::{Session, UNKNOWN};
 use super::shared::Shared;
 use crate::ext::{Attached, SocketKind, Sockets};
 use crate::kernel::irql::AtMostDispatch;
 use crate::kernel::pool::{PoolArc, tags};
 use crate::kernel::{Result, Status};
-use crate::trace;
+use crate::policy::Family;
+use crate::ring::{ControlChange, ControlConnection};
+use crate::wsk::address::octets;
 use crate::wsk::{Incoming, ListenEvents};
+use core::net::SocketAddr;
 use core::sync::atomic::{AtomicBool, Ordering};
 
 /// One listening socket; a socket that is opened anew has a new owner.
@@ -45,13 +48,13 @@ impl ListenEvents for Listener {
     type Connection = Session;
 
     fn admit(&self, irql: &mut AtMostDispatch, incoming: Incoming) -> Option<PoolArc<Session>> {
-        let (remote, remote_port) = told(incoming.remote);
+        let remote = incoming.remote;
         match Session::admit(irql, &self.shared, incoming) {
             Ok(session) => Some(session),
             Err(status) => {
                 self.shared.counts.refused.fetch_add(1, Ordering::Relaxed);
-                let status = status.into();
-                trace::emit(&trace::Event::ControlRefused { remote, remote_port, status });
+                let told = refusal(remote, status);
+                self.shared.rings.push(&*irql.raise(), &told, None);
                 None
             }
         }
@@ -69,5 +72,19 @@ impl ListenEvents for Listener {
     fn closed(&self, _irql: &mut AtMostDispatch) {
         self.closed.store(true, Ordering::Release);
         self.shared.wake();
+    }
+}
+
+/// What is told of a connection that was not admitted.
+fn refusal(remote: Option<SocketAddr>, status: Status) -> ControlConnection {
+    let remote = remote.unwrap_or(UNKNOWN);
+    let family = if remote.is_ipv4() { Family::V4 } else { Family::V6 };
+    ControlConnection {
+        change: ControlChange::Refused,
+        family,
+        session: 0,
+        status: status.0,
+        remote: octets(remote.ip()),
+        remote_port: remote.port(),
     }
 }

@@ -15,12 +15,9 @@ use crate::kernel::irql::{AtMostDispatch, Passive};
 use crate::kernel::pool::{PoolArc, tags};
 use crate::kernel::time::{self, Interval};
 use crate::kernel::{Result, Status};
-use crate::sys::nt::{
-    STATUS_CANCELLED, STATUS_CONNECTION_DISCONNECTED, STATUS_CONNECTION_RESET, STATUS_IO_TIMEOUT, STATUS_SUCCESS,
-};
 use crate::trace;
-use crate::wsk::{ConnectionEvents, ConnectionSocket, Disconnected, Incoming, Received};
-use core::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
+use crate::wsk::{ConnectionEvents, ConnectionSocket, Disconnected, Incoming, Received, status};
+use core::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use core::sync::atomic::{AtomicI32, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 /// Notes from callbacks to the worker.
@@ -60,11 +57,11 @@ impl End {
     /// The end as an event tells it; success for an orderly one.
     pub const fn status(self) -> Status {
         match self {
-            Self::Finished => Status(STATUS_SUCCESS),
-            Self::Reset => Status(STATUS_CONNECTION_RESET),
-            Self::Dead => Status(STATUS_CONNECTION_DISCONNECTED),
-            Self::Idle => Status(STATUS_IO_TIMEOUT),
-            Self::Stopping => Status(STATUS_CANCELLED),
+            Self::Finished => Status::SUCCESS,
+            Self::Reset => status::CONNECTION_RESET,
+            Self::Dead => status::CONNECTION_DISCONNECTED,
+            Self::Idle => status::IO_TIMEOUT,
+            Self::Stopping => Status::CANCELLED,
             Self::Extension(status) => status,
         }
     }
@@ -104,11 +101,9 @@ pub struct Session {
 const END_PEER: u8 = 1;
 /// Our side is ended.
 const END_OURS: u8 = 2;
-/// Our side's end was asked for.
-const END_ASKED: u8 = 4;
 
 /// What an unknown peer is told as.
-const UNKNOWN: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0));
+pub(super) const UNKNOWN: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0));
 
 impl Session {
     /// Takes a connection in, if there is a place for it. IRQL <= DISPATCH_LEVEL.
@@ -124,11 +119,10 @@ impl Session {
             return Err(Status::CANCELLED);
         }
         let place = shared.reserve(irql)?;
-        let index = place.duplicate();
-        let made = Self::try_new(shared, place, incoming);
+        let made = Self::try_new(shared, place.clone(), incoming);
         match &made {
             Ok(session) => shared.insert(irql, session),
-            Err(_) => shared.vacate(irql, &index),
+            Err(_) => shared.vacate(irql, &place),
         }
         made
     }
@@ -150,7 +144,7 @@ impl Session {
             phase: AtomicU8::new(Phase::Admitted as u8),
             ended: AtomicU8::new(0),
             deadline: AtomicU64::new(u64::MAX),
-            status: AtomicI32::new(STATUS_SUCCESS),
+            status: AtomicI32::new(Status::SUCCESS.0),
         };
         PoolArc::try_new(tags::CONTROL, session)
     }
@@ -241,9 +235,7 @@ impl Session {
         this.status.store(why.status().0, Ordering::Relaxed);
         let deadline = time::since_boot().as_100ns().saturating_add(bound.as_100ns());
         this.deadline.store(deadline, Ordering::Relaxed);
-        if this.socket.disconnect(passive, this) {
-            this.ended.fetch_or(END_ASKED, Ordering::Relaxed);
-        } else {
+        if !this.socket.disconnect(passive, this) {
             this.close(passive, why);
         }
     }
@@ -270,7 +262,12 @@ impl Session {
     }
 
     /// Looks whether time is up, for an idle connection or an end under way; otherwise says when it will be.
-    pub(super) fn expire(this: &PoolArc<Self>, passive: &mut Passive, idle: Interval, ending: Interval) -> u64 {
+    pub(super) fn expire(
+        this: &PoolArc<Self>,
+        passive: &mut Passive,
+        idle: Interval,
+        ending: Interval,
+    ) -> u64 {
         let now = time::since_boot().as_100ns();
         if this.phase() == Phase::Open as u8 {
             let due = this.heard.load(Ordering::Relaxed).saturating_add(idle.as_100ns());
@@ -302,10 +299,13 @@ impl ConnectionEvents for Session {
     }
 
     fn disconnected(&self, irql: &mut AtMostDispatch, how: Disconnected) {
-        self.note(irql, match how {
-            Disconnected::Gracefully => note::FINISHED,
-            Disconnected::Abortively => note::RESET,
-        });
+        self.note(
+            irql,
+            match how {
+                Disconnected::Gracefully => note::FINISHED,
+                Disconnected::Abortively => note::RESET,
+            },
+        );
     }
 
     fn dead(&self, irql: &mut AtMostDispatch) {
@@ -319,10 +319,4 @@ impl ConnectionEvents for Session {
     fn closed(&self, irql: &mut AtMostDispatch) {
         self.note(irql, note::CLOSED);
     }
-}
-
-/// An address as an event tells it.
-pub(super) fn told(address: Option<SocketAddr>) -> (IpAddr, u16) {
-    let address = address.unwrap_or(UNKNOWN);
-    (address.ip(), address.port())
 }

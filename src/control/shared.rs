@@ -4,6 +4,7 @@
 //! for all.
 
 use super::session::Session;
+use crate::dispatch::Rings;
 use crate::ext::Sockets;
 use crate::kernel::event::{Event, Kind};
 use crate::kernel::irql::AtMostDispatch;
@@ -39,6 +40,8 @@ pub(super) struct Counts {
 
 pub(super) struct Shared {
     pub(super) sockets: PoolArc<Sockets>,
+    /// The driver's rings: for what callbacks tell of connections that do not come to be.
+    pub(super) rings: PoolArc<Rings>,
     /// Wakes the worker.
     wake: Event,
     stopping: AtomicBool,
@@ -64,10 +67,15 @@ struct Table {
 }
 
 /// A place in the table that nobody else has.
+#[derive(Clone)]
 pub(super) struct Place(usize);
 
 impl Shared {
-    pub(super) fn try_new(sockets: PoolArc<Sockets>, max_sessions: usize) -> Result<PoolArc<Self>> {
+    pub(super) fn try_new(
+        sockets: PoolArc<Sockets>,
+        rings: PoolArc<Rings>,
+        max_sessions: usize,
+    ) -> Result<PoolArc<Self>> {
         let table = Table {
             places: PoolSlice::try_from_fn(tags::CONTROL, max_sessions, |_| None)?,
             vacant: PoolSlice::try_from_fn(tags::CONTROL, max_sessions, |index| index)?,
@@ -78,6 +86,7 @@ impl Shared {
         };
         let shared = Self {
             sockets,
+            rings,
             wake: Event::try_new(Kind::Synchronization)?,
             stopping: AtomicBool::new(false),
             table: SpinLock::new("control sessions", table),

@@ -14,8 +14,8 @@
 //! | metric | 0x4 | `Metric` | bytes received | bytes sent u64, flags u32, round trip u32 (microseconds) |
 //! | vendor | 0x8 | `Vendor` | type | the vendor's, up to 40 bytes |
 
-use super::interface::ExtensionInterface;
 use super::Callback;
+use super::interface::ExtensionInterface;
 use crate::sys::nt::{GUID, NTSTATUS, PVOID};
 use crate::sys::wsk::{MAKE_WSK_VERSION, NPIID};
 use core::ffi::c_void;

@@ -10,7 +10,9 @@ use crate::kernel::irql::{self, Passive};
 use crate::kernel::pool::{PoolArc, PoolBox, PoolSlice, tags};
 use crate::kernel::thread::Thread;
 use crate::kernel::{Result, Status};
-use crate::ring::{self, Cause, Entry, ExtensionEvent, Handler, Kind, LifeCycle, Line, Record, Ring, Supply, Waker};
+use crate::ring::{
+    self, Cause, Entry, ExtensionEvent, Handler, Kind, LifeCycle, Line, Record, Ring, Supply, Waker,
+};
 use crate::trace::{self, Guid, events};
 
 /// Lines in the ring of each processor: 32 KiB.
@@ -105,11 +107,7 @@ impl Sockets {
         let lost = [Cause::Full, Cause::TooLong, Cause::Nested, Cause::NoRing]
             .iter()
             .fold(0u64, |sum, cause| sum.wrapping_add(self.rings.lost(Kind::ExtensionEvent, *cause)));
-        Figures {
-            delivered: self.rings.delivered(),
-            lost,
-            life_cycle: self.rings.life_cycle_delivered(),
-        }
+        Figures { delivered: self.rings.delivered(), lost, life_cycle: self.rings.life_cycle_delivered() }
     }
 }
 
@@ -145,12 +143,20 @@ impl Consumer<'_> {
         let provider = events::Provider::Wsk;
         let status = events::NtStatus::from(status);
         match state {
-            State::Granted => trace::emit(&trace::Event::ExtensionRegistered { session, interface, provider }),
+            State::Granted => {
+                trace::emit(&trace::Event::ExtensionRegistered { session, interface, provider })
+            }
             State::Refused => {
                 trace::emit(&trace::Event::ExtensionRefused { session, interface, required, status });
             }
             State::Failed => {
-                trace::emit(&trace::Event::ExtensionFailed { session, interface, provider, required, status });
+                trace::emit(&trace::Event::ExtensionFailed {
+                    session,
+                    interface,
+                    provider,
+                    required,
+                    status,
+                });
             }
             // Settled before it is told.
             State::Idle | State::Registering => {}
@@ -167,7 +173,7 @@ impl Handler<Slot> for Consumer<'_> {
         let Some(event) = ExtensionEvent::decode(record.detail, record.payload) else { return };
         trace::emit(&trace::Event::ExtensionCallback {
             session: event.session,
-            interface: Guid::from_bytes(event.interface),
+            interface: guid(event.interface),
             code: event.code,
             value: event.value,
         });
@@ -185,5 +191,15 @@ impl Handler<Slot> for Consumer<'_> {
                 LifeCycle::ExtensionDetached | LifeCycle::Closed => {}
             }
         }
+    }
+}
+
+/// A GUID in the layout of the Windows structure.
+fn guid([a, b, c, d, e, f, g, h, data4 @ ..]: [u8; 16]) -> Guid {
+    Guid {
+        data1: u32::from_le_bytes([a, b, c, d]),
+        data2: u16::from_le_bytes([e, f]),
+        data3: u16::from_le_bytes([g, h]),
+        data4,
     }
 }

@@ -31,7 +31,9 @@ mod sockets;
 
 pub use events::{Events, Figures};
 pub use interface::{ExtensionInterface, Interface};
-pub use sockets::{Attached, Callback, Missing, Plan, Provider, Requirement, SocketKind, Sockets, State, Totals};
+pub use sockets::{
+    Attached, Callback, Missing, Plan, Provider, Requirement, SocketKind, Sockets, State, Totals,
+};
 
 /// The interfaces that weir speaks.
 pub static INTERFACES: [Interface; COUNT] = [Interface::of::<connection_v1::ConnectionV1>()];

@@ -13,7 +13,7 @@ use crate::kernel::irql::AtMostDispatch;
 use crate::kernel::pool::{PoolArc, PoolSlice, tags};
 use crate::kernel::{Result, Status};
 use crate::ring::{ExtensionEvent, LifeCycle, Link, Linked};
-use crate::sys::nt::{PVOID, STATUS_NOT_IMPLEMENTED};
+use crate::sys::nt::{PVOID, STATUS_NOT_IMPLEMENTED, STATUS_NOT_SUPPORTED};
 use crate::trace::Guid;
 use crate::wsk::{Call, ExtensionProvider};
 use core::cell::UnsafeCell;
@@ -353,18 +353,15 @@ impl Attached {
     /// The first required interface that cannot be had. The socket must be closed then.
     pub fn register(&self, call: &Call<'_>, wsk_version: u16) -> core::result::Result<(), Missing> {
         let slot = self.slot();
-        let mut missing = self
-            .sockets
-            .plan
-            .unknown
-            .map(|interface| Missing { interface, status: Status::NOT_SUPPORTED });
+        let mut missing =
+            self.sockets.plan.unknown.map(|interface| Missing { interface, status: Status::NOT_SUPPORTED });
         for (index, (part, interface)) in slot.parts.iter().zip(&INTERFACES).enumerate() {
             part.set(State::Registering, Status::PENDING);
             let outcome = self.register_one(call, wsk_version, part, interface);
             let counters = &self.sockets.counters;
             let (state, status, counter) = match outcome {
                 Ok(()) => (State::Granted, Status::SUCCESS, &counters.granted),
-                Err(status @ (Status::NOT_SUPPORTED | Status(STATUS_NOT_IMPLEMENTED))) => {
+                Err(status @ Status(STATUS_NOT_SUPPORTED | STATUS_NOT_IMPLEMENTED)) => {
                     (State::Refused, status, &counters.refused)
                 }
                 Err(status) => (State::Failed, status, &counters.failed),

@@ -264,7 +264,10 @@ impl Drop for Connection {
 
 impl fmt::Debug for Connection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Connection").field("number", &self.number).field("key", &self.key).finish_non_exhaustive()
+        f.debug_struct("Connection")
+            .field("number", &self.number)
+            .field("key", &self.key)
+            .finish_non_exhaustive()
     }
 }
 
@@ -277,7 +280,8 @@ fn pack(decided: Decided) -> u64 {
 }
 
 fn unpack(packed: u64) -> Decided {
-    let [generation, rest] = [packed >> 32, packed & 0xFFFF_FFFF].map(|half| u32::try_from(half).unwrap_or(0));
+    let [generation, rest] =
+        [packed >> 32, packed & 0xFFFF_FFFF].map(|half| u32::try_from(half).unwrap_or(0));
     let [action, ..] = packed.to_le_bytes();
     let rule = rest >> 8;
     Decided {

@@ -112,7 +112,8 @@ mod tests {
 
     #[test]
     fn another_seed_scatters_the_same_keys_elsewhere() {
-        let same = (0..1000u16).filter(|&port| key(1, port).hash(1) & 255 == key(1, port).hash(2) & 255).count();
+        let same =
+            (0..1000u16).filter(|&port| key(1, port).hash(1) & 255 == key(1, port).hash(2) & 255).count();
         assert!(same < 50, "{same}");
     }
 }

@@ -146,7 +146,11 @@ impl Flows {
     }
 
     /// Calls `each` with every connection whose removal has not begun, once, without a lock held.
-    pub fn for_each_removal(&self, irql: &mut AtMostDispatch, mut each: impl FnMut(Ref, &mut AtMostDispatch)) {
+    pub fn for_each_removal(
+        &self,
+        irql: &mut AtMostDispatch,
+        mut each: impl FnMut(Ref, &mut AtMostDispatch),
+    ) {
         for bucket in self.buckets.iter() {
             loop {
                 let found = bucket.lock(irql).find(Connection::begin_removal);

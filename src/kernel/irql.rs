@@ -200,6 +200,13 @@ impl<'a> Deref for Raised<'a> {
     }
 }
 
+impl DerefMut for Raised<'_> {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        &mut self.at
+    }
+}
+
 impl Drop for Raised<'_> {
     #[inline]
     fn drop(&mut self) {

@@ -44,7 +44,8 @@ impl Rundown {
     pub fn acquire(&self) -> Option<Protection<'_>> {
         // SAFETY: initialised; callable up to DISPATCH_LEVEL.
         let entered = unsafe { nt::ExAcquireRundownProtection(self.raw()) } != nt::FALSE;
-        entered.then_some(Protection { rundown: self })
+        // Made only on success: dropping one leaves.
+        entered.then(|| Protection { rundown: self })
     }
 
     /// Closes the gate and waits until everyone has left. Closing twice does nothing more. The caller must not be

@@ -11,9 +11,7 @@ mod rings;
 mod sync;
 
 #[cfg(all(loom, test))]
-mod models;
-#[cfg(all(not(loom), test))]
-mod tests;
+mod loom_models;
 
 pub use dispatcher::{Bounds, Dispatcher, Handler, Record, Summary};
 pub use life::{LifeCycle, Link, Linked, NoObject};

@@ -21,9 +21,6 @@ pub unsafe trait Owned: Deref {}
 
 // SAFETY: an exclusive borrow is the only way to the place while it lasts.
 unsafe impl<T: ?Sized> Owned for &mut T {}
-#[cfg(any(test, feature = "sim"))]
-// SAFETY: a box owns its allocation, which stays where it is.
-unsafe impl<T: ?Sized> Owned for std::boxed::Box<T> {}
 
 /// What the caller supplies: memory, the objects that records belong to, a way to wake the dispatcher.
 pub trait Supply: Sized {

@@ -30,8 +30,8 @@ use crate::kernel::rundown::{Protection, Rundown};
 use crate::kernel::{Result, Status};
 use crate::policy::{Direction, Family};
 use crate::sys::fwp::{
-    self, FWPS_CALLOUT_CLASSIFY_FN3, FWPS_CALLOUT_NOTIFY_TYPE, FWPS_CALLOUT3, FWPS_CLASSIFY_OUT0, FWPS_FILTER3,
-    FWPS_INCOMING_METADATA_VALUES0, FWPS_INCOMING_VALUES0,
+    self, FWPS_CALLOUT_CLASSIFY_FN3, FWPS_CALLOUT_NOTIFY_TYPE, FWPS_CALLOUT3, FWPS_CLASSIFY_OUT0,
+    FWPS_FILTER3, FWPS_INCOMING_METADATA_VALUES0, FWPS_INCOMING_VALUES0,
 };
 use crate::sys::nt::{self, GUID, NTSTATUS};
 
@@ -66,35 +66,43 @@ pub struct Callouts {
 pub struct NotAssociated(pub Status);
 
 impl Callouts {
-    /// Callouts that are not registered yet.
-    ///
-    /// # Errors
-    /// `STATUS_INSUFFICIENT_RESOURCES`.
-    pub fn try_new(_passive: &Passive, handler: Handler) -> Result<PoolBox<Self>> {
+    fn try_new(handler: Handler) -> Result<PoolBox<Self>> {
         let slot = || Ok(Slot { id: AtomicU64::new(0), gate: Rundown::try_new()? });
         let slots = [
-            slot()?, slot()?, slot()?, slot()?, slot()?, slot()?, slot()?, slot()?, slot()?, slot()?, slot()?,
+            slot()?,
+            slot()?,
+            slot()?,
+            slot()?,
+            slot()?,
+            slot()?,
+            slot()?,
+            slot()?,
+            slot()?,
+            slot()?,
+            slot()?,
             slot()?,
         ];
         PoolBox::try_new(tags::WFP, Self { slots, handler })
     }
 
-    /// Registers every callout. `self` must not move or go until [`Callouts::unregister`] has returned.
+    /// Makes the callouts and registers every one. They stay where they are until [`Callouts::unregister`] has
+    /// returned, which comes before they are dropped.
     ///
     /// # Errors
-    /// What FwpsCalloutRegister3 returns; none is registered then.
-    pub fn register(self: &PoolBox<Self>, passive: &Passive, device: &Device) -> Result {
-        CALLOUTS.store(self.as_ptr(), Ordering::Release);
-        for ((layer, slot), classify) in LAYERS.iter().zip(&self.slots).zip(THUNKS) {
+    /// `STATUS_INSUFFICIENT_RESOURCES`, and what FwpsCalloutRegister3 returns; none is registered then.
+    pub fn register(passive: &Passive, device: &Device, handler: Handler) -> Result<PoolBox<Self>> {
+        let callouts = Self::try_new(handler)?;
+        CALLOUTS.store(callouts.as_ptr(), Ordering::Release);
+        for ((layer, slot), classify) in LAYERS.iter().zip(&callouts.slots).zip(THUNKS) {
             match register(passive, device, layer, classify) {
                 Ok(id) => slot.id.store(u64::from(id) | REGISTERED, Ordering::Release),
                 Err(status) => {
-                    self.unregister(passive);
+                    callouts.unregister(passive);
                     return Err(status);
                 }
             }
         }
-        Ok(())
+        Ok(callouts)
     }
 
     /// Closes the gate: from now on a classification returns without an opinion, and when this returns none is

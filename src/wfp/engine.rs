@@ -101,9 +101,8 @@ impl Session {
     pub fn holds(&self, _passive: &Passive) -> bool {
         let mut sublayer = core::ptr::null_mut();
         // SAFETY: an open handle; the key and the pointer live for the call; PASSIVE_LEVEL says the token.
-        let status = unsafe {
-            fwp::FwpmSubLayerGetByKey0(self.engine, &raw const layer::SUBLAYER, &raw mut sublayer)
-        };
+        let status =
+            unsafe { fwp::FwpmSubLayerGetByKey0(self.engine, &raw const layer::SUBLAYER, &raw mut sublayer) };
         if Status(status).exact().is_err() {
             return false;
         }
@@ -213,10 +212,8 @@ impl Tx<'_> {
             Role::Authorize(_) if plan.fail_open => fwp::FWPM_FILTER_FLAG_PERMIT_IF_CALLOUT_UNREGISTERED,
             _ => fwp::FWPM_FILTER_FLAG_NONE,
         };
-        let action = FWPM_ACTION0 {
-            type_: layer.filter_action(),
-            u: FWPM_ACTION0_U { calloutKey: layer.callout },
-        };
+        let action =
+            FWPM_ACTION0 { type_: layer.filter_action(), u: FWPM_ACTION0_U { calloutKey: layer.callout } };
         self.add_filter(&FWPM_FILTER0 {
             displayData: display(layer.name),
             flags,
@@ -255,8 +252,7 @@ impl Tx<'_> {
     }
 
     fn add_filter(&self, filter: &FWPM_FILTER0) -> Result {
-        let filter =
-            FWPM_FILTER0 { providerKey: provider_key(), subLayerKey: layer::SUBLAYER, ..*filter };
+        let filter = FWPM_FILTER0 { providerKey: provider_key(), subLayerKey: layer::SUBLAYER, ..*filter };
         // SAFETY: an open handle; the structure and what it points at live for the call; the identifier is not
         // asked for; PASSIVE_LEVEL says the token.
         Status(unsafe {
@@ -286,7 +282,11 @@ const fn weight(range: u8) -> FWP_VALUE0 {
     FWP_VALUE0 { type_: FWP_UINT8, u: FWP_VALUE0_U { uint8: range } }
 }
 
-const fn equal(field: GUID, type_: fwp::FWP_DATA_TYPE, value: FWP_CONDITION_VALUE0_U) -> FWPM_FILTER_CONDITION0 {
+const fn equal(
+    field: GUID,
+    type_: fwp::FWP_DATA_TYPE,
+    value: FWP_CONDITION_VALUE0_U,
+) -> FWPM_FILTER_CONDITION0 {
     FWPM_FILTER_CONDITION0 {
         fieldKey: field,
         matchType: FWP_MATCH_EQUAL,

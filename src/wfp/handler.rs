@@ -16,7 +16,6 @@ use crate::ring::{self, LifeCycle};
 use crate::trace::{self, Keywords, Level};
 
 /// What the handlers work on.
-#[derive(Debug)]
 pub struct Handler {
     policy: PoolArc<Policies>,
     rings: PoolArc<Rings>,

@@ -52,7 +52,8 @@ impl Policies {
     /// # Errors
     /// `STATUS_INSUFFICIENT_RESOURCES`.
     pub fn try_new(_passive: &Passive) -> Result<Self> {
-        let processors = usize::try_from(irql::maximum_processors()).map_err(|_| Status::INVALID_PARAMETER)?;
+        let processors =
+            usize::try_from(irql::maximum_processors()).map_err(|_| Status::INVALID_PARAMETER)?;
         let epochs = PoolSlice::try_from_fn(tags::EPOCH, processors, |_| Epoch::new())?;
         Ok(Self { snapshot: Snapshot::new(epochs), generation: AtomicU32::new(0) })
     }

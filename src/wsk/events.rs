@@ -181,7 +181,8 @@ unsafe extern "system" fn disconnect_event<T: ConnectionEvents>(
     let Some(connection) = (unsafe { owner::<T>(SocketContext) }) else { return STATUS_SUCCESS };
     // SAFETY: WSK calls at IRQL <= DISPATCH_LEVEL; the token does not leave this call.
     let mut irql = unsafe { AtMostDispatch::assume() };
-    let how = if Flags & WSK_FLAG_ABORTIVE == 0 { Disconnected::Gracefully } else { Disconnected::Abortively };
+    let how =
+        if Flags & WSK_FLAG_ABORTIVE == 0 { Disconnected::Gracefully } else { Disconnected::Abortively };
     connection.disconnected(&mut irql, how);
     STATUS_SUCCESS
 }

@@ -20,3 +20,13 @@ pub use provider::{CaptureError, Provider, Registration, WSK_VERSION};
 pub use socket::{
     Call, Closing, ConnectionSocket, EVENTS, ExtensionProvider, ListenError, ListenSocket, RawSocket, Step,
 };
+
+/// Statuses that sockets end with.
+pub mod status {
+    use crate::kernel::Status;
+    use crate::sys::nt;
+
+    pub const CONNECTION_DISCONNECTED: Status = Status(nt::STATUS_CONNECTION_DISCONNECTED);
+    pub const CONNECTION_RESET: Status = Status(nt::STATUS_CONNECTION_RESET);
+    pub const IO_TIMEOUT: Status = Status(nt::STATUS_IO_TIMEOUT);
+}

@@ -9,13 +9,14 @@
 use crate::kernel::irql::Passive;
 use crate::kernel::pool::{PoolBox, tags};
 use crate::kernel::time::Interval;
-use crate::kernel::{Result, Status};
+use crate::kernel::{Result, Status, irp};
 use crate::sys::nt::{PIRP, PVOID, STATUS_NOINTERFACE};
 use crate::sys::wsk::{
-    ADDRESS_FAMILY, IPPROTO_TCP, MAKE_WSK_VERSION, NPI_WSK_INTERFACE_ID, PFN_WSK_CONTROL_CLIENT, PFN_WSK_SOCKET,
-    SOCK_STREAM, WSK_CLIENT_DISPATCH, WSK_CLIENT_NPI, WSK_EVENT_CALLBACK_CONTROL, WSK_MAJOR_VERSION,
-    WSK_PROVIDER_CHARACTERISTICS, WSK_PROVIDER_NPI, WSK_REGISTRATION, WSK_SET_STATIC_EVENT_CALLBACKS,
-    WskCaptureProviderNPI, WskDeregister, WskQueryProviderCharacteristics, WskRegister, WskReleaseProviderNPI,
+    ADDRESS_FAMILY, IPPROTO_TCP, MAKE_WSK_VERSION, NPI_WSK_INTERFACE_ID, PFN_WSK_CONTROL_CLIENT,
+    PFN_WSK_SOCKET, SOCK_STREAM, WSK_CLIENT_DISPATCH, WSK_CLIENT_NPI, WSK_EVENT_CALLBACK_CONTROL,
+    WSK_MAJOR_VERSION, WSK_PROVIDER_CHARACTERISTICS, WSK_PROVIDER_NPI, WSK_REGISTRATION,
+    WSK_SET_STATIC_EVENT_CALLBACKS, WskCaptureProviderNPI, WskDeregister, WskQueryProviderCharacteristics,
+    WskRegister, WskReleaseProviderNPI,
 };
 use core::cell::UnsafeCell;
 use core::ffi::c_void;
@@ -68,7 +69,11 @@ impl Registration {
     ///
     /// # Errors
     /// [`CaptureError`].
-    pub fn capture(&self, _passive: &Passive, bound: Interval) -> core::result::Result<Provider<'_>, CaptureError> {
+    pub fn capture(
+        &self,
+        _passive: &Passive,
+        bound: Interval,
+    ) -> core::result::Result<Provider<'_>, CaptureError> {
         let milliseconds = u32::try_from(bound.as_100ns() / 10_000).unwrap_or(u32::MAX - 1);
         let mut npi = WSK_PROVIDER_NPI { Client: null_mut(), Dispatch: core::ptr::null() };
         // SAFETY: registered; PASSIVE_LEVEL, where waiting is allowed; `npi` is written before the call returns.
@@ -88,6 +93,14 @@ impl Registration {
         let status = unsafe { WskQueryProviderCharacteristics(self.raw(), &raw mut range) };
         let same_major = WSK_MAJOR_VERSION(range.LowestVersion) == WSK_MAJOR_VERSION(WSK_VERSION);
         (Status(status).exact().is_ok() && same_major).then_some(range.LowestVersion)
+    }
+
+    /// Waits until WSK is done with weir (WskDeregister): every socket closed, every request completed. Frees the
+    /// requests that never were, and says how many.
+    pub fn deregister(self, passive: &mut Passive) -> u32 {
+        drop(self);
+        // SAFETY: requests are made of WSK only, and WSK is done with weir.
+        unsafe { irp::reclaim_parked(passive) }
     }
 
     fn raw(&self) -> *mut WSK_REGISTRATION {
@@ -130,7 +143,8 @@ impl Provider<'_> {
     /// # Errors
     /// What WskControlClient returns: STATUS_NOT_SUPPORTED and STATUS_NOT_IMPLEMENTED among them.
     pub fn set_static_event_callbacks(&self, mask: u32) -> Result {
-        let mut control = WSK_EVENT_CALLBACK_CONTROL { NpiId: &raw const NPI_WSK_INTERFACE_ID, EventMask: mask };
+        let mut control =
+            WSK_EVENT_CALLBACK_CONTROL { NpiId: &raw const NPI_WSK_INTERFACE_ID, EventMask: mask };
         // SAFETY: the table is valid until the capture is released.
         let function: PFN_WSK_CONTROL_CLIENT = unsafe { (*self.npi.Dispatch).WskControlClient };
         let function = function.ok_or(Status::NOT_SUPPORTED)?;

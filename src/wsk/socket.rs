@@ -242,10 +242,14 @@ impl<T: ConnectionEvents> ConnectionSocket<T> {
         let Some(function) = table.WskDisconnect else { return false };
         *irp.buffers_mut() = Some(owner.clone());
         let socket = call.raw.as_ptr();
-        let _returned = irp.start(disconnect_done::<T>, |irp, _| {
-            // SAFETY: inside the gate; no buffer; the IRP is ready.
-            Status(unsafe { function(socket, null_mut(), 0, irp) })
-        });
+        let _returned = irp.start(
+            disconnect_done::<T>,
+            |_| (),
+            |irp, ()| {
+                // SAFETY: inside the gate; no buffer; the IRP is ready.
+                Status(unsafe { function(socket, null_mut(), 0, irp) })
+            },
+        );
         true
     }
 
@@ -278,10 +282,14 @@ fn issue_close<T: Send + Sync + 'static>(
     let socket = raw.as_ptr();
     // A provider without this function is none: nothing else can end the socket.
     let Some(function) = table.WskCloseSocket else { return };
-    let _returned = irp.start(handler, |irp, _| {
-        // SAFETY: the gate is run down, so no other function is in progress, and none is called afterwards.
-        Status(unsafe { function(socket, irp) })
-    });
+    let _returned = irp.start(
+        handler,
+        |_| (),
+        |irp, ()| {
+            // SAFETY: the gate is run down, so no other function is in progress, and none is called afterwards.
+            Status(unsafe { function(socket, irp) })
+        },
+    );
 }
 
 fn disconnect_done<T: ConnectionEvents>(
@@ -312,7 +320,7 @@ pub struct ListenSocket<L: ListenEvents> {
     address: SocketAddr,
     context: NonNull<()>,
     close: Irp<Option<PoolArc<L>>>,
-    exclusive: bool,
+    exclusive: Result,
 }
 
 // SAFETY: the context is a share of an `L`, which is Send and Sync; the rest is.
@@ -360,12 +368,8 @@ impl<L: ListenEvents> ListenSocket<L> {
         owner: &PoolArc<L>,
         address: SocketAddr,
     ) -> core::result::Result<Self, (ListenError, Closing)> {
-        let allocate = |passive: &mut Passive| -> Result<_> {
-            let setup = Setup { address: address::to_sockaddr(&address), option: 0 };
-            Ok((Irp::try_new(1, setup)?, Irp::try_new(1, None)?, Rundown::try_new()?, passive))
-        };
-        let (setup, close, gate, passive) =
-            allocate(passive).map_err(Step::Allocate.failed()).map_err(|error| (error, Closing::NothingToClose))?;
+        let nothing = |error| (error, Closing::NothingToClose);
+        let (setup, close, gate) = allocate(address).map_err(Step::Allocate.failed()).map_err(nothing)?;
 
         let context = owner.clone().into_raw();
         let made = step(passive, setup, |irp, _| {
@@ -375,21 +379,22 @@ impl<L: ListenEvents> ListenSocket<L> {
             unsafe { provider.socket(family, WSK_FLAG_LISTEN_SOCKET, context.as_ptr().cast(), dispatch, irp) }
         });
         let (setup, raw) = match made {
-            Ok((setup, information)) => (setup, RawSocket::new(core::ptr::with_exposed_provenance_mut(information))),
-            Err((setup, status)) => {
-                drop(setup);
+            Ok((setup, information)) => {
+                (setup, RawSocket::new(core::ptr::with_exposed_provenance_mut(information)))
+            }
+            Err((_, status)) => {
                 // SAFETY: no socket was made, so the context is still ours.
                 drop(unsafe { PoolArc::<L>::from_raw(context) });
-                return Err((Step::Socket.failed()(status), Closing::NothingToClose));
+                return Err(nothing(Step::Socket.failed()(status)));
             }
         };
         let Some(raw) = raw else {
             // SAFETY: no socket was made, so the context is still ours.
             drop(unsafe { PoolArc::<L>::from_raw(context) });
-            return Err((Step::Socket.failed()(Status::UNSUCCESSFUL), Closing::NothingToClose));
+            return Err(nothing(Step::Socket.failed()(Status::UNSUCCESSFUL)));
         };
 
-        let mut this = Self { socket: Socket { raw, gate }, address, context, close, exclusive: false };
+        let mut this = Self { socket: Socket { raw, gate }, address, context, close, exclusive: Ok(()) };
         match this.set_up(passive, setup) {
             Ok(()) => Ok(this),
             Err(error) => {
@@ -421,7 +426,7 @@ impl<L: ListenEvents> ListenSocket<L> {
             // SAFETY: the option is the IRP's own.
             unsafe { set_option(table, socket, (SOL_SOCKET, SO_EXCLUSIVEADDRUSE), &mut setup.option, irp) }
         });
-        self.exclusive = set.is_ok();
+        self.exclusive = set.as_ref().map(|_| ()).map_err(|(_, status)| *status);
         let setup = match set {
             Ok((setup, _)) | Err((Some(setup), _)) => setup,
             Err((None, _)) => fresh_setup(self.address)?,
@@ -454,8 +459,8 @@ impl<L: ListenEvents> ListenSocket<L> {
         self.address
     }
 
-    /// Whether no other socket can be bound to the same address (SO_EXCLUSIVEADDRUSE).
-    pub const fn is_exclusive(&self) -> bool {
+    /// Whether no other socket can be bound to the same address (SO_EXCLUSIVEADDRUSE), or why this cannot be had.
+    pub const fn exclusive(&self) -> Result {
         self.exclusive
     }
 
@@ -502,6 +507,13 @@ fn listener_closed<L: ListenEvents>(
     if let Some(owner) = irp.buffers_mut().take() {
         owner.closed(irql);
     }
+}
+
+/// Everything that a listener's making and closing need.
+#[expect(clippy::type_complexity, reason = "taken apart at once")]
+fn allocate<L: ListenEvents>(address: SocketAddr) -> Result<(Irp<Setup>, Irp<Option<PoolArc<L>>>, Rundown)> {
+    let setup = Setup { address: address::to_sockaddr(&address), option: 0 };
+    Ok((Irp::try_new(1, setup)?, Irp::try_new(1, None)?, Rundown::try_new()?))
 }
 
 fn fresh_setup(address: SocketAddr) -> core::result::Result<Irp<Setup>, ListenError> {

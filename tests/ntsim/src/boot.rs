@@ -13,10 +13,10 @@ use crate::fault::{Injected, Plan};
 use crate::registry::Registry;
 use crate::sys::nt::{NTSTATUS, PASSIVE_LEVEL};
 use crate::verify::{Report, lock};
-use crate::{clock, device, dispatcher, driver, fault, irp, irql, object, pool, registry, threads, verify};
+use crate::{clock, device, dispatcher, driver, fault, irp, irql, object, pool, registry, threads, verify, wfp};
 
 /// How a machine is set up.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Config {
     /// Processors at boot, from 1.
     pub processors: u32,
@@ -46,7 +46,7 @@ impl Default for Config {
             clock: Clock::Real,
             quarantine: 4 << 20,
             migrate_every: 0,
-            hang_after: Duration::from_secs(120),
+            hang_after: Duration::from_mins(2),
         }
     }
 }
@@ -100,8 +100,7 @@ pub fn boot(config: Config) -> Sim {
     *running = true;
     drop(running);
     GENERATION.fetch_add(1, Ordering::AcqRel);
-    HANG_AFTER_MS
-        .store(u64::try_from(config.hang_after.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    HANG_AFTER_MS.store(u64::try_from(config.hang_after.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
     verify::start(config.strict, config.backtraces);
     crate::lock::reset();
     fault::set(Plan::None);
@@ -110,6 +109,7 @@ pub fn boot(config: Config) -> Sim {
     dispatcher::start();
     device::start();
     registry::reset();
+    wfp::start();
     irql::start(config.processors, maximum, config.migrate_every);
     Sim { machine: Arc::new(Machine { _private: () }) }
 }
@@ -120,6 +120,7 @@ impl Drop for Machine {
             let Some(hook) = lock(&AT_SHUTDOWN).pop() else { break };
             hook();
         }
+        wfp::stop();
         dispatcher::stop();
         device::stop();
         let left = threads::join_all(hang_after());

@@ -3,10 +3,9 @@
 //! Times are in 100 ns units. Interrupt time counts from boot, system time from 1601-01-01 (page "KeQueryInterruptTime",
 //! "KeQuerySystemTimePrecise").
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
-
 
 /// Which clock a machine has.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -61,8 +61,14 @@ struct State {
     stopping: bool,
 }
 
-static STATE: Mutex<State> =
-    Mutex::new(State { devices: None, queue: VecDeque::new(), workers: 0, idle: 0, running: 0, stopping: false });
+static STATE: Mutex<State> = Mutex::new(State {
+    devices: None,
+    queue: VecDeque::new(),
+    workers: 0,
+    idle: 0,
+    running: 0,
+    stopping: false,
+});
 static WORK: Condvar = Condvar::new();
 static DONE: Condvar = Condvar::new();
 

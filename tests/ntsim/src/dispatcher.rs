@@ -14,8 +14,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::sys::nt::{
-    APC_LEVEL, DISPATCH_LEVEL, DISPATCHER_HEADER, KDPC, KTIMER, LIST_ENTRY, NTSTATUS, STATUS_INVALID_PARAMETER,
-    STATUS_SUCCESS, STATUS_TIMEOUT,
+    APC_LEVEL, DISPATCH_LEVEL, DISPATCHER_HEADER, KDPC, KTIMER, LIST_ENTRY, NTSTATUS,
+    STATUS_INVALID_PARAMETER, STATUS_SUCCESS, STATUS_TIMEOUT,
 };
 use crate::verify::{Leak, lock, violation};
 use crate::{clock, irql, rules, threads};
@@ -171,7 +171,13 @@ fn list_head(object: usize) -> *mut LIST_ENTRY {
 ///
 /// # Safety
 /// `object` is writable as a dispatcher header.
-pub(crate) unsafe fn initialise(api: &'static str, object: *mut c_void, kind: u8, size: usize, signalled: bool) {
+pub(crate) unsafe fn initialise(
+    api: &'static str,
+    object: *mut c_void,
+    kind: u8,
+    size: usize,
+    signalled: bool,
+) {
     let address = object.expose_provenance();
     if state().waiters.contains_key(&address) {
         violation(&OBJECT_REINITIALISED, api, format!("{address:#x}"));
@@ -228,8 +234,8 @@ const WAITABLE: &[u8] = &[
 /// `object` is a valid dispatcher object; the state is locked.
 unsafe fn consume(object: usize) {
     // SAFETY: as the caller promises.
-    if matches!(unsafe { kind(object) }, object_type::SYNCHRONIZATION_EVENT | object_type::SYNCHRONIZATION_TIMER)
-    {
+    let kind = unsafe { kind(object) };
+    if matches!(kind, object_type::SYNCHRONIZATION_EVENT | object_type::SYNCHRONIZATION_TIMER) {
         // SAFETY: as above.
         unsafe { signal_state(object) }.store(0, Ordering::Release);
     }
@@ -374,8 +380,12 @@ pub(crate) unsafe fn wait(
 pub(crate) fn delay(api: &'static str, interval: i64) -> NTSTATUS {
     require_may_block(api, Some(interval.min(-1)));
     let deadline = clock::deadline(interval);
-    let waiter =
-        Arc::new(Waiter { objects: Vec::new(), all: false, outcome: AtomicI64::new(PENDING), wake: Condvar::new() });
+    let waiter = Arc::new(Waiter {
+        objects: Vec::new(),
+        all: false,
+        outcome: AtomicI64::new(PENDING),
+        wake: Condvar::new(),
+    });
     block(state(), &waiter, Some(deadline));
     STATUS_SUCCESS
 }
@@ -427,7 +437,9 @@ pub(crate) unsafe fn set_timer(timer: *mut KTIMER, due: i64, period_ms: u32, dpc
     fields.Dpc = dpc;
     let key = (due, state.number());
     state.due.insert(key, address);
-    state.armed.insert(address, Armed { key, period: u64::from(period_ms) * 10_000, dpc: dpc.expose_provenance() });
+    state
+        .armed
+        .insert(address, Armed { key, period: u64::from(period_ms) * 10_000, dpc: dpc.expose_provenance() });
     update_busy(&state);
     if !state.timer_thread && !clock::is_virtual() {
         state.timer_thread = true;
@@ -607,7 +619,12 @@ fn run_dpcs() {
             irql::same_irql("DPC routine", || {
                 // SAFETY: the routine and its arguments are the driver's own.
                 unsafe {
-                    routine(address as *mut KDPC, dpc.DeferredContext, dpc.SystemArgument1, dpc.SystemArgument2);
+                    routine(
+                        address as *mut KDPC,
+                        dpc.DeferredContext,
+                        dpc.SystemArgument1,
+                        dpc.SystemArgument2,
+                    );
                 }
             });
             drop(raised);

@@ -133,11 +133,13 @@ fn make_memory(name: &str) -> *mut Memory {
     // SAFETY: as above.
     let hardware = unsafe { &raw mut (*memory).hardware_string };
     // SAFETY: as above.
-    let object = unsafe { &mut (*memory).object };
-    object.DriverExtension = extension;
-    object.HardwareDatabase = hardware;
+    let object = unsafe { &raw mut (*memory).object };
     // SAFETY: as above.
-    unsafe { (*extension).DriverObject = &raw mut (*memory).object };
+    unsafe { (*object).DriverExtension = extension };
+    // SAFETY: as above.
+    unsafe { (*object).HardwareDatabase = hardware };
+    // SAFETY: as above.
+    unsafe { (*extension).DriverObject = object };
     memory
 }
 
@@ -265,4 +267,3 @@ impl Drop for Driver {
         drop(unsafe { Box::from_raw(self.memory) });
     }
 }
-

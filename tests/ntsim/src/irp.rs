@@ -117,8 +117,9 @@ pub(crate) unsafe fn reuse(api: &'static str, irp: PIRP, status: NTSTATUS) {
     let locations = usize::try_from(count).unwrap_or(0);
     // SAFETY: the IRP was allocated with that many locations.
     unsafe { initialise(irp, count, size_of::<IRP>() + locations * size_of::<IO_STACK_LOCATION>()) };
-    // SAFETY: it is a live IRP.
-    unsafe { (*irp).IoStatus.u.Status = status };
+    // SAFETY: it is a live IRP that nobody else has.
+    let fields = unsafe { &mut *irp };
+    fields.IoStatus.u.Status = status;
 }
 
 /// The location that the subsystem will see: where the driver's completion routine goes. `None`, and a violation, when
@@ -129,13 +130,12 @@ pub(crate) unsafe fn reuse(api: &'static str, irp: PIRP, status: NTSTATUS) {
 pub(crate) unsafe fn next_location(api: &'static str, irp: PIRP) -> Option<*mut IO_STACK_LOCATION> {
     check(api, irp)?;
     // SAFETY: it is a live IRP.
-    let fields = unsafe { &*irp };
-    if fields.CurrentLocation <= 1 {
+    if unsafe { (*irp).CurrentLocation } <= 1 {
         violation(&IRP_NO_STACK, api, format!("{:#x}", irp.addr()));
         return None;
     }
-    // SAFETY: the tail is in use as an overlay throughout an IRP's life.
-    let current = unsafe { fields.Tail.Overlay.CurrentStackLocation };
+    // SAFETY: it is a live IRP.
+    let current = unsafe { current_location(irp) };
     // SAFETY: more than one location is left, so the one before lies behind the IRP's header.
     Some(unsafe { current.sub(1) })
 }
@@ -173,10 +173,19 @@ pub unsafe fn send(api: &'static str, irp: PIRP) -> bool {
 /// # Safety
 /// The subsystem has the IRP.
 pub unsafe fn mark_pending(irp: PIRP) {
-    // SAFETY: the subsystem has it, so it is live.
-    let location = unsafe { (*irp).Tail.Overlay.CurrentStackLocation };
+    // SAFETY: the subsystem has the IRP.
+    let location = unsafe { current_location(irp) };
     // SAFETY: a sent IRP has a current location.
     unsafe { (*location).Control |= SL_PENDING_RETURNED };
+}
+
+/// # Safety
+/// `irp` is live.
+unsafe fn current_location(irp: PIRP) -> *mut IO_STACK_LOCATION {
+    // SAFETY: as the caller promises.
+    let tail = unsafe { (*irp).Tail };
+    // SAFETY: the tail is in use as an overlay throughout an IRP's life.
+    unsafe { tail.Overlay.CurrentStackLocation }
 }
 
 /// Whether the driver asked for the IRP to be cancelled.
@@ -251,9 +260,9 @@ pub(crate) unsafe fn cancel(api: &'static str, irp: PIRP) -> bool {
         Some(routine) => {
             // SAFETY: it is a live IRP; the routine releases the lock to this level.
             unsafe { (*irp).CancelIrql = level };
+            // SAFETY: it is a live IRP.
+            let location = unsafe { current_location(irp) };
             // SAFETY: a sent IRP has a current location.
-            let location = unsafe { (*irp).Tail.Overlay.CurrentStackLocation };
-            // SAFETY: as above.
             let device = unsafe { (*location).DeviceObject };
             // SAFETY: the routine was set for this IRP.
             unsafe { routine(device, irp) };
@@ -328,9 +337,9 @@ pub unsafe fn complete(irp: PIRP, status: NTSTATUS, information: usize) {
     let fields = unsafe { &mut *irp };
     fields.IoStatus.u.Status = status;
     fields.IoStatus.Information = information;
-    // SAFETY: a sent IRP has a current location.
+    // SAFETY: the tail is in use as an overlay throughout an IRP's life.
     let current = unsafe { fields.Tail.Overlay.CurrentStackLocation };
-    // SAFETY: as above.
+    // SAFETY: a sent IRP has a current location.
     let location = unsafe { current.read() };
     // SAFETY: the location belongs to the IRP; it is spent.
     unsafe { current.cast::<u8>().write_bytes(0, size_of::<IO_STACK_LOCATION>()) };

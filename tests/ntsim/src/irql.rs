@@ -306,9 +306,7 @@ impl Thread {
                 let index = (start + step) % active;
                 let owner = &PROCESSORS[index as usize].owner;
                 if owner.load(Ordering::Relaxed) == 0
-                    && owner
-                        .compare_exchange(0, self.number(), Ordering::Acquire, Ordering::Relaxed)
-                        .is_ok()
+                    && owner.compare_exchange(0, self.number(), Ordering::Acquire, Ordering::Relaxed).is_ok()
                 {
                     self.processor.set(index);
                     return;

@@ -140,8 +140,7 @@ pub(crate) fn require_none_held_blocking(api: &'static str) {
 
 fn names() -> String {
     THREAD.with(|thread| {
-        let names: Vec<_> =
-            thread.held.iter().take(thread.depth.get()).map(|held| held.get().name).collect();
+        let names: Vec<_> = thread.held.iter().take(thread.depth.get()).map(|held| held.get().name).collect();
         format!("holding {}", names.join(", "))
     })
 }

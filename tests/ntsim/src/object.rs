@@ -159,10 +159,7 @@ fn update(table: &mut Table, address: usize, change: impl FnOnce(&mut Object)) -
 }
 
 /// The object behind a handle, referenced.
-pub(crate) fn reference_by_handle(
-    api: &'static str,
-    handle: *mut c_void,
-) -> Result<*mut c_void, NTSTATUS> {
+pub(crate) fn reference_by_handle(api: &'static str, handle: *mut c_void) -> Result<*mut c_void, NTSTATUS> {
     let found = with_table(|table| match table.handles.get(&handle.addr()).map(|handle| &handle.target) {
         None => Err(STATUS_INVALID_HANDLE),
         Some(Target::Key(_)) => Err(STATUS_OBJECT_TYPE_MISMATCH),

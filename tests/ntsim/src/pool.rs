@@ -207,9 +207,9 @@ pub(crate) fn allocate(request: &Request) -> *mut u8 {
     // SAFETY: the front lies inside the new allocation.
     let start = unsafe { base.add(front) };
     // SAFETY: the front guard is the last GUARD bytes of the front, which is at least as long.
-    unsafe { start.sub(GUARD).write_bytes(FRONT_GUARD, GUARD) };
+    unsafe { start.wrapping_sub(GUARD).write_bytes(FRONT_GUARD, GUARD) };
     // SAFETY: the layout has GUARD bytes behind the block.
-    unsafe { start.add(request.size).write_bytes(REAR_GUARD, GUARD) };
+    unsafe { start.wrapping_add(request.size).write_bytes(REAR_GUARD, GUARD) };
     if !request.zeroed {
         // SAFETY: the block itself.
         unsafe { start.write_bytes(UNINITIALISED, request.size) };

@@ -3,6 +3,8 @@
 //! Names compare without case, whatever the caller asks for, as the configuration manager does. A value is a type and
 //! bytes: nothing makes them agree, so that hostile values can be stored.
 
+#![allow(non_upper_case_globals, reason = "constants are spelled as in the Windows headers")]
+
 use std::collections::BTreeMap;
 use std::ptr;
 use std::sync::Mutex;
@@ -10,8 +12,8 @@ use std::sync::Mutex;
 use crate::sys::nt::{
     KeyBasicInformation, KeyFullInformation, KeyNodeInformation, KeyValueBasicInformation,
     KeyValueFullInformation, KeyValueFullInformationAlign64, KeyValuePartialInformation,
-    KeyValuePartialInformationAlign64, NTSTATUS, REG_BINARY, REG_DWORD, REG_EXPAND_SZ, REG_MULTI_SZ, REG_NONE,
-    REG_QWORD, REG_SZ, STATUS_BUFFER_OVERFLOW, STATUS_BUFFER_TOO_SMALL, STATUS_INVALID_PARAMETER,
+    KeyValuePartialInformationAlign64, NTSTATUS, REG_BINARY, REG_DWORD, REG_EXPAND_SZ, REG_MULTI_SZ,
+    REG_NONE, REG_QWORD, REG_SZ, STATUS_BUFFER_OVERFLOW, STATUS_BUFFER_TOO_SMALL, STATUS_INVALID_PARAMETER,
     STATUS_NO_MORE_ENTRIES, STATUS_OBJECT_NAME_NOT_FOUND, STATUS_SUCCESS,
 };
 use crate::verify::lock;
@@ -36,7 +38,8 @@ pub enum Value {
 impl Value {
     /// The type and the bytes, strings with the zeros that end them.
     pub fn into_raw(self) -> (u32, Vec<u8>) {
-        let text = |text: &str| text.encode_utf16().chain([0]).flat_map(u16::to_le_bytes).collect::<Vec<u8>>();
+        let text =
+            |text: &str| text.encode_utf16().chain([0]).flat_map(u16::to_le_bytes).collect::<Vec<u8>>();
         match self {
             Self::None => (REG_NONE, Vec::new()),
             Self::Dword(value) => (REG_DWORD, value.to_le_bytes().to_vec()),
@@ -290,9 +293,8 @@ unsafe fn output_value(class: i32, entry: &Entry, output: &Output) -> NTSTATUS {
 pub(crate) unsafe fn query_value(key: &Key, name: &[u16], class: i32, output: &Output) -> NTSTATUS {
     let tree = lock(&TREE);
     let folded = fold(name);
-    let entry = tree
-        .get(&key.path)
-        .and_then(|node| node.values.iter().find(|entry| fold(&entry.name) == folded));
+    let entry =
+        tree.get(&key.path).and_then(|node| node.values.iter().find(|entry| fold(&entry.name) == folded));
     match entry {
         // SAFETY: as the caller promises.
         Some(entry) => unsafe { output_value(class, entry, output) },
@@ -356,12 +358,7 @@ pub(crate) unsafe fn enumerate_key(key: &Key, index: u32, class: i32, output: &O
 }
 
 /// The rest of a KEY_FULL_INFORMATION; returns the size of its fixed part.
-fn full_information(
-    out: &mut Vec<u8>,
-    tree: &BTreeMap<Vec<u16>, Node>,
-    path: &[u16],
-    node: &Node,
-) -> usize {
+fn full_information(out: &mut Vec<u8>, tree: &BTreeMap<Vec<u16>, Node>, path: &[u16], node: &Node) -> usize {
     let below = [path, &[SEPARATOR]].concat();
     let names: Vec<usize> = tree
         .iter()

@@ -15,6 +15,41 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use crate::irql;
 use crate::sys::nt::KIRQL;
 
+/// The rules of the NT kernel that are checked.
+pub mod rule {
+    pub use crate::device::{
+        DEVICE_INVALID, WORK_ITEM_DEVICE, WORK_ITEM_HANGS, WORK_ITEM_INVALID, WORK_ITEM_QUEUED,
+    };
+    pub use crate::dispatcher::{
+        DPC_ROUTINE, OBJECT_FREED, OBJECT_NOT_INITIALISED, OBJECT_REINITIALISED, RUNDOWN_HANGS,
+        TIMER_STILL_SET, WAIT_ARGUMENTS,
+    };
+    pub use crate::driver::{DRIVER_LEFT_DEVICES, DRIVER_LEFT_THREADS, DRIVER_LEFT_TIMERS, DRIVER_NO_UNLOAD};
+    pub use crate::irp::{
+        CANCEL_LOCK, IRP_CANCEL_ROUTINE, IRP_COMPLETED_TWICE, IRP_COMPLETION_STATUS, IRP_FREED_PENDING,
+        IRP_INVALID, IRP_NO_COMPLETION, IRP_NO_STACK, IRP_REUSED_PENDING, IRP_SENT_PENDING, IRP_STACK_SIZE,
+        IRP_STATUS_PENDING, IRP_USE_AFTER_FREE,
+    };
+    pub use crate::irql::{
+        AFTER_TERMINATE, IRQL_LOWER_RAISES, IRQL_NOT_RESTORED, IRQL_RAISE_LOWERS, IRQL_TOO_HIGH, IRQL_TOO_LOW,
+    };
+    pub use crate::lock::{
+        LOCK_DEPTH, LOCK_HELD_BLOCKING, LOCK_HELD_LOWERING, LOCK_IRQL, LOCK_NOT_HELD, LOCK_ORDER,
+        LOCK_RECURSION,
+    };
+    pub use crate::object::{
+        HANDLE_ACCESS, HANDLE_INVALID, HANDLE_WRONG_KIND, OBJECT_REFERENCE, THREAD_NOT_SYSTEM, THREAD_START,
+    };
+    pub use crate::pool::{
+        POOL_DOUBLE_FREE, POOL_EXECUTABLE, POOL_INVALID_FREE, POOL_OVERRUN, POOL_PARAMETER, POOL_RAISES,
+        POOL_UNDERRUN, POOL_USE_AFTER_FREE, POOL_WRONG_ROUTINE, POOL_WRONG_TAG,
+    };
+    pub use crate::sys::nt::rule::{
+        DEVICE_OWNER, MDL_INVALID, MDL_MEMORY, MDL_NOT_BUILT, REGISTRY_ATTRIBUTES, REGISTRY_BUFFER,
+        REGISTRY_HANDLE, RUNDOWN_RELEASE, RUNDOWN_STATE,
+    };
+}
+
 pub use crate::lock::{lock_acquired, lock_acquiring, lock_released};
 
 /// A rule of the documentation. `page` names the page; an empty one means the page of the API itself.
@@ -294,6 +329,7 @@ pub fn report() -> Report {
     crate::pool::report(&mut leaks);
     crate::object::report(&mut leaks);
     crate::dispatcher::report(&mut leaks);
+    crate::wfp::report(&mut leaks);
     for shard in &TRACKED {
         leaks.extend(lock(shard).iter().map(|(&(kind, id), tracked)| Leak {
             kind,

@@ -31,7 +31,13 @@ pub(super) fn grants(descriptor: &[u8], token: &[u8]) -> bool {
     let count = u16_at(list, 4).unwrap_or(0);
     let mut at = 8;
     for _ in 0..count {
-        let Some((kind, size, mask)) = list.get(at).copied().zip(u16_at(list, at + 2)).zip(u32_at(list, at + 4)).map(|((kind, size), mask)| (kind, size, mask)) else {
+        let Some((kind, size, mask)) = list
+            .get(at)
+            .copied()
+            .zip(u16_at(list, at + 2))
+            .zip(u32_at(list, at + 4))
+            .map(|((kind, size), mask)| (kind, size, mask))
+        else {
             return false;
         };
         let Some(sid) = list.get(at + 8..at + usize::from(size)) else {

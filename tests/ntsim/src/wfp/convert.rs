@@ -1,11 +1,12 @@
 //! Between the platform's structures and the engine's types.
 
+use core::any::Any;
 use core::ffi::c_void;
 use core::ptr::null_mut;
 
 use wfp_engine::{
-    Action, CalloutKind, Condition, ConditionValue, DataType, Error, FilterFlags, FilterInfo, FilterSpec, Guid,
-    LayerInfo, MatchType, Result, Value, ValueRef, Weight,
+    Action, CalloutKind, Condition, ConditionValue, DataType, Error, FilterFlags, FilterInfo, FilterSpec,
+    Guid, LayerInfo, MatchType, Result, Value, ValueRef, Weight,
 };
 
 use crate::sys::fwp::{
@@ -13,10 +14,11 @@ use crate::sys::fwp::{
     FWP_ACTION_CALLOUT_UNKNOWN, FWP_ACTION_PERMIT, FWP_BYTE_ARRAY6, FWP_BYTE_ARRAY16, FWP_BYTE_BLOB,
     FWP_CONDITION_VALUE0, FWP_CONDITION_VALUE0_U, FWP_DATA_TYPE, FWP_EMPTY, FWP_RANGE_TYPE, FWP_RANGE0,
     FWP_UINT8, FWP_UINT64, FWP_V4_ADDR_AND_MASK, FWP_V4_ADDR_MASK, FWP_V6_ADDR_AND_MASK, FWP_V6_ADDR_MASK,
-    FWP_VALUE0, FWP_VALUE0_U, FWPM_ACTION0, FWPM_ACTION0_U, FWPM_DISPLAY_DATA0, FWPM_FILTER_CONDITION0,
-    FWPM_FILTER_FLAG_BOOTTIME, FWPM_FILTER_FLAG_CLEAR_ACTION_RIGHT, FWPM_FILTER_FLAG_HAS_PROVIDER_CONTEXT,
-    FWPM_FILTER_FLAG_INDEXED, FWPM_FILTER_FLAG_PERMIT_IF_CALLOUT_UNREGISTERED, FWPM_FILTER_FLAG_PERSISTENT,
-    FWPM_FILTER0, FWPS_ACTION0, FWPS_FILTER_CONDITION0, FWPS_FILTER_FLAG_CLEAR_ACTION_RIGHT,
+    FWP_VALUE0, FWP_VALUE0_U, FWPM_ACTION0, FWPM_ACTION0_U, FWPM_DISPLAY_DATA0, FWPM_FIELD0,
+    FWPM_FILTER_CONDITION0, FWPM_FILTER_FLAG_BOOTTIME, FWPM_FILTER_FLAG_CLEAR_ACTION_RIGHT,
+    FWPM_FILTER_FLAG_HAS_PROVIDER_CONTEXT, FWPM_FILTER_FLAG_INDEXED,
+    FWPM_FILTER_FLAG_PERMIT_IF_CALLOUT_UNREGISTERED, FWPM_FILTER_FLAG_PERSISTENT, FWPM_FILTER0, FWPM_LAYER0,
+    FWPS_ACTION0, FWPS_FILTER_CONDITION0, FWPS_FILTER_FLAG_CLEAR_ACTION_RIGHT,
     FWPS_FILTER_FLAG_PERMIT_IF_CALLOUT_UNREGISTERED, FWPS_FILTER3, STATUS_FWP_PROVIDER_CONTEXT_NOT_FOUND,
 };
 use crate::sys::nt::{GUID, NTSTATUS};
@@ -37,13 +39,17 @@ pub(crate) unsafe fn wide(text: *const u16) -> Option<Box<[u16]>> {
     if text.is_null() {
         return None;
     }
-    let mut length = 0;
-    // SAFETY: no unit before the NUL was zero, so this one is in the string.
-    while unsafe { text.add(length).read_unaligned() } != 0 {
-        length += 1;
+    let mut units = Vec::new();
+    let mut at = text;
+    loop {
+        // SAFETY: no unit before this one was the NUL, so it is in the string.
+        let unit = unsafe { at.read() };
+        if unit == 0 {
+            return Some(units.into());
+        }
+        units.push(unit);
+        at = at.wrapping_add(1);
     }
-    // SAFETY: `length` units were read.
-    Some(unsafe { core::slice::from_raw_parts(text, length) }.into())
 }
 
 /// The bytes of a blob; none if it has no data.
@@ -61,7 +67,7 @@ unsafe fn bytes<'a>(blob: &FWP_BYTE_BLOB) -> &'a [u8] {
 /// A SID in binary form: revision, count of sub-authorities, six bytes, four bytes for each sub-authority.
 pub(super) fn sid<'a>(sid: *const u8) -> &'a [u8] {
     // SAFETY: a SID has at least its head; it lives as long as the value or the token that it is part of.
-    let count = unsafe { sid.add(1).read() };
+    let count = unsafe { sid.wrapping_add(1).read() };
     // SAFETY: as above.
     unsafe { core::slice::from_raw_parts(sid, 8 + 4 * usize::from(count)) }
 }
@@ -74,15 +80,18 @@ pub(super) fn value_ref(value: &FWP_VALUE0) -> ValueRef<'_> {
     };
     // SAFETY: the type says which member of the union is set, and the maker of the value keeps it and what it points
     // at until the classification is over.
-    unsafe { read(data, &value.u) }.unwrap_or(ValueRef::Empty)
+    unsafe { read(data, value.u) }.unwrap_or(ValueRef::Empty)
 }
 
 /// Reads a value by its type. `None` where it is a null pointer.
 ///
 /// # Safety
 /// The union holds the member of that type, and what that points at is there.
-#[allow(clippy::multiple_unsafe_ops_per_block, reason = "reading a member and following it is one step, 18 times")]
-unsafe fn read<'a>(data: DataType, u: &FWP_VALUE0_U) -> Option<ValueRef<'a>> {
+#[allow(
+    clippy::multiple_unsafe_ops_per_block,
+    reason = "reading a member and following it is one step, 18 times"
+)]
+unsafe fn read<'a>(data: DataType, u: FWP_VALUE0_U) -> Option<ValueRef<'a>> {
     // SAFETY: by the contract. Pointers are followed only if they are not null.
     unsafe {
         Some(match data {
@@ -151,7 +160,7 @@ fn own(value: ValueRef<'_>) -> Value {
 ///
 /// # Safety
 /// As for [`read`].
-unsafe fn single(type_: FWP_DATA_TYPE, u: &FWP_VALUE0_U) -> Result<Value> {
+unsafe fn single(type_: FWP_DATA_TYPE, u: FWP_VALUE0_U) -> Result<Value> {
     let data = DataType::try_from(type_)?;
     // SAFETY: by the contract.
     unsafe { read(data, u) }.map(own).ok_or(Error::NullPointer)
@@ -163,29 +172,35 @@ unsafe fn condition(condition: &FWPM_FILTER_CONDITION0) -> Result<Condition> {
     let FWP_CONDITION_VALUE0 { type_, u } = condition.conditionValue;
     let value = match type_ {
         FWP_V4_ADDR_MASK => {
-            // SAFETY: the type says so, and by the contract.
-            let mask = unsafe { u.v4AddrMask.as_ref() }.ok_or(Error::NullPointer)?;
+            // SAFETY: the type says so.
+            let mask = unsafe { u.v4AddrMask };
+            // SAFETY: by the contract.
+            let mask = unsafe { mask.as_ref() }.ok_or(Error::NullPointer)?;
             ConditionValue::V4AddrMask { addr: mask.addr, mask: mask.mask }
         }
         FWP_V6_ADDR_MASK => {
-            // SAFETY: as above.
-            let mask = unsafe { u.v6AddrMask.as_ref() }.ok_or(Error::NullPointer)?;
+            // SAFETY: the type says so.
+            let mask = unsafe { u.v6AddrMask };
+            // SAFETY: by the contract.
+            let mask = unsafe { mask.as_ref() }.ok_or(Error::NullPointer)?;
             ConditionValue::V6AddrMask { addr: mask.addr, prefix: mask.prefixLength }
         }
         FWP_RANGE_TYPE => {
-            // SAFETY: as above.
-            let range = unsafe { u.rangeValue.as_ref() }.ok_or(Error::NullPointer)?;
+            // SAFETY: the type says so.
+            let range = unsafe { u.rangeValue };
             // SAFETY: by the contract.
-            let low = unsafe { single(range.valueLow.type_, &range.valueLow.u) }?;
+            let range = unsafe { range.as_ref() }.ok_or(Error::NullPointer)?;
             // SAFETY: by the contract.
-            let high = unsafe { single(range.valueHigh.type_, &range.valueHigh.u) }?;
+            let low = unsafe { single(range.valueLow.type_, range.valueLow.u) }?;
+            // SAFETY: by the contract.
+            let high = unsafe { single(range.valueHigh.type_, range.valueHigh.u) }?;
             ConditionValue::Range(low, high)
         }
         _ => {
             // SAFETY: the members of the two unions that hold single values are the same.
             let single_union = unsafe { (&raw const u).cast::<FWP_VALUE0_U>().read() };
             // SAFETY: by the contract.
-            ConditionValue::Single(unsafe { single(type_, &single_union) }?)
+            ConditionValue::Single(unsafe { single(type_, single_union) }?)
         }
     };
     Ok(Condition {
@@ -232,9 +247,10 @@ unsafe fn plain_filter_spec(filter: &FWPM_FILTER0) -> Result<FilterSpec> {
         // SAFETY: the type says so.
         FWP_UINT8 => Weight::Range(unsafe { filter.weight.u.uint8 }),
         FWP_UINT64 => {
-            // SAFETY: the type says so, and by the contract.
-            let weight = unsafe { filter.weight.u.uint64.as_ref() };
-            Weight::Exact(*weight.ok_or(Error::NullPointer)?)
+            // SAFETY: the type says so.
+            let weight = unsafe { filter.weight.u.uint64 };
+            // SAFETY: by the contract.
+            Weight::Exact(*unsafe { weight.as_ref() }.ok_or(Error::NullPointer)?)
         }
         _ => return Err(Error::InvalidWeight),
     };
@@ -290,52 +306,47 @@ pub(crate) unsafe fn blob(data: &FWP_BYTE_BLOB) -> Box<[u8]> {
     unsafe { bytes(data) }.into()
 }
 
-/// What structures that are handed out point at. Boxes, so that it stays where it is.
+/// What structures that are handed out point at: everything stays where it is as long as the store lives.
 #[derive(Default)]
 pub(crate) struct Store {
-    bytes: Vec<Box<[u8]>>,
-    units: Vec<Box<[u16]>>,
-    numbers: Vec<Box<u64>>,
-    signed: Vec<Box<i64>>,
-    doubles: Vec<Box<f64>>,
-    keys: Vec<Box<GUID>>,
-    arrays16: Vec<Box<FWP_BYTE_ARRAY16>>,
-    arrays6: Vec<Box<FWP_BYTE_ARRAY6>>,
-    blobs: Vec<Box<FWP_BYTE_BLOB>>,
-    v4: Vec<Box<FWP_V4_ADDR_AND_MASK>>,
-    v6: Vec<Box<FWP_V6_ADDR_AND_MASK>>,
-    ranges: Vec<Box<FWP_RANGE0>>,
-    conditions: Vec<Box<[FWPM_FILTER_CONDITION0]>>,
-}
-
-/// Keeps a value and gives its address.
-fn keep<T>(store: &mut Vec<Box<T>>, value: T) -> *mut T {
-    store.push(Box::new(value));
-    store.last_mut().map_or(null_mut(), |kept| &raw mut **kept)
+    kept: Vec<Box<dyn Any>>,
 }
 
 impl Store {
+    /// Keeps a value and gives its address.
+    fn keep<T: 'static>(&mut self, value: T) -> *mut T {
+        self.kept.push(Box::new(value));
+        self.kept
+            .last_mut()
+            .and_then(|kept| kept.downcast_mut::<T>())
+            .map_or(null_mut(), |kept| core::ptr::from_mut(kept))
+    }
+
+    /// Keeps some values and gives the address of the first, and how many there are.
+    fn keep_all<T: 'static>(&mut self, values: Vec<T>) -> (*mut T, u32) {
+        let count = u32::try_from(values.len()).unwrap_or(u32::MAX);
+        let values = self.keep(values);
+        // SAFETY: it was kept just now, and nobody else has its address.
+        let first = unsafe { values.as_mut() }.map_or(null_mut(), Vec::as_mut_ptr);
+        (first, count)
+    }
+
     pub fn bytes(&mut self, data: &[u8]) -> FWP_BYTE_BLOB {
         if data.is_empty() {
             return FWP_BYTE_BLOB::ZERO;
         }
-        self.bytes.push(data.into());
-        let data = self.bytes.last_mut().map_or(&mut [][..], |kept| kept);
-        FWP_BYTE_BLOB { size: u32::try_from(data.len()).unwrap_or(u32::MAX), data: data.as_mut_ptr() }
+        let (data, size) = self.keep_all(data.to_vec());
+        FWP_BYTE_BLOB { size, data }
     }
 
     fn blob(&mut self, data: &[u8]) -> *mut FWP_BYTE_BLOB {
         let blob = self.bytes(data);
-        keep(&mut self.blobs, blob)
+        self.keep(blob)
     }
 
     /// A string with its NUL; null for none.
     pub fn wide(&mut self, text: Option<&[u16]>) -> *mut u16 {
-        let Some(text) = text else {
-            return null_mut();
-        };
-        self.units.push(text.iter().copied().chain([0]).collect());
-        self.units.last_mut().map_or(null_mut(), |kept| kept.as_mut_ptr())
+        text.map_or(null_mut(), |text| self.keep_all(text.iter().copied().chain([0]).collect()).0)
     }
 
     pub fn display(&mut self, display: &wfp_engine::DisplayData) -> FWPM_DISPLAY_DATA0 {
@@ -346,11 +357,11 @@ impl Store {
     }
 
     pub fn key(&mut self, key: Option<Guid>) -> *mut GUID {
-        key.map_or(null_mut(), |key| keep(&mut self.keys, to_guid(key)))
+        key.map_or(null_mut(), |key| self.keep(to_guid(key)))
     }
 
     pub fn number(&mut self, number: u64) -> FWP_VALUE0 {
-        FWP_VALUE0 { type_: FWP_UINT64, u: FWP_VALUE0_U { uint64: keep(&mut self.numbers, number) } }
+        FWP_VALUE0 { type_: FWP_UINT64, u: FWP_VALUE0_U { uint64: self.keep(number) } }
     }
 
     fn value(&mut self, value: &Value) -> FWP_VALUE0 {
@@ -360,18 +371,18 @@ impl Store {
             Value::Uint8(v) => FWP_VALUE0_U { uint8: *v },
             Value::Uint16(v) => FWP_VALUE0_U { uint16: *v },
             Value::Uint32(v) => FWP_VALUE0_U { uint32: *v },
-            Value::Uint64(v) => FWP_VALUE0_U { uint64: keep(&mut self.numbers, *v) },
+            Value::Uint64(v) => FWP_VALUE0_U { uint64: self.keep(*v) },
             Value::Int8(v) => FWP_VALUE0_U { int8: *v },
             Value::Int16(v) => FWP_VALUE0_U { int16: *v },
             Value::Int32(v) => FWP_VALUE0_U { int32: *v },
-            Value::Int64(v) => FWP_VALUE0_U { int64: keep(&mut self.signed, *v) },
+            Value::Int64(v) => FWP_VALUE0_U { int64: self.keep(*v) },
             Value::Float(v) => FWP_VALUE0_U { float32: *v },
-            Value::Double(v) => FWP_VALUE0_U { double64: keep(&mut self.doubles, *v) },
-            Value::ByteArray16(v) => FWP_VALUE0_U {
-                byteArray16: keep(&mut self.arrays16, FWP_BYTE_ARRAY16 { byteArray16: *v }),
-            },
+            Value::Double(v) => FWP_VALUE0_U { double64: self.keep(*v) },
+            Value::ByteArray16(v) => {
+                FWP_VALUE0_U { byteArray16: self.keep(FWP_BYTE_ARRAY16 { byteArray16: *v }) }
+            }
             Value::ByteArray6(v) => {
-                FWP_VALUE0_U { byteArray6: keep(&mut self.arrays6, FWP_BYTE_ARRAY6 { byteArray6: *v }) }
+                FWP_VALUE0_U { byteArray6: self.keep(FWP_BYTE_ARRAY6 { byteArray6: *v }) }
             }
             Value::ByteBlob(v) => FWP_VALUE0_U { byteBlob: self.blob(v) },
             Value::SecurityDescriptor(v) => FWP_VALUE0_U { sd: self.blob(v) },
@@ -392,25 +403,55 @@ impl Store {
                 FWP_CONDITION_VALUE0 { type_, u }
             }
             ConditionValue::V4AddrMask { addr, mask } => {
-                let kept = keep(&mut self.v4, FWP_V4_ADDR_AND_MASK { addr: *addr, mask: *mask });
-                FWP_CONDITION_VALUE0 { type_: FWP_V4_ADDR_MASK, u: FWP_CONDITION_VALUE0_U { v4AddrMask: kept } }
+                let kept = self.keep(FWP_V4_ADDR_AND_MASK { addr: *addr, mask: *mask });
+                FWP_CONDITION_VALUE0 {
+                    type_: FWP_V4_ADDR_MASK,
+                    u: FWP_CONDITION_VALUE0_U { v4AddrMask: kept },
+                }
             }
             ConditionValue::V6AddrMask { addr, prefix } => {
-                let kept = keep(&mut self.v6, FWP_V6_ADDR_AND_MASK { addr: *addr, prefixLength: *prefix });
-                FWP_CONDITION_VALUE0 { type_: FWP_V6_ADDR_MASK, u: FWP_CONDITION_VALUE0_U { v6AddrMask: kept } }
+                let kept = self.keep(FWP_V6_ADDR_AND_MASK { addr: *addr, prefixLength: *prefix });
+                FWP_CONDITION_VALUE0 {
+                    type_: FWP_V6_ADDR_MASK,
+                    u: FWP_CONDITION_VALUE0_U { v6AddrMask: kept },
+                }
             }
             ConditionValue::Range(low, high) => {
                 let range = FWP_RANGE0 { valueLow: self.value(low), valueHigh: self.value(high) };
-                let kept = keep(&mut self.ranges, range);
+                let kept = self.keep(range);
                 FWP_CONDITION_VALUE0 { type_: FWP_RANGE_TYPE, u: FWP_CONDITION_VALUE0_U { rangeValue: kept } }
             }
+        }
+    }
+
+    /// A layer as FwpmLayerGetById0 gives it.
+    pub fn layer(&mut self, layer: &LayerInfo) -> FWPM_LAYER0 {
+        let fields = layer
+            .fields
+            .iter()
+            .map(|field| FWPM_FIELD0 {
+                fieldKey: self.key(Some(field.key)),
+                type_: field.kind as i32,
+                dataType: field.data_type as i32,
+            })
+            .collect();
+        let (field, count) = self.keep_all(fields);
+        let name: Vec<u16> = layer.name.encode_utf16().collect();
+        FWPM_LAYER0 {
+            layerKey: to_guid(layer.key),
+            displayData: FWPM_DISPLAY_DATA0 { name: self.wide(Some(&name)), description: null_mut() },
+            flags: 0,
+            numFields: count,
+            field,
+            defaultSubLayerKey: to_guid(layer.default_sublayer),
+            layerId: layer.id,
         }
     }
 
     /// A filter as FwpmFilterGetById0 gives it.
     pub fn filter(&mut self, info: &FilterInfo) -> FWPM_FILTER0 {
         let spec = &info.spec;
-        let conditions: Box<[FWPM_FILTER_CONDITION0]> = spec
+        let conditions = spec
             .conditions
             .iter()
             .map(|condition| FWPM_FILTER_CONDITION0 {
@@ -419,9 +460,7 @@ impl Store {
                 conditionValue: self.condition_value(&condition.value),
             })
             .collect();
-        self.conditions.push(conditions);
-        let conditions = self.conditions.last_mut().map_or(&mut [][..], |kept| kept);
-        let (first, count) = (conditions.as_mut_ptr(), conditions.len());
+        let (conditions, count) = self.keep_all(conditions);
         let (type_, key) = action(spec.action);
         let flag = |set, flag| if set { flag } else { 0 };
         FWPM_FILTER0 {
@@ -443,8 +482,8 @@ impl Store {
                 Weight::Range(range) => FWP_VALUE0 { type_: FWP_UINT8, u: FWP_VALUE0_U { uint8: range } },
                 Weight::Exact(weight) => self.number(weight),
             },
-            numFilterConditions: u32::try_from(count).unwrap_or(u32::MAX),
-            filterCondition: first,
+            numFilterConditions: count,
+            filterCondition: conditions,
             action: FWPM_ACTION0 { type_, u: FWPM_ACTION0_U { calloutKey: to_guid(key) } },
             filterId: info.id,
             effectiveWeight: self.number(info.weight),
@@ -467,7 +506,6 @@ fn action(action: Action) -> (u32, Guid) {
 /// A filter as callouts see it.
 pub(crate) struct NativeFilter {
     filter: Box<FWPS_FILTER3>,
-    _conditions: Box<[FWPS_FILTER_CONDITION0]>,
     _store: Store,
 }
 
@@ -481,7 +519,7 @@ unsafe impl Send for Store {}
 impl NativeFilter {
     pub fn new(info: &FilterInfo, layer: &LayerInfo) -> Self {
         let mut store = Store::default();
-        let mut conditions: Box<[FWPS_FILTER_CONDITION0]> = info
+        let conditions = info
             .spec
             .conditions
             .iter()
@@ -495,6 +533,7 @@ impl NativeFilter {
                 }
             })
             .collect();
+        let (conditions, count) = store.keep_all(conditions);
         let flags = &info.spec.flags;
         let filter = Box::new(FWPS_FILTER3 {
             filterId: info.id,
@@ -506,13 +545,13 @@ impl NativeFilter {
                 } else {
                     0
                 },
-            numFilterConditions: u32::try_from(conditions.len()).unwrap_or(u32::MAX),
-            filterCondition: conditions.as_mut_ptr(),
+            numFilterConditions: count,
+            filterCondition: conditions,
             action: FWPS_ACTION0 { type_: action(info.spec.action).0, calloutId: info.callout.unwrap_or(0) },
             context: info.context,
             providerContext: null_mut(),
         });
-        Self { filter, _conditions: conditions, _store: store }
+        Self { filter, _store: store }
     }
 
     #[inline]

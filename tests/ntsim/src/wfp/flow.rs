@@ -8,12 +8,12 @@ use std::sync::{Arc, Condvar, LazyLock, Mutex, PoisonError, Weak};
 use wfp_engine::flow::{AssociateError, Contexts, Deleted, Removal};
 
 use super::state::{ASYNCHRONOUS_DELETE, SNAPSHOT, callout};
-use crate::irql;
 use crate::sys::nt::{
     NTSTATUS, STATUS_INVALID_PARAMETER, STATUS_NOT_FOUND, STATUS_OBJECT_NAME_EXISTS, STATUS_PENDING,
     STATUS_SUCCESS, STATUS_UNSUCCESSFUL,
 };
 use crate::verify::lock;
+use crate::{boot, irql};
 
 /// A data flow: what a connection is to the filter engine once it is authorized. It ends with [`flow_end`], or when the
 /// last reference goes.
@@ -25,6 +25,8 @@ pub(super) struct Flow {
     id: u64,
     contexts: Mutex<Contexts>,
     aborted: AtomicBool,
+    /// The machine that it was made on: callouts of a later one are not told of it.
+    machine: u64,
 }
 
 const SHARDS: usize = 16;
@@ -33,7 +35,7 @@ static FLOWS: [LazyLock<Shard>; SHARDS] = [const { LazyLock::new(Shard::default)
 static NEXT: AtomicU64 = AtomicU64::new(1);
 
 fn shard(id: u64) -> &'static Shard {
-    &FLOWS[(id % SHARDS as u64) as usize]
+    &FLOWS[usize::try_from(id).unwrap_or(0) % SHARDS]
 }
 
 fn find(id: u64) -> Option<Arc<Flow>> {
@@ -61,7 +63,12 @@ impl FlowRef {
 /// Makes a flow without contexts.
 pub fn flow_create() -> FlowRef {
     let id = NEXT.fetch_add(1, Ordering::Relaxed);
-    let flow = Arc::new(Flow { id, contexts: Mutex::new(Contexts::new()), aborted: AtomicBool::new(false) });
+    let flow = Arc::new(Flow {
+        id,
+        contexts: Mutex::new(Contexts::new()),
+        aborted: AtomicBool::new(false),
+        machine: boot::generation(),
+    });
     lock(shard(id)).insert(id, Arc::downgrade(&flow));
     FlowRef(flow)
 }
@@ -76,6 +83,9 @@ impl Flow {
     fn end(&self) {
         lock(shard(self.id)).remove(&self.id);
         let deleted = lock(&self.contexts).end();
+        if self.machine != boot::generation() {
+            return;
+        }
         for context in deleted {
             delete(context);
         }

@@ -74,8 +74,9 @@ struct Classification<'a> {
 }
 
 pub(super) fn classify(request: ClassifyRequest<'_>) -> Outcome {
+    let ClassifyRequest { layer: id, values, metadata, layer_data, flow, irql: level } = request;
     let snapshot = SNAPSHOT.load();
-    let Some(layer) = snapshot.layer(request.layer) else {
+    let Some(layer) = snapshot.layer(id) else {
         return Outcome {
             action: FWP_ACTION_PERMIT,
             filter: None,
@@ -85,24 +86,24 @@ pub(super) fn classify(request: ClassifyRequest<'_>) -> Outcome {
             pended: false,
         };
     };
-    let flow = request.flow.filter(|_| has_flows(request.layer));
+    let flow = flow.filter(|_| has_flows(id));
     if let Some(flow) = flow {
-        request.metadata.currentMetadataValues |= FWPS_METADATA_FIELD_FLOW_HANDLE;
-        request.metadata.flowHandle = flow.id();
+        metadata.currentMetadataValues |= FWPS_METADATA_FIELD_FLOW_HANDLE;
+        metadata.flowHandle = flow.id();
     }
     let mut classification = Classification {
         values: FWPS_INCOMING_VALUES0 {
-            layerId: request.layer,
-            valueCount: u32::try_from(request.values.len()).unwrap_or(u32::MAX),
-            incomingValue: request.values.as_mut_ptr(),
+            layerId: id,
+            valueCount: u32::try_from(values.len()).unwrap_or(u32::MAX),
+            incomingValue: values.as_mut_ptr(),
         },
-        slice: request.values,
-        metadata: request.metadata,
-        layer_data: request.layer_data,
+        slice: values,
+        metadata,
+        layer_data,
         flow: flow.map(super::FlowRef::flow),
     };
     let (outcome, pended) = pend::watch(|| {
-        let _raised = (request.irql >= DISPATCH_LEVEL && irql::current() < DISPATCH_LEVEL).then(irql::raise_scope);
+        let _raised = (level >= DISPATCH_LEVEL && irql::current() < DISPATCH_LEVEL).then(irql::raise_scope);
         let _callback = InCallback::enter();
         layer.classify(&mut classification)
     });
@@ -117,7 +118,13 @@ pub(super) fn classify(request: ClassifyRequest<'_>) -> Outcome {
 }
 
 impl Classification<'_> {
-    fn call(&self, callout: &Callout, filter: &Filter<Kernel>, flow_context: u64, out: &mut FWPS_CLASSIFY_OUT0) {
+    fn call(
+        &self,
+        callout: &Callout,
+        filter: &Filter<Kernel>,
+        flow_context: u64,
+        out: &mut FWPS_CLASSIFY_OUT0,
+    ) {
         let values = &raw const self.values;
         let metadata: *const FWPS_INCOMING_METADATA_VALUES0 = self.metadata;
         let data = self.layer_data;

@@ -5,7 +5,7 @@
 //! until nobody reads the old one any more.
 
 mod access;
-mod convert;
+pub(crate) mod convert;
 mod flow;
 mod host;
 pub(crate) mod pend;
@@ -23,6 +23,7 @@ pub use flow::{FlowRef, flow_create, flow_end};
 pub(crate) use flow::{associate, flow_abort, remove};
 pub use pend::{Offer, offer_completion};
 pub use state::{Config, configure};
+pub(crate) use state::{report, start, stop};
 
 /// One classification. `values` are by the layer's field indexes; `metadata` holds what the caller knows, to
 /// which the flow handle is added if there is a flow and the layer documents one.

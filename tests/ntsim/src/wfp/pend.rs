@@ -13,7 +13,7 @@ use crate::sys::fwp::{
     FWPS_INCOMING_METADATA_VALUES0, FWPS_METADATA_FIELD_COMPLETION_HANDLE, NET_BUFFER_LIST,
     STATUS_FWP_CANNOT_PEND,
 };
-use crate::sys::nt::{NTSTATUS, STATUS_INVALID_HANDLE, STATUS_SUCCESS};
+use crate::sys::nt::{NTSTATUS, STATUS_INVALID_HANDLE};
 use crate::verify::{lock, violation};
 
 /// Called when the operation is completed, on the completing thread, with the packet that was given.
@@ -101,7 +101,7 @@ pub(crate) fn pend(handle: *mut c_void) -> Result<*mut c_void, NTSTATUS> {
 }
 
 /// `FwpsCompleteOperation0`.
-pub(crate) fn complete(context: *mut c_void, packet: *mut NET_BUFFER_LIST) -> NTSTATUS {
+pub(crate) fn complete(context: *mut c_void, packet: *mut NET_BUFFER_LIST) {
     let operation = {
         let mut operations = lock(&OPERATIONS);
         match operations.by_handle.get(&context.addr()) {
@@ -110,14 +110,8 @@ pub(crate) fn complete(context: *mut c_void, packet: *mut NET_BUFFER_LIST) -> NT
         }
     };
     match operation {
-        Some(operation) => {
-            (operation.on_complete)(packet);
-            STATUS_SUCCESS
-        }
-        None => {
-            violation(&UNKNOWN_COMPLETION, "FwpsCompleteOperation0", format!("{context:p}"));
-            STATUS_INVALID_HANDLE
-        }
+        Some(operation) => (operation.on_complete)(packet),
+        None => violation(&UNKNOWN_COMPLETION, "FwpsCompleteOperation0", format!("{context:p}")),
     }
 }
 

@@ -1,7 +1,6 @@
 //! The one filter engine of the machine: the engine itself, the snapshot that classification reads, registered
 //! callouts, subscribers of the engine's state, and memory that was handed out.
 
-use core::any::Any;
 use core::ffi::c_void;
 use std::cell::Cell;
 use std::collections::HashMap;
@@ -12,8 +11,7 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use wfp_engine::{
-    DisplayData, Engine, Error, FilterInfo, Guid, LayerInfo, Lifetime, Notify, Runtime, ServiceState,
-    SessionId, Snapshot,
+    Engine, Error, FilterInfo, Guid, LayerInfo, Lifetime, Notify, Runtime, ServiceState, SessionId, Snapshot,
 };
 
 use super::convert::{NativeFilter, to_guid};
@@ -21,14 +19,13 @@ use crate::irql;
 use crate::sys::fwp::{
     FWP_CALLOUT_FLAG_ENABLE_COMMIT_ADD_NOTIFY, FWPM_SERVICE_RUNNING, FWPM_SERVICE_START_PENDING,
     FWPM_SERVICE_STATE, FWPM_SERVICE_STATE_CHANGE_CALLBACK0, FWPM_SERVICE_STOP_PENDING,
-    FWPM_SERVICE_STOPPED, FWPS_CALLOUT_CLASSIFY_FN1, FWPS_CALLOUT_CLASSIFY_FN2,
-    FWPS_CALLOUT_CLASSIFY_FN3, FWPS_CALLOUT_FLOW_DELETE_NOTIFY_FN0, FWPS_CALLOUT_NOTIFY_ADD_FILTER,
-    FWPS_CALLOUT_NOTIFY_ADD_FILTER_POST_COMMIT, FWPS_CALLOUT_NOTIFY_DELETE_FILTER,
-    FWPS_CALLOUT_NOTIFY_FN1, FWPS_CALLOUT_NOTIFY_FN2, FWPS_CALLOUT_NOTIFY_FN3,
-    FWPS_CALLOUT_NOTIFY_TYPE,
+    FWPS_CALLOUT_CLASSIFY_FN1, FWPS_CALLOUT_CLASSIFY_FN2, FWPS_CALLOUT_CLASSIFY_FN3,
+    FWPS_CALLOUT_FLOW_DELETE_NOTIFY_FN0, FWPS_CALLOUT_NOTIFY_ADD_FILTER,
+    FWPS_CALLOUT_NOTIFY_ADD_FILTER_POST_COMMIT, FWPS_CALLOUT_NOTIFY_DELETE_FILTER, FWPS_CALLOUT_NOTIFY_FN1,
+    FWPS_CALLOUT_NOTIFY_FN2, FWPS_CALLOUT_NOTIFY_FN3, FWPS_CALLOUT_NOTIFY_TYPE,
 };
 use crate::sys::nt::{GUID, NTSTATUS, PASSIVE_LEVEL, STATUS_SUCCESS};
-use crate::verify::{self, Leak, lock, violation};
+use crate::verify::{Leak, lock, violation};
 
 crate::rules! {
     pub(crate) MANAGEMENT_IN_CALLBACK = ("management call inside a classify or notify callback", "Callout Driver Programming Considerations");
@@ -143,6 +140,12 @@ struct Subscriber {
     running: Option<ThreadId>,
 }
 
+/// Memory that a driver has to free.
+struct HandedOut {
+    api: &'static str,
+    free: Box<dyn FnOnce() + Send>,
+}
+
 /// What is behind the lock of management calls.
 pub(crate) struct Bfe {
     pub engine: Engine<Kernel>,
@@ -151,7 +154,7 @@ pub(crate) struct Bfe {
     subscribers: Vec<Subscriber>,
     next_subscriber: usize,
     /// What was handed out and is to be freed with FwpmFreeMemory0, by address.
-    memory: HashMap<usize, (&'static str, Box<dyn Any + Send>)>,
+    memory: HashMap<usize, HandedOut>,
 }
 
 impl Bfe {
@@ -167,13 +170,30 @@ impl Bfe {
         }
     }
 
-    /// Keeps `object` until it is freed; `address` is what the driver gets.
-    pub fn hand_out<T: Any + Send>(&mut self, api: &'static str, address: usize, object: Box<T>) {
-        self.memory.insert(address, (api, object));
+    /// Hands out `object` until it is freed.
+    pub fn hand_out<T: Send + 'static>(&mut self, api: &'static str, object: T) -> *mut T {
+        let object = Box::into_raw(Box::new(object));
+        let address = object.expose_provenance();
+        let free = Box::new(move || {
+            let object = core::ptr::with_exposed_provenance_mut::<T>(address);
+            // SAFETY: it is the box that was made above, and this runs once.
+            drop(unsafe { Box::from_raw(object) });
+        });
+        self.memory.insert(address, HandedOut { api, free });
+        object
     }
 
+    /// Frees what was handed out. False if it was not.
     pub fn free(&mut self, address: usize) -> bool {
-        self.memory.remove(&address).is_some()
+        self.memory.remove(&address).map(|memory| (memory.free)()).is_some()
+    }
+}
+
+impl Drop for Bfe {
+    fn drop(&mut self) {
+        for (_, memory) in self.memory.drain() {
+            (memory.free)();
+        }
     }
 }
 
@@ -411,8 +431,8 @@ pub(crate) fn report(leaks: &mut Vec<Leak>) {
         let made_by = format!("FwpsCalloutRegister, key {key}, flow contexts left: {contexts}");
         leak("WFP callout", callout.id as usize, made_by);
     }
-    for (address, (api, _)) in &bfe.memory {
-        leak("WFP memory", *address, (*api).into());
+    for (address, memory) in &bfe.memory {
+        leak("WFP memory", *address, memory.api.into());
     }
     for (kind, key) in bfe.engine.objects(Lifetime::Static) {
         leak("WFP object", key.Data1 as usize, format!("a {kind} that is not dynamic, key {key}"));
@@ -456,20 +476,12 @@ pub(crate) fn unregister(bfe: &mut Bfe, key: &Guid) -> wfp_engine::Result<bool> 
     Ok(busy)
 }
 
-/// Display data as drivers give it.
-pub(crate) fn display(name: Option<Box<[u16]>>, description: Option<Box<[u16]>>) -> DisplayData {
-    DisplayData { name, description }
-}
-
 /// A status for a call of the engine.
 pub(crate) fn status<T>(result: wfp_engine::Result<T>) -> NTSTATUS {
     result.map_or_else(Error::status, |_| STATUS_SUCCESS)
 }
 
-/// Whether a test may go on: nothing of the platform is held.
-#[cfg(test)]
-pub(crate) fn clean() -> bool {
-    let mut leaks = Vec::new();
-    report(&mut leaks);
-    leaks.is_empty() && verify::report().violation_count == 0
+/// Frees memory that was handed out. False if it was not.
+pub(crate) fn free(address: usize) -> bool {
+    lock(&BFE).free(address)
 }

@@ -31,7 +31,11 @@ pub unsafe extern "system-unwind" fn KeInitializeEvent(event: PRKEVENT, kind: EV
 ///
 /// # Safety
 /// `event` is an initialised event.
-pub unsafe extern "system-unwind" fn KeSetEvent(event: PRKEVENT, _increment: KPRIORITY, wait: BOOLEAN) -> LONG {
+pub unsafe extern "system-unwind" fn KeSetEvent(
+    event: PRKEVENT,
+    _increment: KPRIORITY,
+    wait: BOOLEAN,
+) -> LONG {
     const API: &str = "KeSetEvent";
     require_at_most(API, if wait == FALSE { DISPATCH_LEVEL } else { APC_LEVEL });
     // SAFETY: as the caller promises; a null pointer is noticed.

@@ -142,13 +142,12 @@ pub unsafe extern "system-unwind" fn IoAllocateMdl(
         if secondary == FALSE {
             irp.MdlAddress = mdl;
         } else {
-            let mut link: *mut PMDL = &raw mut irp.MdlAddress;
+            let mut link = &mut irp.MdlAddress;
             // SAFETY: the chain consists of live MDLs.
-            while let Some(next) = unsafe { (*link).as_mut() } {
-                link = &raw mut next.Next;
+            while let Some(next) = unsafe { link.as_mut() } {
+                link = &mut next.Next;
             }
-            // SAFETY: the link is the IRP's or the last MDL's.
-            unsafe { *link = mdl };
+            *link = mdl;
         }
     }
     mdl
@@ -189,7 +188,9 @@ pub unsafe extern "system-unwind" fn MmBuildMdlForNonPagedPool(mdl: PMDL) {
     let start = fields.StartVa.wrapping_byte_add(fields.ByteOffset as usize);
     match pool::range(start.cast(), fields.ByteCount as usize) {
         Range::Inside { paged: false } | Range::Elsewhere => {}
-        bad => violation(&MDL_MEMORY, API, format!("{:#x}, {} bytes: {bad:?}", start.addr(), fields.ByteCount)),
+        bad => {
+            violation(&MDL_MEMORY, API, format!("{:#x}, {} bytes: {bad:?}", start.addr(), fields.ByteCount))
+        }
     }
     fields.MdlFlags |= MDL_SOURCE_IS_NONPAGED_POOL;
     fields.MappedSystemVa = start;

@@ -1,6 +1,6 @@
 //! IRQL and processors: wdm.h.
 
-use super::types::{DISPATCH_LEVEL, KIRQL, PKIRQL, PPROCESSOR_NUMBER, ULONG, USHORT};
+use super::types::{KIRQL, PKIRQL, PPROCESSOR_NUMBER, ULONG, USHORT};
 use crate::irql;
 
 /// Page "KeGetCurrentIrql": any level.
@@ -106,9 +106,3 @@ pub unsafe extern "system-unwind" fn YieldProcessor() {
         std::hint::spin_loop();
     }
 }
-
-/// Checks an API's own limit where the IRQL is all it needs.
-pub(super) fn at_most_dispatch(api: &'static str) {
-    irql::require_at_most(api, DISPATCH_LEVEL);
-}
-

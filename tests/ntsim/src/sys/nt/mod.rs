@@ -24,14 +24,21 @@ mod string;
 mod timer;
 mod types;
 
+/// The rules that are checked here.
+pub(crate) mod rule {
+    pub use super::io::{DEVICE_OWNER, MDL_INVALID, MDL_MEMORY, MDL_NOT_BUILT};
+    pub use super::registry::{REGISTRY_ATTRIBUTES, REGISTRY_BUFFER, REGISTRY_HANDLE};
+    pub use super::rundown::{RUNDOWN_RELEASE, RUNDOWN_STATE};
+}
+
 pub use event::{
     KeClearEvent, KeDelayExecutionThread, KeInitializeEvent, KeReadStateEvent, KeResetEvent, KeSetEvent,
     KeWaitForMultipleObjects, KeWaitForSingleObject,
 };
 pub use io::{
-    DEVICE_OWNER, IoAcquireCancelSpinLock, IoAllocateIrp, IoAllocateMdl, IoAllocateWorkItem, IoCancelIrp,
+    IoAcquireCancelSpinLock, IoAllocateIrp, IoAllocateMdl, IoAllocateWorkItem, IoCancelIrp,
     IoCreateDevice, IoDeleteDevice, IoFreeIrp, IoFreeMdl, IoFreeWorkItem, IoQueueWorkItem,
-    IoReleaseCancelSpinLock, IoReuseIrp, IoSetCompletionRoutine, MDL_INVALID, MDL_MEMORY, MDL_NOT_BUILT,
+    IoReleaseCancelSpinLock, IoReuseIrp, IoSetCompletionRoutine, 
     MmBuildMdlForNonPagedPool, MmGetSystemAddressForMdlSafe,
 };
 pub use irql::{

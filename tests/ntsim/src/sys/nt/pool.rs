@@ -41,10 +41,7 @@ pub unsafe extern "system-unwind" fn ExAllocatePool2(flags: POOL_FLAGS, size: SI
     const API: &str = "ExAllocatePool2";
     let paged = flags & POOL_FLAG_PAGED != 0;
     require_at_most(API, irql_limit(paged));
-    if size == 0
-        || !tag_is_valid(tag)
-        || flags & REQUIRED & !KNOWN != 0
-        || (flags & TYPES).count_ones() != 1
+    if size == 0 || !tag_is_valid(tag) || flags & REQUIRED & !KNOWN != 0 || (flags & TYPES).count_ones() != 1
     {
         violation(
             &POOL_PARAMETER,

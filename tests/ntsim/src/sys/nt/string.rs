@@ -12,7 +12,7 @@ pub unsafe extern "system-unwind" fn RtlInitUnicodeString(destination: PUNICODE_
     let mut bytes = 0usize;
     if !source.is_null() {
         // SAFETY: the string has a terminating zero, and none was met yet.
-        while bytes < LONGEST && unsafe { source.byte_add(bytes).read() } != 0 {
+        while bytes < LONGEST && unsafe { source.wrapping_byte_add(bytes).read() } != 0 {
             bytes += 2;
         }
     }

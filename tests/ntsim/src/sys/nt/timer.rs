@@ -64,13 +64,7 @@ pub unsafe extern "system-unwind" fn KeSetTimerEx(
 
 /// # Safety
 /// As for [`KeSetTimerEx`].
-unsafe fn set(
-    api: &'static str,
-    timer: PKTIMER,
-    due: LARGE_INTEGER,
-    period: LONG,
-    dpc: PRKDPC,
-) -> BOOLEAN {
+unsafe fn set(api: &'static str, timer: PKTIMER, due: LARGE_INTEGER, period: LONG, dpc: PRKDPC) -> BOOLEAN {
     require_at_most(api, DISPATCH_LEVEL);
     // SAFETY: as the caller promises.
     if !unsafe { dispatcher::check(api, timer.cast(), TIMERS) } {
@@ -103,7 +97,11 @@ pub unsafe extern "system-unwind" fn KeCancelTimer(timer: PKTIMER) -> BOOLEAN {
 ///
 /// # Safety
 /// `dpc` is writable, and is not queued; the routine may be called with the context.
-pub unsafe extern "system-unwind" fn KeInitializeDpc(dpc: PRKDPC, routine: PKDEFERRED_ROUTINE, context: PVOID) {
+pub unsafe extern "system-unwind" fn KeInitializeDpc(
+    dpc: PRKDPC,
+    routine: PKDEFERRED_ROUTINE,
+    context: PVOID,
+) {
     // SAFETY: as the caller promises.
     unsafe { dispatcher::initialise_dpc(dpc, routine, context) };
 }

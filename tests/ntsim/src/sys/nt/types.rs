@@ -338,12 +338,7 @@ pub struct KWAIT_BLOCK {
 pub type PKWAIT_BLOCK = *mut KWAIT_BLOCK;
 
 pub type PKDEFERRED_ROUTINE = Option<
-    unsafe extern "C" fn(
-        Dpc: PKDPC,
-        DeferredContext: PVOID,
-        SystemArgument1: PVOID,
-        SystemArgument2: PVOID,
-    ),
+    unsafe extern "C" fn(Dpc: PKDPC, DeferredContext: PVOID, SystemArgument1: PVOID, SystemArgument2: PVOID),
 >;
 
 #[repr(C)]
@@ -417,8 +412,7 @@ pub type PIO_APC_ROUTINE =
 pub type PIO_COMPLETION_ROUTINE =
     Option<unsafe extern "C" fn(DeviceObject: PDEVICE_OBJECT, Irp: PIRP, Context: PVOID) -> NTSTATUS>;
 pub type PDRIVER_CANCEL = Option<unsafe extern "C" fn(DeviceObject: PDEVICE_OBJECT, Irp: PIRP)>;
-pub type PDRIVER_DISPATCH =
-    Option<unsafe extern "C" fn(DeviceObject: PDEVICE_OBJECT, Irp: PIRP) -> NTSTATUS>;
+pub type PDRIVER_DISPATCH = Option<unsafe extern "C" fn(DeviceObject: PDEVICE_OBJECT, Irp: PIRP) -> NTSTATUS>;
 pub type PDRIVER_STARTIO = Option<unsafe extern "C" fn(DeviceObject: PDEVICE_OBJECT, Irp: PIRP)>;
 pub type PDRIVER_UNLOAD = Option<unsafe extern "C" fn(DriverObject: PDRIVER_OBJECT)>;
 pub type PDRIVER_INITIALIZE =

@@ -7,6 +7,7 @@
 
 use std::{
     boxed::Box,
+    ops::Deref,
     sync::{Arc, Mutex as StdMutex, atomic as real},
     vec,
     vec::Vec,
@@ -99,22 +100,35 @@ unsafe impl Linked for Connection {
     }
 }
 
+/// A box, in the ring's terms.
+struct Heap<T: ?Sized>(Box<T>);
+
+impl<T: ?Sized> Deref for Heap<T> {
+    type Target = T;
+    fn deref(&self) -> &T {
+        &self.0
+    }
+}
+
+// SAFETY: a box owns its allocation, which stays where it is.
+unsafe impl<T: ?Sized> Owned for Heap<T> {}
+
 struct Model;
 
 impl Supply for Model {
     type Object = Connection;
-    type Lines = Box<[Line]>;
-    type Ring = Box<Ring<Self>>;
-    type Table = Box<[Entry<Self>]>;
+    type Lines = Heap<[Line]>;
+    type Ring = Heap<Ring<Self>>;
+    type Table = Heap<[Entry<Self>]>;
     type Waker = Event;
 }
 
-fn ring(lines: usize) -> Box<Ring<Model>> {
-    Box::new(Ring::new((0..lines).map(|_| Line::new()).collect()).unwrap())
+fn ring(lines: usize) -> Heap<Ring<Model>> {
+    Heap(Box::new(Ring::new(Heap((0..lines).map(|_| Line::new()).collect())).unwrap()))
 }
 
 fn rings(processors: u32, lines: usize) -> LoomArc<Rings<Model>> {
-    let table = (0..processors).map(|_| Entry::new()).collect();
+    let table = Heap((0..processors).map(|_| Entry::new()).collect());
     let rings = Rings::new(table, Event::new());
     for processor in 0..processors {
         rings.attach(processor, ring(lines)).unwrap();
@@ -430,12 +444,12 @@ fn deadlocks(test: &str) {
 
 #[test]
 fn a_missing_fence_of_the_producer_is_caught() {
-    deadlocks("ring::models::park_and_wake_without_the_fence_of_the_producer");
+    deadlocks("ring::loom_models::park_and_wake_without_the_fence_of_the_producer");
 }
 
 #[test]
 fn a_missing_fence_of_the_dispatcher_is_caught() {
-    deadlocks("ring::models::park_and_wake_without_the_fence_of_the_dispatcher");
+    deadlocks("ring::loom_models::park_and_wake_without_the_fence_of_the_dispatcher");
 }
 
 #[test]
@@ -654,7 +668,8 @@ impl Handler<Connection> for Numbers {
 /// A processor is added while its owner and the dispatcher are at work.
 fn hot_add(site: Option<Site>) {
     explore(site, None, |taken| {
-        let rings = LoomArc::new(Rings::<Model>::new((0..2).map(|_| Entry::new()).collect(), Event::new()));
+        let rings =
+            LoomArc::new(Rings::<Model>::new(Heap((0..2).map(|_| Entry::new()).collect()), Event::new()));
         let adder = {
             let rings = rings.clone();
             thread::spawn(move || rings.attach(1, ring(1)).unwrap())

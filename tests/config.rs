@@ -1,0 +1,218 @@
+//! What the registry can do to the driver: nothing but set what it may set.
+#![cfg(feature = "sim")]
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+
+use ntsim::fault::Plan;
+use ntsim::registry::Value;
+use weir::config::schema::{FailMode, POLICY_IMAGE, TABLE};
+use weir::config::{self, Loaded, Settings};
+use weir::kernel::Status;
+use weir::kernel::irql::Passive;
+use weir::kernel::registry::{Found, Key, MAX_NAME};
+use weir::trace::{Keywords, Level, sink};
+
+const SERVICE: &str = r"\Registry\Machine\SYSTEM\CurrentControlSet\Services\weir";
+const PARAMETERS: &str = r"\Registry\Machine\SYSTEM\CurrentControlSet\Services\weir\Parameters";
+
+/// Test threads run at PASSIVE_LEVEL.
+fn passive() -> Passive {
+    // SAFETY: nothing has raised this thread's level; the token stays in the test.
+    unsafe { Passive::assume() }
+}
+
+fn boot() -> ntsim::Sim {
+    let sim = ntsim::boot(ntsim::Config::default());
+    sim.registry().create_key(PARAMETERS);
+    sim
+}
+
+fn utf16(text: &str) -> Vec<u16> {
+    text.encode_utf16().collect()
+}
+
+/// Loads the settings, with what was traced, one line an event.
+fn load() -> (Loaded, Vec<String>) {
+    let lines = Arc::new(Mutex::new(Vec::new()));
+    let into = Arc::clone(&lines);
+    let installed = sink::install(Level::Verbose, Keywords::all(), move |event| {
+        into.lock().unwrap().push(format!("{event:?}"));
+    });
+    let loaded = config::load(&passive(), &utf16(SERVICE)).unwrap();
+    drop(installed);
+    let lines = lines.lock().unwrap().clone();
+    (loaded, lines)
+}
+
+#[track_caller]
+fn assert_clean(sim: &ntsim::Sim) {
+    let report = sim.report();
+    assert!(report.is_clean(), "{report}");
+}
+
+#[test]
+fn without_a_key_the_defaults_hold() {
+    let sim = ntsim::boot(ntsim::Config::default());
+    let (loaded, events) = load();
+    assert_eq!(*loaded.settings, Settings::DEFAULT);
+    assert!(loaded.policy_image.is_none());
+    assert_eq!(events, ["SettingsRead { taken: 0, refused: 0 }"]);
+    drop(loaded);
+    assert_clean(&sim);
+}
+
+#[test]
+fn what_stands_in_the_registry_is_taken() {
+    let sim = boot();
+    let image: Vec<u8> = (0..100_000_u32).map(|index| index.to_le_bytes()[0]).collect();
+    let set = |name, value| sim.registry().set(PARAMETERS, name, value);
+    set("ControlListen", Value::Sz("[::1]:0".into()));
+    set("CONTROLmaxsessions", Value::Dword(3));
+    set("FailMode", Value::Dword(1));
+    set("PolicyImage", Value::Binary(image.clone()));
+    set(
+        "ExtensionInterfaces",
+        Value::MultiSz(vec![
+            "{5EE5D4F1-9929-4633-8368-7BC7438B4140}=required".into(),
+            "{00000000-0000-0000-0000-000000000001}=optional".into(),
+        ]),
+    );
+    let (loaded, events) = load();
+    let settings = &loaded.settings;
+    assert_eq!(settings.control_listen, Some("[::1]:0".parse::<SocketAddr>().unwrap()));
+    assert_eq!(settings.control_max_sessions, 3);
+    assert_eq!(settings.fail_mode, FailMode::Closed);
+    assert_eq!(settings.ring_records, Settings::DEFAULT.ring_records);
+    let required: Vec<_> = settings.extension_interfaces.as_slice().iter().map(|it| it.required).collect();
+    assert_eq!(required, [true, false]);
+    assert_eq!(loaded.policy_image.as_ref().unwrap().bytes(), image);
+    assert_eq!(events, ["SettingsRead { taken: 5, refused: 0 }"]);
+    drop(loaded);
+    assert_clean(&sim);
+}
+
+#[test]
+fn a_refused_value_is_told_and_leaves_the_default() {
+    let sim = boot();
+    let set = |name, value| sim.registry().set(PARAMETERS, name, value);
+    set("ControlListen", Value::Sz("nowhere".into()));
+    set("FailMode", Value::Dword(9));
+    set("RingRecords", Value::Dword(1000));
+    set("MaxConnections", Value::Sz("2000".into()));
+    set("ShutdownTimeoutMs", Value::Binary(vec![1, 2, 3]));
+    set("VerdictSampling", Value::Binary(vec![0; 1000]));
+    set("PolicyImage", Value::Binary(vec![]));
+    set("RingRecord", Value::Dword(512));
+    let (loaded, events) = load();
+    assert_eq!(*loaded.settings, Settings::DEFAULT);
+    assert!(loaded.policy_image.is_none());
+    let expected = [
+        r#"SettingRefused { name: "ControlListen", reason: BadAddress, registry_type: 1, size: 16 }"#,
+        r#"SettingRefused { name: "FailMode", reason: OutOfRange, registry_type: 4, size: 4 }"#,
+        r#"SettingRefused { name: "RingRecords", reason: NotPowerOfTwo, registry_type: 4, size: 4 }"#,
+        r#"SettingRefused { name: "MaxConnections", reason: WrongType, registry_type: 1, size: 10 }"#,
+        r#"SettingRefused { name: "VerdictSampling", reason: WrongType, registry_type: 3, size: 1000 }"#,
+        r#"SettingRefused { name: "ShutdownTimeoutMs", reason: WrongType, registry_type: 3, size: 3 }"#,
+        r#"SettingRefused { name: "PolicyImage", reason: WrongSize, registry_type: 3, size: 0 }"#,
+        "SettingUnknown { name: [82, 105, 110, 103, 82, 101, 99, 111, 114, 100] }",
+        "SettingsRead { taken: 0, refused: 7 }",
+    ];
+    assert_eq!(events, expected);
+    drop(loaded);
+    assert_clean(&sim);
+}
+
+#[test]
+fn every_type_and_length_of_every_value_is_survived() {
+    let sim = boot();
+    for setting in TABLE {
+        for registry_type in [0, 1, 2, 3, 4, 5, 7, 11, 99, u32::MAX] {
+            for length in (0..=20).chain([130, 131, 132, 255, 256, 257, 1538, 1539, 4096]) {
+                let value = Value::Raw { kind: registry_type, data: vec![0xd8; length] };
+                sim.registry().set(PARAMETERS, setting.name, value);
+                let (loaded, events) = load();
+                assert_eq!(*loaded.settings, Settings::DEFAULT, "{}", setting.name);
+                let taken = loaded.policy_image.is_some();
+                assert_eq!(taken, setting.name == POLICY_IMAGE.name && registry_type == 3 && length != 0);
+                let refused = events.iter().filter(|event| event.starts_with("SettingRefused")).count();
+                assert_eq!(refused, usize::from(!taken), "{} {registry_type} {length}", setting.name);
+            }
+        }
+        sim.registry().remove(PARAMETERS, setting.name);
+    }
+    assert_clean(&sim);
+}
+
+#[test]
+fn whatever_call_fails_the_load_ends_with_settings_that_hold() {
+    let sim = boot();
+    for setting in TABLE {
+        let value = Value::Raw { kind: setting.kind.registry_type(), data: vec![1; 300] };
+        sim.registry().set(PARAMETERS, setting.name, value);
+    }
+    sim.fault(Plan::None);
+    drop(load());
+    let calls = sim.fault_calls();
+    assert!(calls > 20, "{calls} calls");
+    for call in 1..=calls {
+        sim.fault(Plan::Nth(call));
+        match config::load(&passive(), &utf16(SERVICE)) {
+            Ok(loaded) => assert_eq!(*loaded.settings, Settings::DEFAULT, "call {call}"),
+            Err(status) => assert_eq!((call, status), (1, Status::INSUFFICIENT_RESOURCES)),
+        }
+        sim.fault(Plan::None);
+        assert_clean(&sim);
+    }
+}
+
+#[test]
+fn a_value_over_its_cap_is_not_read() {
+    let sim = boot();
+    sim.registry().set(PARAMETERS, "Blob", Value::Binary(vec![7; 1000]));
+    let passive = passive();
+    let key = Key::open(&passive, &utf16(PARAMETERS)).unwrap();
+    let read = |cap| key.value(&utf16("blob"), cap).unwrap();
+    assert!(matches!(read(999), Found::TooLong { kind: 3, size: 1000 }));
+    let Found::Value(value) = read(1000) else { panic!("it fits") };
+    assert_eq!((value.kind(), value.bytes()), (3, [7; 1000].as_slice()));
+    assert!(matches!(key.value(&utf16("Blub"), 1000), Ok(Found::Absent)));
+    drop((value, key));
+    assert_clean(&sim);
+}
+
+#[test]
+fn values_and_subkeys_are_enumerated_with_long_names_cut_off() {
+    let sim = boot();
+    let long = "n".repeat(MAX_NAME + 5);
+    for name in ["one", "two", &long] {
+        sim.registry().set(PARAMETERS, name, Value::Dword(1));
+        sim.registry().create_key(&format!(r"{PARAMETERS}\{name}"));
+    }
+    let passive = passive();
+    let key = Key::open(&passive, &utf16(PARAMETERS)).unwrap();
+    let collect = |name: &dyn Fn(u32) -> Option<String>| {
+        let mut names: Vec<_> = (0..).map_while(name).collect();
+        names.sort();
+        names
+    };
+    let expected = ["n".repeat(MAX_NAME), "one".into(), "two".into()];
+    let values = collect(&|index| key.value_name(index).unwrap().map(|name| String::from_utf16_lossy(&name)));
+    assert_eq!(values, expected);
+    let subkeys =
+        collect(&|index| key.subkey_name(index).unwrap().map(|name| String::from_utf16_lossy(&name)));
+    assert_eq!(subkeys, expected);
+    drop(key);
+    assert_clean(&sim);
+}
+
+#[test]
+fn a_key_that_is_not_there_is_an_error() {
+    let sim = boot();
+    let passive = passive();
+    let missing = Key::open(&passive, &utf16(r"\Registry\Machine\SYSTEM\Nothing"));
+    assert_eq!(missing.map(drop), Err(Status::OBJECT_NAME_NOT_FOUND));
+    let too_long = Key::open(&passive, &vec![u16::from(b'x'); 40_000]);
+    assert_eq!(too_long.map(drop), Err(Status::INVALID_PARAMETER));
+    assert_clean(&sim);
+}

@@ -1,0 +1,348 @@
+//! WskControlSocket: options, ioctls, event callbacks, extension registration.
+
+use super::request::{Request, Ticket};
+use super::socket::{Category, Entry, Key, Socket, refuse};
+use super::{listen, rules};
+use crate::sys::nt::{
+    NTSTATUS, PASSIVE_LEVEL, PIRP, STATUS_EVENT_PENDING, STATUS_FILE_FORCED_CLOSED,
+    STATUS_INSUFFICIENT_RESOURCES, STATUS_INVALID_DEVICE_STATE, STATUS_INVALID_PARAMETER,
+    STATUS_NOT_SUPPORTED, STATUS_PENDING, STATUS_SUCCESS,
+};
+use crate::sys::wsk::{
+    IPPROTO_IPV6, IPPROTO_TCP, IPV6_V6ONLY, NPI_WSK_INTERFACE_ID, PWSK_SOCKET, SIO_ADDRESS_LIST_CHANGE,
+    SIO_ADDRESS_LIST_QUERY, SIO_ADDRESS_LIST_SORT, SIO_WSK_QUERY_IDEAL_SEND_BACKLOG,
+    SIO_WSK_QUERY_RECEIVE_BACKLOG, SIO_WSK_REGISTER_EXTENSION, SO_CONDITIONAL_ACCEPT, SO_EXCLUSIVEADDRUSE,
+    SO_KEEPALIVE, SO_WSK_EVENT_CALLBACK, SO_WSK_SECURITY, SOL_SOCKET, WSK_CONTROL_SOCKET_TYPE,
+    WSK_EVENT_ACCEPT, WSK_EVENT_CALLBACK_CONTROL, WSK_EVENT_DISABLE, WskGetOption, WskIoctl, WskSetOption,
+};
+use crate::verify::{lock, violation};
+use crate::{fault, irql};
+use std::ffi::c_void;
+use std::ptr::with_exposed_provenance_mut;
+use std::sync::Arc;
+
+const API: &str = "WskControlSocket";
+/// `SIO_KEEPALIVE_VALS` of `mstcpip.h`.
+const SIO_KEEPALIVE_VALS: u32 = 0x9800_0004;
+
+/// What a call asks for.
+#[derive(Clone, Copy)]
+struct Operation {
+    kind: WSK_CONTROL_SOCKET_TYPE,
+    code: u32,
+    level: u32,
+    input_size: usize,
+    input: *mut c_void,
+    output_size: usize,
+    output: *mut c_void,
+}
+
+impl Operation {
+    /// The input as a value of exactly its size.
+    ///
+    /// # Safety
+    /// The input is NULL or valid for its size.
+    unsafe fn value<T: Copy>(&self) -> Option<T> {
+        let fits = self.input_size == size_of::<T>() && !self.input.is_null();
+        // SAFETY: the caller's, and as large as it must be.
+        fits.then(|| unsafe { self.input.cast::<T>().read_unaligned() })
+    }
+
+    /// A flag of four bytes or one, as options are given.
+    ///
+    /// # Safety
+    /// As for [`Operation::value`].
+    unsafe fn flag(&self) -> Option<bool> {
+        // SAFETY: the caller's.
+        let long = unsafe { self.value::<u32>() };
+        // SAFETY: the caller's.
+        long.or_else(|| unsafe { self.value::<u8>() }.map(u32::from)).map(|value| value != 0)
+    }
+}
+
+/// WskControlSocket.
+#[expect(clippy::too_many_arguments, reason = "the documented prototype")]
+pub unsafe extern "system" fn control_socket(
+    socket: PWSK_SOCKET,
+    kind: WSK_CONTROL_SOCKET_TYPE,
+    code: u32,
+    level: u32,
+    input_size: usize,
+    input: *mut c_void,
+    output_size: usize,
+    output: *mut c_void,
+    _returned: *mut usize,
+    irp: PIRP,
+) -> NTSTATUS {
+    let entry = match Entry::begin(API, socket, irp) {
+        Ok(entry) => entry,
+        Err(status) => return status,
+    };
+    let operation = Operation { kind, code, level, input_size, input, output_size, output };
+    match (kind, level, code) {
+        (WskIoctl, _, SIO_WSK_REGISTER_EXTENSION) => {
+            if !irp.is_null() {
+                let page = "SIO_WSK_REGISTER_EXTENSION";
+                violation(&rules::IRP_FORBIDDEN, page, "registering an extension takes no IRP");
+                return refuse(&entry.subsystem, API, irp, STATUS_INVALID_PARAMETER);
+            }
+            // SAFETY: what the driver passed.
+            unsafe { super::extension::register(&entry, input_size, input.cast(), output_size, output.cast()) }
+        }
+        (WskSetOption, SOL_SOCKET, SO_WSK_EVENT_CALLBACK) => {
+            // SAFETY: what the driver passed.
+            match unsafe { operation.value::<WSK_EVENT_CALLBACK_CONTROL>() } {
+                // SAFETY: the structure's page wants an identifier.
+                Some(control) if !control.NpiId.is_null() => unsafe { events(&entry, control, irp) },
+                _ => refuse(&entry.subsystem, API, irp, STATUS_INVALID_PARAMETER),
+            }
+        }
+        _ => match entry.request(API, irp) {
+            // SAFETY: what the driver passed.
+            Ok(request) => unsafe { with_irp(&entry, request, operation) },
+            Err(status) => status,
+        },
+    }
+}
+
+/// SO_WSK_EVENT_CALLBACK.
+///
+/// # Safety
+/// The control's identifier is valid.
+unsafe fn events(entry: &Entry, control: WSK_EVENT_CALLBACK_CONTROL, irp: PIRP) -> NTSTATUS {
+    let Entry { subsystem, socket } = entry;
+    let disables = control.EventMask & WSK_EVENT_DISABLE != 0;
+    let mask = control.EventMask & !WSK_EVENT_DISABLE;
+    if !disables && !irp.is_null() {
+        violation(&rules::IRP_FORBIDDEN, "SO_WSK_EVENT_CALLBACK", "enabling takes no IRP");
+        return refuse(subsystem, API, irp, STATUS_INVALID_PARAMETER);
+    }
+    // SAFETY: the caller's.
+    let npi = unsafe { *control.NpiId };
+    if fault::fail(API) {
+        return refuse(subsystem, API, irp, STATUS_INSUFFICIENT_RESOURCES);
+    }
+    let mut state = lock(&socket.state);
+    if state.dead {
+        drop(state);
+        return refuse(subsystem, API, irp, STATUS_FILE_FORCED_CLOSED);
+    }
+    let is_wsk = npi == NPI_WSK_INTERFACE_ID;
+    let key = if is_wsk {
+        // What may be enabled: on a listening socket also what it passes on to accepted ones.
+        let (valid, may) = match socket.category {
+            Category::Basic => (0, true),
+            Category::Listen => (WSK_EVENT_ACCEPT | listen::CONNECTION_EVENTS, state.local.is_some()),
+            Category::Connection => (listen::CONNECTION_EVENTS, state.connection.is_connected()),
+        };
+        let fixed = state.fixed & mask != 0;
+        // "After any connection-oriented event callback functions are enabled on a listening socket, they cannot be
+        // disabled on the listening socket."
+        let inherited = disables && socket.category == Category::Listen && mask & listen::CONNECTION_EVENTS != 0;
+        let one = !disables || mask.is_power_of_two();
+        let status = if mask == 0 || mask & !valid != 0 || !one || inherited {
+            STATUS_INVALID_PARAMETER
+        } else if !may {
+            STATUS_INVALID_DEVICE_STATE
+        } else {
+            STATUS_SUCCESS
+        };
+        if fixed || status != STATUS_SUCCESS {
+            drop(state);
+            if fixed {
+                violation(&rules::STATIC_FIXED, API, format!("events {mask:#x}"));
+            }
+            let status = if fixed { STATUS_INVALID_PARAMETER } else { status };
+            return refuse(subsystem, API, irp, status);
+        }
+        Key::Event(mask)
+    } else {
+        let found = state.extensions.iter().position(|extension| extension.npi == npi);
+        match found {
+            Some(index) if mask != 0 && (!disables || mask.is_power_of_two()) => Key::Extension(index, mask),
+            _ => {
+                drop(state);
+                return refuse(subsystem, API, irp, STATUS_INVALID_PARAMETER);
+            }
+        }
+    };
+    let enabled = match key {
+        Key::Extension(index, _) => state.extensions.get_mut(index).map(|extension| &mut extension.enabled),
+        _ => Some(&mut state.enabled),
+    };
+    if let Some(enabled) = enabled {
+        if disables { *enabled &= !mask } else { *enabled |= mask }
+    }
+    let busy = disables && Socket::in_progress(&state, key);
+    drop(state);
+    if !disables {
+        socket.check_callbacks(API);
+        // What arrived before is indicated now.
+        socket.kick_receive();
+        return STATUS_SUCCESS;
+    }
+    if irp.is_null() {
+        return if busy { STATUS_EVENT_PENDING } else { STATUS_SUCCESS };
+    }
+    match entry.request(API, irp) {
+        Ok(request) => disable(entry, key, request),
+        Err(status) => status,
+    }
+}
+
+/// Completes a disable: at once, or when the callbacks in progress have returned.
+fn disable(entry: &Entry, key: Key, request: Request) -> NTSTATUS {
+    let mut state = lock(&entry.socket.state);
+    if Socket::in_progress(&state, key) {
+        request.mark_pending();
+        state.disabling.push((key, request));
+        return STATUS_PENDING;
+    }
+    drop(state);
+    entry.subsystem.complete_now(request, STATUS_SUCCESS)
+}
+
+/// Operations that need an IRP.
+///
+/// # Safety
+/// The buffers are what the driver passed.
+unsafe fn with_irp(entry: &Entry, request: Request, operation: Operation) -> NTSTATUS {
+    match operation.kind {
+        // SAFETY: the caller's.
+        WskSetOption => unsafe { set_option(entry, request, operation) },
+        WskGetOption => get_option(entry, request, operation),
+        WskIoctl => ioctl(entry, request, operation),
+        _ => entry.fail(request, STATUS_INVALID_PARAMETER),
+    }
+}
+
+/// # Safety
+/// The buffers are what the driver passed.
+unsafe fn set_option(entry: &Entry, request: Request, operation: Operation) -> NTSTATUS {
+    let Entry { socket, .. } = entry;
+    // SAFETY: the caller's.
+    let flag = unsafe { operation.flag() };
+    // SAFETY: the caller's.
+    let security = unsafe { operation.value::<usize>() };
+    let mut state = lock(&socket.state);
+    let bound = state.local.is_some();
+    let options = &mut state.options;
+    let status = match (operation.level, operation.code, flag) {
+        (SOL_SOCKET, SO_KEEPALIVE, Some(on)) if socket.category == Category::Connection => {
+            options.keep_alive = on;
+            STATUS_SUCCESS
+        }
+        // These decide how the address is taken: before it is.
+        (SOL_SOCKET, SO_EXCLUSIVEADDRUSE | SO_CONDITIONAL_ACCEPT | SO_WSK_SECURITY, _)
+        | (IPPROTO_IPV6, IPV6_V6ONLY, _)
+            if bound =>
+        {
+            STATUS_INVALID_DEVICE_STATE
+        }
+        (SOL_SOCKET, SO_EXCLUSIVEADDRUSE, Some(on)) => {
+            options.bind.exclusive = on;
+            STATUS_SUCCESS
+        }
+        (SOL_SOCKET, SO_CONDITIONAL_ACCEPT, Some(on)) if socket.category == Category::Listen => {
+            options.conditional_accept = on;
+            STATUS_SUCCESS
+        }
+        (IPPROTO_IPV6, IPV6_V6ONLY, Some(on)) if socket.family == crate::sys::wsk::AF_INET6 => {
+            options.bind.v6_only = on;
+            STATUS_SUCCESS
+        }
+        (SOL_SOCKET, SO_WSK_SECURITY, _) => match security {
+            Some(security) if socket.client.use_security(security) => {
+                options.security = security;
+                drop(state);
+                let client = Arc::clone(&socket.client);
+                return entry.finish(request, move || {
+                    client.end_use_of_security(security);
+                    (STATUS_SUCCESS, 0)
+                });
+            }
+            found => {
+                drop(state);
+                violation(&rules::SECURITY_NOT_CACHED, "SO_WSK_SECURITY", format!("{found:x?}"));
+                return entry.fail(request, STATUS_INVALID_PARAMETER);
+            }
+        },
+        // The transport's own options change nothing that can be seen here.
+        (IPPROTO_TCP, _, Some(_)) => STATUS_SUCCESS,
+        (SOL_SOCKET | IPPROTO_IPV6 | IPPROTO_TCP, _, None) => STATUS_INVALID_PARAMETER,
+        _ => STATUS_NOT_SUPPORTED,
+    };
+    drop(state);
+    entry.fail(request, status)
+}
+
+fn get_option(entry: &Entry, request: Request, operation: Operation) -> NTSTATUS {
+    let value = {
+        let options = lock(&entry.socket.state).options;
+        match (operation.level, operation.code) {
+            (SOL_SOCKET, SO_KEEPALIVE) => Some(options.keep_alive),
+            (SOL_SOCKET, SO_EXCLUSIVEADDRUSE) => Some(options.bind.exclusive),
+            (SOL_SOCKET, SO_CONDITIONAL_ACCEPT) => Some(options.conditional_accept),
+            (IPPROTO_IPV6, IPV6_V6ONLY) => Some(options.bind.v6_only),
+            _ => None,
+        }
+    };
+    match value {
+        Some(value) => give(entry, request, operation, u32::from(value)),
+        None => entry.fail(request, STATUS_NOT_SUPPORTED),
+    }
+}
+
+fn ioctl(entry: &Entry, request: Request, operation: Operation) -> NTSTATUS {
+    let Entry { subsystem, socket } = entry;
+    match operation.code {
+        SIO_WSK_QUERY_IDEAL_SEND_BACKLOG | SIO_WSK_QUERY_RECEIVE_BACKLOG => {
+            let value = {
+                let state = lock(&socket.state);
+                let connection = &state.connection;
+                let value = if operation.code == SIO_WSK_QUERY_IDEAL_SEND_BACKLOG {
+                    connection.ideal_send_backlog()
+                } else {
+                    connection.receive_backlog()
+                };
+                connection.is_connected().then_some(value)
+            };
+            match value {
+                Some(value) => give(entry, request, operation, value),
+                None => entry.fail(request, STATUS_INVALID_DEVICE_STATE),
+            }
+        }
+        SIO_KEEPALIVE_VALS => entry.fail(request, STATUS_SUCCESS),
+        SIO_ADDRESS_LIST_QUERY | SIO_ADDRESS_LIST_SORT => {
+            irql::require_at_most("SIO_ADDRESS_LIST_QUERY", PASSIVE_LEVEL);
+            entry.fail(request, STATUS_NOT_SUPPORTED)
+        }
+        SIO_ADDRESS_LIST_CHANGE => {
+            irql::require_at_most("SIO_ADDRESS_LIST_CHANGE", PASSIVE_LEVEL);
+            // The addresses here never change: it waits until it is cancelled.
+            let ticket = Ticket::new(subsystem, request);
+            lock(&socket.state).stalled.push(ticket);
+            STATUS_PENDING
+        }
+        _ => entry.fail(request, STATUS_NOT_SUPPORTED),
+    }
+}
+
+/// Completes a query with its value, written when the IRP is completed.
+fn give<T: Copy + Send + 'static>(
+    entry: &Entry,
+    request: Request,
+    operation: Operation,
+    value: T,
+) -> NTSTATUS {
+    if operation.output.is_null() || operation.output_size < size_of::<T>() {
+        violation(&rules::NULL_OUTPUT, API, format!("{} bytes", operation.output_size));
+        return entry.fail(request, STATUS_INVALID_PARAMETER);
+    }
+    let out = operation.output.expose_provenance();
+    entry.finish(request, move || {
+        // SAFETY: the buffer stays valid until the IRP is completed, which is after this.
+        unsafe { with_exposed_provenance_mut::<T>(out).write_unaligned(value) };
+        (STATUS_SUCCESS, size_of::<T>())
+    })
+}
