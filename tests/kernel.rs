@@ -68,9 +68,7 @@ mod levels {
         {
             let mut outer = passive.raise();
             assert_eq!(ntsim::irql::current(), 2);
-            let token = outer.token();
-            assert!(token.processor() < irql::maximum_processors());
-            drop(token);
+            assert!(outer.token().processor() < irql::maximum_processors());
             let inner = outer.raise();
             assert_eq!(ntsim::irql::current(), 2);
             drop(inner);
@@ -134,7 +132,6 @@ mod locks {
         let mut guard = first.lock(&mut passive);
         let (data, token) = guard.with_token();
         *data += *second.lock_at(&token);
-        drop(token);
         assert_eq!(*guard, 3);
         drop(guard);
         assert_eq!(ntsim::irql::current(), 0);
@@ -409,6 +406,7 @@ mod threads {
         time::delay(passive, Interval::from_millis(30));
         work.done.store(true, Ordering::SeqCst);
         assert_eq!(work.dropped.count(), 0);
+        drop(work);
     }
 
     #[test]
@@ -522,14 +520,12 @@ mod buffers {
     #[test]
     fn an_mdl_describes_its_whole_buffer() {
         let sim = boot();
-        let mut buffer = MdlBuffer::try_new(10_000).unwrap();
-        buffer[9_999] = 7;
+        let buffer = MdlBuffer::try_new(10_000).unwrap();
         // SAFETY: the MDL of a live buffer.
         let mdl = unsafe { &*buffer.as_mdl() };
         assert_eq!(mdl.ByteCount, 10_000);
         assert_eq!(mdl.StartVa.addr() + mdl.ByteOffset as usize, buffer.as_ptr().addr());
-        // SAFETY: built for non-paged pool, so that it is mapped.
-        assert_eq!(unsafe { *mdl.MappedSystemVa.cast::<u8>().add(9_999) }, 7);
+        assert_eq!(mdl.MappedSystemVa.addr(), buffer.as_ptr().addr(), "non-paged pool is mapped");
         drop(buffer);
         assert_clean(&sim);
     }
@@ -544,6 +540,53 @@ mod buffers {
         assert_eq!(MdlBuffer::try_new(0).map(drop), Err(Status::INVALID_PARAMETER));
         assert_eq!(MdlBuffer::try_new(1 << 32).map(drop), Err(Status::INVALID_PARAMETER));
         assert_clean(&sim);
+    }
+}
+
+mod devices {
+    use super::*;
+    use ntsim::sys::nt::{NTSTATUS, PDRIVER_OBJECT, PUNICODE_STRING, STATUS_SUCCESS};
+    use weir::kernel::device::Device;
+
+    static LEAVE_BEHIND: AtomicBool = AtomicBool::new(false);
+
+    unsafe extern "C" fn unload(_driver: PDRIVER_OBJECT) {}
+
+    unsafe extern "system" fn entry(driver: PDRIVER_OBJECT, _path: PUNICODE_STRING) -> NTSTATUS {
+        // SAFETY: DriverEntry runs at PASSIVE_LEVEL.
+        let passive = unsafe { Passive::assume() };
+        // SAFETY: the driver object of this DriverEntry.
+        let device = match unsafe { Device::try_new(&passive, driver) } {
+            Ok(device) => device,
+            Err(status) => return status.0,
+        };
+        // SAFETY: a live device.
+        let flags = unsafe { (*device.as_raw()).Flags };
+        assert_eq!(flags & ntsim::sys::nt::DO_DEVICE_HAS_NAME, 0);
+        if !LEAVE_BEHIND.load(Ordering::SeqCst) {
+            device.delete(&passive);
+        }
+        // SAFETY: as above.
+        unsafe { (*driver).DriverUnload = Some(unload) };
+        STATUS_SUCCESS
+    }
+
+    /// One test, because the driver's entry has no context.
+    #[test]
+    fn a_device_has_no_name_and_is_gone_once_deleted() {
+        let sim = boot();
+        sim.load_driver("sample", entry).unwrap().unload();
+        assert_clean(&sim);
+
+        sim.fault(Plan::Api { name: "IoCreateDevice", nth: 1 });
+        let refused = sim.load_driver("sample", entry).map(drop);
+        assert_eq!(refused.map_err(Status), Err(Status::INSUFFICIENT_RESOURCES));
+        assert_clean(&sim);
+
+        sim.fault(Plan::None);
+        LEAVE_BEHIND.store(true, Ordering::SeqCst);
+        sim.load_driver("sample", entry).unwrap().unload();
+        assert!(!sim.report().is_clean(), "a device left behind is reported");
     }
 }
 

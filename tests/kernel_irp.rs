@@ -105,8 +105,10 @@ static CANCELLABLE: AtomicPtr<ntsim::sys::nt::IRP> = AtomicPtr::new(std::ptr::nu
 
 /// A subsystem's cancel routine.
 unsafe extern "C" fn cancelled(_device: ntsim::sys::nt::PDEVICE_OBJECT, irp: PIRP) {
+    // SAFETY: the IRP that is being cancelled.
+    let level = unsafe { (*irp).CancelIrql };
     // SAFETY: called with the cancel spin lock held, whose old level is in the IRP.
-    unsafe { ntsim::sys::nt::IoReleaseCancelSpinLock((*irp).CancelIrql) };
+    unsafe { ntsim::sys::nt::IoReleaseCancelSpinLock(level) };
     CANCELLABLE.store(irp, Ordering::SeqCst);
     complete(irp, Status::CANCELLED, 0);
 }

@@ -154,9 +154,9 @@ fn an_endpoint_that_is_none_is_refused_with_the_reason() {
         ("::1:1", Refused::BadAddress),
         ("127.0.0.1:1 ", Refused::NotText),
         ("127.0.0.1:１", Refused::NotText),
-        ("127.0.0.1:1\x001", Refused::EmbeddedNul),
+        ("127.0.0.1:\0:", Refused::EmbeddedNul),
         ("127.0.0.1:1\0\0", Refused::EmbeddedNul),
-        ("\0127.0.0.1:1", Refused::EmbeddedNul),
+        ("\0::1:1", Refused::EmbeddedNul),
     ] {
         assert_eq!(parse("ControlListen", REG_SZ, &utf16(text)), Err(reason), "{text:?}");
     }
@@ -201,12 +201,15 @@ fn extension_interfaces_are_refused_whole_with_the_reason() {
     ] {
         assert_eq!(interfaces(&text), Err(reason), "{text:?}");
     }
-    let list = |count: u32| -> String {
-        (0..count).map(|n| format!("{{00000000-0000-0000-0000-{n:012}}}=required\0")).collect()
+    let list = |count: u32| {
+        let entries = (0..count).map(|n| format!("{{00000000-0000-0000-0000-{n:012}}}=required\0"));
+        entries.collect::<Vec<_>>().concat()
     };
     assert_eq!(interfaces(&list(16)).map(|entries| entries.len()), Ok(16));
-    // Seventeen do not fit in the largest value, or where they are shorter, in the list.
+    // Seventeen of the longest do not even fit in the largest value.
     assert_eq!(interfaces(&list(17)), Err(Refused::TooLong));
+    let unterminated = list(17).replace("required", "optional");
+    assert_eq!(interfaces(unterminated.trim_end_matches('\0')), Err(Refused::TooLong));
 }
 
 #[test]

@@ -4,12 +4,13 @@ use super::session::{Session, UNKNOWN};
 use super::shared::Shared;
 use crate::ext::{Attached, SocketKind, Sockets};
 use crate::kernel::irql::AtMostDispatch;
+use crate::kernel::lock::SpinLock;
 use crate::kernel::pool::{PoolArc, tags};
 use crate::kernel::{Result, Status};
 use crate::policy::Family;
 use crate::ring::{ControlChange, ControlConnection};
 use crate::wsk::address::octets;
-use crate::wsk::{Incoming, ListenEvents};
+use crate::wsk::{Accepted, Incoming, ListenEvents};
 use core::net::SocketAddr;
 use core::sync::atomic::{AtomicBool, Ordering};
 
@@ -20,6 +21,8 @@ pub(super) struct Listener {
     /// WSK said that the socket is no longer functional.
     dead: AtomicBool,
     closed: AtomicBool,
+    /// An accept request that is over, where WSK has no accept events.
+    accepted: SpinLock<Option<Accepted<Self>>>,
 }
 
 impl Listener {
@@ -31,12 +34,22 @@ impl Listener {
             attached,
             dead: AtomicBool::new(false),
             closed: AtomicBool::new(false),
+            accepted: SpinLock::new("accept request", None),
         };
         PoolArc::try_new(tags::CONTROL, listener)
     }
 
+    /// The socket is of no use any more.
+    pub(super) fn lost(&self) {
+        self.dead.store(true, Ordering::Release);
+    }
+
     pub(super) fn is_dead(&self) -> bool {
         self.dead.load(Ordering::Acquire)
+    }
+
+    pub(super) fn take_accepted(&self, irql: &mut AtMostDispatch) -> Option<Accepted<Self>> {
+        self.accepted.lock(irql).take()
     }
 
     pub(super) fn is_closed(&self) -> bool {
@@ -62,6 +75,11 @@ impl ListenEvents for Listener {
 
     fn admitted(&self, irql: &mut AtMostDispatch, session: PoolArc<Session>) {
         session.admitted(irql);
+    }
+
+    fn accept_done(&self, irql: &mut AtMostDispatch, accepted: Accepted<Self>) {
+        *self.accepted.lock(irql) = Some(accepted);
+        self.shared.wake();
     }
 
     fn dead(&self, _irql: &mut AtMostDispatch) {

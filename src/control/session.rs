@@ -32,6 +32,8 @@ mod note {
     /// Our graceful disconnect is over.
     pub(super) const DISCONNECT_DONE: u32 = 1 << 4;
     pub(super) const CLOSED: u32 = 1 << 5;
+    /// A receive request has brought something.
+    pub(super) const RECEIVED: u32 = 1 << 6;
     /// The session is queued.
     pub(super) const QUEUED: u32 = 1 << 31;
 }
@@ -51,6 +53,8 @@ pub enum End {
     Stopping,
     /// A required extension interface cannot be had, for this reason.
     Extension(Status),
+    /// Memory is wanting.
+    Resources(Status),
 }
 
 impl End {
@@ -62,7 +66,7 @@ impl End {
             Self::Dead => status::CONNECTION_DISCONNECTED,
             Self::Idle => status::IO_TIMEOUT,
             Self::Stopping => Status::CANCELLED,
-            Self::Extension(status) => status,
+            Self::Extension(status) | Self::Resources(status) => status,
         }
     }
 }
@@ -189,7 +193,10 @@ impl Session {
     pub(super) fn attend(this: &PoolArc<Self>, passive: &mut Passive, wsk_version: u16, ending: Interval) {
         let notes = this.notes.swap(0, Ordering::AcqRel);
         if notes & note::ADMITTED != 0 {
-            this.begin(passive, wsk_version);
+            Self::begin(this, passive, wsk_version);
+        }
+        if notes & note::RECEIVED != 0 {
+            this.socket.receive(passive, this);
         }
         if notes & note::DISCONNECT_DONE != 0 {
             this.ended.fetch_or(END_OURS, Ordering::Relaxed);
@@ -214,15 +221,21 @@ impl Session {
     }
 
     /// Registers the extensions, on the socket itself: a listener's do not pass on.
-    fn begin(&self, passive: &mut Passive, wsk_version: u16) {
-        self.phase.store(Phase::Open as u8, Ordering::Relaxed);
-        let (remote, remote_port) = (self.remote.ip(), self.remote.port());
-        trace::emit(&trace::Event::ControlAccepted { session: self.number, remote, remote_port });
-        let Some(call) = self.socket.call() else { return };
-        let registered = self.attached.register(&call, wsk_version);
+    fn begin(this: &PoolArc<Self>, passive: &mut Passive, wsk_version: u16) {
+        this.phase.store(Phase::Open as u8, Ordering::Relaxed);
+        let (remote, remote_port) = (this.remote.ip(), this.remote.port());
+        trace::emit(&trace::Event::ControlAccepted { session: this.number, remote, remote_port });
+        let Some(call) = this.socket.call() else { return };
+        let registered = this.attached.register(&call, wsk_version);
         drop(call);
         if let Err(missing) = registered {
-            self.close(passive, End::Extension(missing.status));
+            return this.close(passive, End::Extension(missing.status));
+        }
+        if this.shared.by_request.load(Ordering::Relaxed) {
+            match this.socket.prepare_receive(passive) {
+                Ok(()) => this.socket.receive(passive, this),
+                Err(status) => this.close(passive, End::Resources(status)),
+            }
         }
     }
 
@@ -235,7 +248,8 @@ impl Session {
         this.status.store(why.status().0, Ordering::Relaxed);
         let deadline = time::since_boot().as_100ns().saturating_add(bound.as_100ns());
         this.deadline.store(deadline, Ordering::Relaxed);
-        if !this.socket.disconnect(passive, this) {
+        let graceful = !this.shared.by_request.load(Ordering::Relaxed);
+        if !graceful || !this.socket.disconnect(passive, this) {
             this.close(passive, why);
         }
     }
@@ -310,6 +324,10 @@ impl ConnectionEvents for Session {
 
     fn dead(&self, irql: &mut AtMostDispatch) {
         self.note(irql, note::DEAD);
+    }
+
+    fn receive_done(&self, irql: &mut AtMostDispatch) {
+        self.note(irql, note::RECEIVED);
     }
 
     fn disconnect_done(&self, irql: &mut AtMostDispatch) {

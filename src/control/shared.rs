@@ -45,6 +45,9 @@ pub(super) struct Shared {
     /// Wakes the worker.
     wake: Event,
     stopping: AtomicBool,
+    /// WSK has no events: connections are accepted, and data received, by request. Such a provider is not asked for
+    /// graceful disconnects either.
+    pub(super) by_request: AtomicBool,
     table: SpinLock<Table>,
     /// The number of the next session, from 1.
     next_session: AtomicU64,
@@ -89,6 +92,7 @@ impl Shared {
             rings,
             wake: Event::try_new(Kind::Synchronization)?,
             stopping: AtomicBool::new(false),
+            by_request: AtomicBool::new(false),
             table: SpinLock::new("control sessions", table),
             next_session: AtomicU64::new(1),
             listening: SpinLock::new("control address", None),

@@ -126,6 +126,12 @@ impl<'w> Worker<'w> {
     /// Opens, closes and re-opens the listener.
     fn tend_listener(&mut self, passive: &mut Passive) {
         let stopping = self.shared.is_stopping();
+        if let Listening::Open(socket, owner) = &self.listening
+            && let Some(accepted) = owner.take_accepted(passive)
+            && socket.accepted(passive, owner, accepted).is_err()
+        {
+            owner.lost();
+        }
         let now = time::since_boot().as_100ns();
         self.listening = match core::mem::replace(&mut self.listening, Listening::Waiting(NEVER)) {
             Listening::Waiting(at) if now >= at && !stopping => self.open(passive),
@@ -137,7 +143,12 @@ impl<'w> Worker<'w> {
                 socket.close(passive);
                 Listening::Closing(owner)
             }
-            Listening::Closing(owner) if owner.is_closed() => Listening::Waiting(self.next_try()),
+            Listening::Closing(owner) if owner.is_closed() => {
+                if let Some(accepted) = owner.take_accepted(passive) {
+                    accepted.refuse(passive);
+                }
+                Listening::Waiting(self.next_try())
+            }
             unchanged => unchanged,
         };
     }
@@ -193,12 +204,22 @@ impl<'w> Worker<'w> {
         Listening::Open(socket, owner)
     }
 
-    /// Registers the extensions, then lets connections in.
-    fn ready(&self, socket: &ListenSocket<Listener>, owner: &Listener) -> Result {
+    /// Registers the extensions, then lets connections in: by events, or by requests where WSK has no events.
+    fn ready(&self, socket: &ListenSocket<Listener>, owner: &PoolArc<Listener>) -> Result {
         let call = socket.call().ok_or(Status::INVALID_DEVICE_STATE)?;
         owner.attached.register(&call, self.provider.version()).map_err(|missing| missing.status)?;
         drop(call);
-        if self.static_events { Ok(()) } else { socket.enable() }
+        if self.static_events {
+            return Ok(());
+        }
+        match socket.enable() {
+            Err(status) if status::is_unsupported(status) => {
+                self.shared.by_request.store(true, Ordering::Relaxed);
+                trace::emit(&trace::Event::Degraded { part: "control events", status: status.into() });
+                socket.accept(owner)
+            }
+            enabled => enabled,
+        }
     }
 
     fn tell_failure(&self, address: SocketAddr, status: Status) {

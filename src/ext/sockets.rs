@@ -13,8 +13,9 @@ use crate::kernel::irql::AtMostDispatch;
 use crate::kernel::pool::{PoolArc, PoolSlice, tags};
 use crate::kernel::{Result, Status};
 use crate::ring::{ExtensionEvent, LifeCycle, Link, Linked};
-use crate::sys::nt::{PVOID, STATUS_NOT_IMPLEMENTED, STATUS_NOT_SUPPORTED};
+use crate::sys::nt::PVOID;
 use crate::trace::Guid;
+use crate::wsk::status::is_unsupported;
 use crate::wsk::{Call, ExtensionProvider};
 use core::cell::UnsafeCell;
 use core::ffi::c_void;
@@ -361,9 +362,7 @@ impl Attached {
             let counters = &self.sockets.counters;
             let (state, status, counter) = match outcome {
                 Ok(()) => (State::Granted, Status::SUCCESS, &counters.granted),
-                Err(status @ Status(STATUS_NOT_SUPPORTED | STATUS_NOT_IMPLEMENTED)) => {
-                    (State::Refused, status, &counters.refused)
-                }
+                Err(status) if is_unsupported(status) => (State::Refused, status, &counters.refused),
                 Err(status) => (State::Failed, status, &counters.failed),
             };
             part.set(state, status);

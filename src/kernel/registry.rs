@@ -2,6 +2,16 @@
 //!
 //! What the registry holds was written by someone else: a value comes back as its type and its bytes, of a size
 //! that the caller bounds, and is believed in nothing.
+//!
+//! ```compile_fail,E0502
+//! use weir::kernel::{irql::Passive, registry::Key};
+//! fn raises_with_a_key_open(passive: &mut Passive, path: &[u16]) {
+//!     let key = Key::open(passive, path);
+//!     let raised = passive.raise();
+//!     drop(key); // would be ZwClose at DISPATCH_LEVEL
+//!     drop(raised);
+//! }
+//! ```
 
 use core::marker::PhantomData;
 

@@ -4,6 +4,13 @@
 //! when the wait ends, the thread has left the driver's code for good, which no event set by its last
 //! instruction could promise. A [`Thread`] that is dropped without being joined leaks its handle, and the
 //! verifier names it.
+//!
+//! ```compile_fail,E0277
+//! use weir::kernel::{Result, irql::Passive, pool::PoolBox, thread::Thread};
+//! fn starts_with_what_belongs_to_this_thread(passive: &Passive, context: PoolBox<*mut u8>) -> Result<Thread> {
+//!     Thread::start(passive, context, |_, _| ())
+//! }
+//! ```
 
 use super::irql::Passive;
 use super::pool::{PoolBox, tags};

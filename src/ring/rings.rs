@@ -259,13 +259,14 @@ impl<S: Supply> Rings<S> {
     /// Parks unless `has_work` after everybody has been told that the dispatcher parks; true if it was parked.
     pub(super) fn park(&self, has_work: impl FnOnce() -> bool) -> bool {
         let state = &self.signal.state;
-        state.store(PARKED, Ordering::Relaxed);
+        // Exchanges, not stores: a store would race with a late signal for the place in the order.
+        state.swap(PARKED, Ordering::AcqRel);
         fence(Site::Park);
         let parks = !has_work() && !self.is_stopping();
         while parks && state.load(Ordering::Acquire) == PARKED {
             self.waker.park();
         }
-        state.store(AWAKE, Ordering::Relaxed);
+        state.swap(AWAKE, Ordering::AcqRel);
         parks
     }
 

@@ -3,6 +3,17 @@
 //! [`events`] is the one table of events. [`emit`] may be called at any level up to DISPATCH_LEVEL, from anywhere: it
 //! allocates nothing, waits for nothing, and for an event that nobody listens to it only tests a flag. Names,
 //! fields, levels and keywords are public API.
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects,
+        clippy::panic,
+        clippy::unreachable
+    )
+)]
 
 pub mod events;
 mod guid;

@@ -13,7 +13,7 @@
 //! - a socket's context is a share of its owner that lasts until close has completed.
 
 use super::address;
-use super::socket::{ConnectionSocket, RawSocket};
+use super::socket::{Accepted, ConnectionSocket, RawSocket};
 use crate::kernel::irql::AtMostDispatch;
 use crate::kernel::pool::PoolArc;
 use crate::sys::nt::{
@@ -64,6 +64,8 @@ pub trait ConnectionEvents: Send + Sync + Sized + 'static {
     fn disconnected(&self, irql: &mut AtMostDispatch, how: Disconnected);
     /// The socket is no longer functional; it must be closed as soon as possible.
     fn dead(&self, irql: &mut AtMostDispatch);
+    /// A receive request has brought what [`ConnectionEvents::received`] was told; the next one may be made, elsewhere.
+    fn receive_done(&self, irql: &mut AtMostDispatch);
     /// The graceful disconnect that was asked for is over, one way or the other.
     fn disconnect_done(&self, irql: &mut AtMostDispatch);
     /// Close has completed: no event comes after this one.
@@ -78,6 +80,8 @@ pub trait ListenEvents: Send + Sync + Sized + 'static {
     fn admit(&self, irql: &mut AtMostDispatch, incoming: Incoming) -> Option<PoolArc<Self::Connection>>;
     /// WSK knows the owner now: the socket may be used.
     fn admitted(&self, irql: &mut AtMostDispatch, connection: PoolArc<Self::Connection>);
+    /// An accept request is over: to be passed to [`super::ListenSocket::accepted`], elsewhere.
+    fn accept_done(&self, irql: &mut AtMostDispatch, accepted: Accepted<Self>);
     /// The socket is no longer functional; it must be closed as soon as possible.
     fn dead(&self, irql: &mut AtMostDispatch);
     /// Close has completed: no event comes after this one.

@@ -18,13 +18,19 @@ mod socket;
 pub use events::{ConnectionEvents, Disconnected, Incoming, ListenEvents, Received};
 pub use provider::{CaptureError, Provider, Registration, WSK_VERSION};
 pub use socket::{
-    Call, Closing, ConnectionSocket, EVENTS, ExtensionProvider, ListenError, ListenSocket, RawSocket, Step,
+    Accepted, Call, Closing, ConnectionSocket, EVENTS, ExtensionProvider, ListenError, ListenSocket,
+    RawSocket, Step,
 };
 
 /// Statuses that sockets end with.
 pub mod status {
     use crate::kernel::Status;
     use crate::sys::nt;
+
+    /// Whether a provider says that it has no such function.
+    pub const fn is_unsupported(status: Status) -> bool {
+        matches!(status, Status(nt::STATUS_NOT_SUPPORTED | nt::STATUS_NOT_IMPLEMENTED))
+    }
 
     pub const CONNECTION_DISCONNECTED: Status = Status(nt::STATUS_CONNECTION_DISCONNECTED);
     pub const CONNECTION_RESET: Status = Status(nt::STATUS_CONNECTION_RESET);

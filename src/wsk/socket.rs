@@ -9,11 +9,12 @@
 //! IRQL: calls at <= DISPATCH_LEVEL where they need no wait; opening a listener and closing at PASSIVE_LEVEL.
 
 use super::address;
-use super::events::{ConnectionEvents, ListenEvents, connection_dispatch, listen_dispatch};
+use super::events::{ConnectionEvents, Disconnected, Incoming, ListenEvents, listen_dispatch};
 use super::provider::Provider;
 use crate::kernel::irp::{Bounds, Called, Completion, Irp};
 use crate::kernel::irql::{AtMostDispatch, Passive};
 use crate::kernel::lock::SpinLock;
+use crate::kernel::mdl::MdlBuffer;
 use crate::kernel::pool::PoolArc;
 use crate::kernel::rundown::{Protection, Rundown};
 use crate::kernel::time::Interval;
@@ -21,7 +22,7 @@ use crate::kernel::{Result, Status};
 use crate::sys::nt::{PIRP, PVOID};
 use crate::sys::wsk::{
     IPPROTO_IPV6, IPV6_V6ONLY, NPI_WSK_INTERFACE_ID, NPIID, SIO_WSK_REGISTER_EXTENSION, SO_EXCLUSIVEADDRUSE,
-    SO_WSK_EVENT_CALLBACK, SOCKADDR_INET, SOL_SOCKET, WSK_EVENT_ACCEPT, WSK_EVENT_CALLBACK_CONTROL,
+    SO_WSK_EVENT_CALLBACK, SOCKADDR_INET, SOL_SOCKET, WSK_BUF, WSK_EVENT_ACCEPT, WSK_EVENT_CALLBACK_CONTROL,
     WSK_EVENT_DISCONNECT, WSK_EVENT_RECEIVE, WSK_EXTENSION_CONTROL_IN, WSK_EXTENSION_CONTROL_OUT,
     WSK_FLAG_LISTEN_SOCKET, WSK_PROVIDER_BASIC_DISPATCH, WSK_PROVIDER_CONNECTION_DISPATCH,
     WSK_PROVIDER_LISTEN_DISPATCH, WSK_SOCKET, WskIoctl, WskSetOption,
@@ -190,7 +191,22 @@ pub struct ConnectionSocket<T: ConnectionEvents> {
     phase: AtomicU32,
     disconnect: Reserved<T>,
     close: Reserved<T>,
+    /// Where WSK has no receive events: the one request, while it is not out.
+    receive: SpinLock<Option<Irp<Receiving<T>>>>,
 }
+
+/// What a receive request refers to.
+struct Receiving<T> {
+    owner: Option<PoolArc<T>>,
+    data: MdlBuffer,
+    described: WSK_BUF,
+}
+
+// SAFETY: `described` names the MDL of `data`, which goes with it; the rest is Send.
+unsafe impl<T: Send + Sync> Send for Receiving<T> {}
+
+/// Bytes that a receive request has room for.
+const RECEIVE_SIZE: usize = 4096;
 
 /// Offered by WSK, which closes the socket itself if it is refused.
 const OFFERED: u32 = 0;
@@ -210,6 +226,7 @@ impl<T: ConnectionEvents> ConnectionSocket<T> {
             phase: AtomicU32::new(OFFERED),
             disconnect: reserve("disconnect request")?,
             close: reserve("close request")?,
+            receive: SpinLock::new("receive request", None),
         })
     }
 
@@ -251,6 +268,39 @@ impl<T: ConnectionEvents> ConnectionSocket<T> {
             },
         );
         true
+    }
+
+    /// Makes the request that [`ConnectionSocket::receive`] uses, where WSK has no receive events.
+    ///
+    /// # Errors
+    /// `STATUS_INSUFFICIENT_RESOURCES`.
+    pub fn prepare_receive(&self, irql: &mut AtMostDispatch) -> Result {
+        let data = MdlBuffer::try_new(RECEIVE_SIZE)?;
+        let described = WSK_BUF { Mdl: data.as_mdl(), Offset: 0, Length: RECEIVE_SIZE };
+        let request = Irp::try_new(1, Receiving { owner: None, data, described })?;
+        *self.receive.lock(irql) = Some(request);
+        Ok(())
+    }
+
+    /// Receives once (WskReceive). [`ConnectionEvents::received`], with [`ConnectionEvents::receive_done`], or
+    /// [`ConnectionEvents::disconnected`] follows; then this may be called again, but not from there. Nothing happens
+    /// while a request is out.
+    pub fn receive(&self, irql: &mut AtMostDispatch, owner: &PoolArc<T>) {
+        let Some(call) = self.call() else { return };
+        let Some(mut irp) = self.receive.lock(irql).take() else { return };
+        // SAFETY: a connection socket, and inside its gate.
+        let table = unsafe { call.raw.dispatch::<WSK_PROVIDER_CONNECTION_DISPATCH>() };
+        let Some(function) = table.WskReceive else { return };
+        irp.buffers_mut().owner = Some(owner.clone());
+        let socket = call.raw.as_ptr();
+        let _returned = irp.start(
+            receive_done::<T>,
+            |buffers| &raw mut buffers.described,
+            |irp, buffer| {
+                // SAFETY: inside the gate; the buffer and what it describes are the request's own.
+                Status(unsafe { function(socket, buffer, 0, irp) })
+            },
+        );
     }
 
     /// Closes the socket: waits until every call has returned, then issues WskCloseSocket, which aborts the
@@ -313,6 +363,27 @@ fn connection_closed<T: ConnectionEvents>(
     }
 }
 
+/// The completion of [`ConnectionSocket::receive`].
+fn receive_done<T: ConnectionEvents>(
+    mut irp: Irp<Receiving<T>>,
+    completion: Completion,
+    irql: &mut AtMostDispatch,
+) {
+    let Some(owner) = irp.buffers_mut().owner.take() else { return };
+    *owner.socket().receive.lock(irql) = Some(irp);
+    match (completion.status.exact(), completion.information) {
+        // The peer's end of the stream.
+        (Ok(()), 0) => owner.disconnected(irql, Disconnected::Gracefully),
+        (Ok(()), bytes) => {
+            owner.received(irql, bytes);
+            owner.receive_done(irql);
+        }
+        // The socket is being closed.
+        (Err(Status::CANCELLED), _) => {}
+        (Err(_), _) => owner.disconnected(irql, Disconnected::Abortively),
+    }
+}
+
 /// A bound listening socket. It must be closed by [`ListenSocket::close`].
 #[must_use = "a listener that is not closed keeps WSK from being deregistered"]
 pub struct ListenSocket<L: ListenEvents> {
@@ -340,6 +411,7 @@ pub enum Step {
     Socket = 1,
     DualStack = 2,
     Bind = 3,
+    LocalAddress = 4,
 }
 
 /// Why a listener could not be made.
@@ -439,18 +511,20 @@ impl<L: ListenEvents> ListenSocket<L> {
         });
         let (mut setup, _) = bound.map_err(|(_, status)| Step::Bind.failed()(status))?;
 
+        if self.address.port() != 0 {
+            return Ok(());
+        }
         setup.buffers_mut().address = address::unspecified();
         let asked = step(passive, setup, |irp, setup| {
             let function = table.WskGetLocalAddress?;
             // SAFETY: as above; large enough for both families.
             Some(Status(unsafe { function(socket, address::as_psockaddr(&raw mut setup.address), irp) }))
         });
-        // A provider that does not tell has bound the address that it was given.
-        if let Ok((setup, _)) = asked
-            && let Some(local) = address::from_inet(&setup.buffers().address)
-        {
-            self.address = local;
-        }
+        // Nobody could be told of a port that nobody knows.
+        let (setup, _) = asked.map_err(|(_, status)| Step::LocalAddress.failed()(status))?;
+        self.address = address::from_inet(&setup.buffers().address)
+            .ok_or(Status::UNSUCCESSFUL)
+            .map_err(Step::LocalAddress.failed())?;
         Ok(())
     }
 
@@ -478,6 +552,62 @@ impl<L: ListenEvents> ListenSocket<L> {
         call.enable_events(&NPI_WSK_INTERFACE_ID, EVENTS)
     }
 
+    /// Accepts by request (WskAccept), where WSK has no accept events. [`ListenEvents::accept_done`] follows.
+    ///
+    /// # Errors
+    /// `STATUS_INSUFFICIENT_RESOURCES`.
+    pub fn accept(&self, owner: &PoolArc<L>) -> Result {
+        let buffers =
+            Accepting { owner: None, local: address::unspecified(), remote: address::unspecified() };
+        self.accept_again(owner, Irp::try_new(1, buffers)?);
+        Ok(())
+    }
+
+    fn accept_again(&self, owner: &PoolArc<L>, mut irp: Irp<Accepting<L>>) {
+        let Some(call) = self.call() else { return };
+        // SAFETY: a listening socket, and inside its gate.
+        let table = unsafe { call.raw.dispatch::<WSK_PROVIDER_LISTEN_DISPATCH>() };
+        let Some(function) = table.WskAccept else { return };
+        irp.buffers_mut().owner = Some(owner.clone());
+        let socket = call.raw.as_ptr();
+        let addresses = |buffers: &mut Accepting<L>| {
+            (address::as_psockaddr(&raw mut buffers.local), address::as_psockaddr(&raw mut buffers.remote))
+        };
+        let _returned = irp.start(accept_done::<L>, addresses, |irp, (local, remote)| {
+            // SAFETY: inside the gate; no events, hence no context and no table; the addresses are the request's own.
+            Status(unsafe { function(socket, 0, null_mut(), core::ptr::null(), local, remote, irp) })
+        });
+    }
+
+    /// Takes in what a request has accepted, or refuses it, and makes the next request.
+    ///
+    /// # Errors
+    /// Why nothing more can be accepted: the socket must be closed.
+    pub fn accepted(&self, passive: &mut Passive, owner: &PoolArc<L>, accepted: Accepted<L>) -> Result {
+        let Accepted { mut irp, completion } = accepted;
+        completion.status.exact()?;
+        let pointer = core::ptr::with_exposed_provenance_mut(completion.information);
+        let socket = RawSocket::new(pointer).ok_or(Status::UNSUCCESSFUL)?;
+        let buffers = irp.buffers();
+        let incoming = Incoming {
+            socket,
+            local: address::from_inet(&buffers.local),
+            remote: address::from_inet(&buffers.remote),
+        };
+        if let Some(connection) = owner.admit(passive, incoming) {
+            // The share that WSK would have as a context; close gives it back all the same.
+            connection.socket().open(&connection);
+            owner.admitted(passive, connection);
+        } else if let Some(refused) = RawSocket::new(pointer) {
+            match close_refused(passive, &refused, irp) {
+                Some(again) => irp = again,
+                None => return self.accept(owner),
+            }
+        }
+        self.accept_again(owner, irp);
+        Ok(())
+    }
+
     /// Closes the socket: waits until every call has returned, then issues WskCloseSocket.
     /// [`ListenEvents::closed`] follows.
     pub fn close(self, passive: &mut Passive) {
@@ -488,6 +618,57 @@ impl<L: ListenEvents> ListenSocket<L> {
         // SAFETY: not closed yet.
         let table = unsafe { self.socket.raw.dispatch::<WSK_PROVIDER_BASIC_DISPATCH>() };
         issue_close(&self.socket.raw, *table, irp, listener_closed::<L>);
+    }
+}
+
+/// What an accept request refers to.
+struct Accepting<L> {
+    owner: Option<PoolArc<L>>,
+    local: SOCKADDR_INET,
+    remote: SOCKADDR_INET,
+}
+
+/// An accept request that is over.
+pub struct Accepted<L: ListenEvents> {
+    irp: Irp<Accepting<L>>,
+    completion: Completion,
+}
+
+impl<L: ListenEvents> Accepted<L> {
+    /// Refuses the connection, if there is one: nobody listens any more.
+    pub fn refuse(self, passive: &Passive) {
+        let pointer = core::ptr::with_exposed_provenance_mut(self.completion.information);
+        if self.completion.status.exact().is_ok()
+            && let Some(refused) = RawSocket::new(pointer)
+        {
+            let _irp = close_refused(passive, &refused, self.irp);
+        }
+    }
+}
+
+/// Closes a socket that a request has accepted and nobody wants; unlike one that an event offers, it is ours to close.
+/// The request comes back unless it was never completed.
+fn close_refused<B: Send + 'static>(passive: &Passive, refused: &RawSocket, irp: Irp<B>) -> Option<Irp<B>> {
+    // SAFETY: accepted just now, hence not closed.
+    let table = unsafe { refused.dispatch::<WSK_PROVIDER_BASIC_DISPATCH>() };
+    let function = table.WskCloseSocket?;
+    let closed = irp.call(passive, STEP, |irp, _| {
+        // SAFETY: no other function was ever called on the socket; the request is ready.
+        Status(unsafe { function(refused.as_ptr(), irp) })
+    });
+    match closed {
+        Called::Completed(irp, _) => Some(irp),
+        Called::NeverCompleted(_) => None,
+    }
+}
+
+fn accept_done<L: ListenEvents>(
+    mut irp: Irp<Accepting<L>>,
+    completion: Completion,
+    irql: &mut AtMostDispatch,
+) {
+    if let Some(owner) = irp.buffers_mut().owner.take() {
+        owner.accept_done(irql, Accepted { irp, completion });
     }
 }
 

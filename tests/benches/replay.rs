@@ -37,7 +37,8 @@ fn write_capture(path: &Path) {
         let port = 1024 + u16::try_from(flow % 60_000).unwrap_or(0);
         let (source, destination) = if out { (port, 443) } else { (443, port) };
         let (station, router) = ([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]);
-        let link = PacketBuilder::ethernet2(if out { station } else { router }, if out { router } else { station });
+        let link =
+            PacketBuilder::ethernet2(if out { station } else { router }, if out { router } else { station });
         let tcp = link.ipv4(from, to, 64).tcp(source, destination, index, 1024);
         let (tcp, data) = match step {
             0 => (tcp.syn(), 0),
@@ -118,17 +119,22 @@ fn main() {
         ));
         let start = Instant::now();
         let mut bytes = 0;
-        Capture::from_reader(std::fs::File::open(&capture).expect("the capture is there")).for_each(|frame, _| {
-            bytes += packet::decode(&frame).map_or(0, |(_, packet)| u64::from(packet.transport_len));
-            ControlFlow::Continue(())
-        });
+        Capture::from_reader(std::fs::File::open(&capture).expect("the capture is there")).for_each(
+            |frame, _| {
+                bytes += packet::decode(&frame).map_or(0, |(_, packet)| u64::from(packet.transport_len));
+                ControlFlow::Continue(())
+            },
+        );
         std::hint::black_box(bytes);
         figures[2].push(f64::from(PACKETS) / start.elapsed().as_secs_f64());
     }
     let [ours, peers @ ..] = figures.map(median);
     let ours = ours.expect("weir run works, and taskset (util-linux) is installed");
-    let peers: Vec<_> =
-        names[1..].iter().zip(peers).filter_map(|(name, figure)| figure.map(|figure| (*name, figure))).collect();
+    let peers: Vec<_> = names[1..]
+        .iter()
+        .zip(peers)
+        .filter_map(|(name, figure)| figure.map(|figure| (*name, figure)))
+        .collect();
     let best = peers.iter().map(|(_, figure)| *figure).fold(0.0, f64::max);
     if json {
         let peers: Vec<_> = peers.iter().map(|(name, figure)| format!("{name:?}:{figure:.0}")).collect();
@@ -140,7 +146,11 @@ fn main() {
     } else {
         println!("weir run    {:>6.2} million packets a second", ours / 1e6);
         for (name, figure) in peers {
-            println!("{name:<11} {:>6.2} million packets a second, weir run at {:.2} of it", figure / 1e6, ours / figure);
+            println!(
+                "{name:<11} {:>6.2} million packets a second, weir run at {:.2} of it",
+                figure / 1e6,
+                ours / figure
+            );
         }
     }
 }

@@ -13,7 +13,9 @@ use crate::fault::{Injected, Plan};
 use crate::registry::Registry;
 use crate::sys::nt::{NTSTATUS, PASSIVE_LEVEL};
 use crate::verify::{Report, lock};
-use crate::{clock, device, dispatcher, driver, fault, irp, irql, object, pool, registry, threads, verify, wfp};
+use crate::{
+    clock, device, dispatcher, driver, fault, irp, irql, object, pool, registry, threads, verify, wfp,
+};
 
 /// How a machine is set up.
 #[derive(Clone, Copy, Debug)]
@@ -34,6 +36,8 @@ pub struct Config {
     pub migrate_every: u32,
     /// How long something that must end may take before it is called hung.
     pub hang_after: Duration,
+    /// How Winsock Kernel behaves.
+    pub wsk: crate::wsk::Config,
 }
 
 impl Default for Config {
@@ -47,6 +51,7 @@ impl Default for Config {
             quarantine: 4 << 20,
             migrate_every: 0,
             hang_after: Duration::from_mins(2),
+            wsk: crate::wsk::Config::default(),
         }
     }
 }
@@ -111,6 +116,7 @@ pub fn boot(config: Config) -> Sim {
     registry::reset();
     wfp::start();
     irql::start(config.processors, maximum, config.migrate_every);
+    crate::wsk::boot(config.wsk);
     Sim { machine: Arc::new(Machine { _private: () }) }
 }
 

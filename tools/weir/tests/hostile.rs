@@ -34,7 +34,11 @@ fn files() -> Vec<Vec<u8>> {
     let mut files = Vec::new();
     for container in CONTAINERS {
         for (_, link_type, wrap) in links() {
-            files.push(capture(container, link_type, &packets.iter().map(|packet| wrap(packet)).collect::<Vec<_>>()));
+            files.push(capture(
+                container,
+                link_type,
+                &packets.iter().map(|packet| wrap(packet)).collect::<Vec<_>>(),
+            ));
         }
         files.push(capture(container, 101, &[udp6(true, 1, 2, 30)]));
     }

@@ -14,7 +14,8 @@ use weir::policy::{Action, Direction, Family, Image};
 fn address(family: Family) -> BoxedStrategy<IpAddr> {
     match family {
         Family::V4 => prop_oneof![
-            (0_u32..=3, 0_u32..=255).prop_map(|(net, host)| IpAddr::from((0x0a00_0000 | net << 8 | host).to_be_bytes())),
+            (0_u32..=3, 0_u32..=255)
+                .prop_map(|(net, host)| IpAddr::from((0x0a00_0000 | net << 8 | host).to_be_bytes())),
             select(vec![0, 1, 0x7fff_ffff, 0x8000_0000, u32::MAX - 1, u32::MAX])
                 .prop_map(|bits: u32| IpAddr::from(bits.to_be_bytes())),
         ]
@@ -36,9 +37,8 @@ fn family() -> impl Strategy<Value = Family> {
 
 fn addresses(longest: usize) -> impl Strategy<Value = Vec<RangeInclusive<IpAddr>>> {
     let range = family().prop_flat_map(|family| {
-        (address(family), address(family), any::<bool>()).prop_map(|(one, other, single)| {
-            if single { one..=one } else { one.min(other)..=one.max(other) }
-        })
+        (address(family), address(family), any::<bool>())
+            .prop_map(|(one, other, single)| if single { one..=one } else { one.min(other)..=one.max(other) })
     });
     prop::collection::vec(range, 0..=longest)
 }
@@ -48,7 +48,10 @@ fn port() -> impl Strategy<Value = u16> {
 }
 
 fn ports(longest: usize) -> impl Strategy<Value = Vec<RangeInclusive<u16>>> {
-    prop::collection::vec((port(), port()).prop_map(|(one, other)| one.min(other)..=one.max(other)), 0..=longest)
+    prop::collection::vec(
+        (port(), port()).prop_map(|(one, other)| one.min(other)..=one.max(other)),
+        0..=longest,
+    )
 }
 
 fn rule(longest: usize, apps: bool) -> impl Strategy<Value = Rule> {
@@ -75,15 +78,17 @@ fn rule(longest: usize, apps: bool) -> impl Strategy<Value = Rule> {
         ports(longest),
         prop_oneof![3 => Just(Vec::new()), 1 => subsequence(patterns.clone(), 0..=patterns.len().min(2))],
     )
-        .prop_map(|(action, directions, protocols, local, remote, local_ports, remote_ports, apps)| Rule {
-            action,
-            directions,
-            protocols,
-            local,
-            remote,
-            local_ports,
-            remote_ports,
-            apps: apps.into_iter().map(str::to_owned).collect(),
+        .prop_map(|(action, directions, protocols, local, remote, local_ports, remote_ports, apps)| {
+            Rule {
+                action,
+                directions,
+                protocols,
+                local,
+                remote,
+                local_ports,
+                remote_ports,
+                apps: apps.into_iter().map(str::to_owned).collect(),
+            }
         })
 }
 
@@ -107,15 +112,17 @@ fn connection() -> impl Strategy<Value = Connection> {
                 Some("System"),
             ]),
         )
-            .prop_map(move |(direction, protocol, local, remote, local_port, remote_port, app)| Connection {
-                direction,
-                family,
-                protocol,
-                local,
-                remote,
-                local_port,
-                remote_port,
-                app: app.map(str::to_owned),
+            .prop_map(move |(direction, protocol, local, remote, local_port, remote_port, app)| {
+                Connection {
+                    direction,
+                    family,
+                    protocol,
+                    local,
+                    remote,
+                    local_port,
+                    remote_port,
+                    app: app.map(str::to_owned),
+                }
             })
     })
 }
@@ -190,7 +197,8 @@ fn near(rule: &Rule, numbers: &mut impl FnMut(u64) -> u64, v6: bool) -> Connecti
         (Some(range), 0) => *range.start(),
         (Some(range), 1) => *range.end(),
         (Some(range), 2) => reference::lift(
-            u32::try_from(numbers(1 << 32)).unwrap() & 0xff | u32::from_be_bytes(wire(*range.start())[if v6 { 4..8 } else { 0..4 }].try_into().unwrap()),
+            u32::try_from(numbers(1 << 32)).unwrap() & 0xff
+                | u32::from_be_bytes(wire(*range.start())[if v6 { 4..8 } else { 0..4 }].try_into().unwrap()),
             v6,
             numbers(1 << 32),
         ),

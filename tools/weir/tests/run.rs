@@ -30,10 +30,19 @@ fn every_container_and_link_type_gives_the_same_account() {
             assert_eq!(summary["flows"], 3, "{container:?} {name}");
             assert_eq!(summary["skipped"], 0, "{container:?} {name}");
             assert_eq!(summary["by_direction"]["out"]["flows"], 3, "{container:?} {name}");
-            let first = run.all("closed").into_iter().find(|closed| closed["remote"] == "203.0.113.5:443").unwrap();
+            let first =
+                run.all("closed").into_iter().find(|closed| closed["remote"] == "203.0.113.5:443").unwrap();
             // Nine TCP headers of 20 bytes, 100 bytes sent, 1,000 received.
-            assert_eq!((&first["packets_out"], &first["packets_in"]), (&5.into(), &4.into()), "{container:?} {name}");
-            assert_eq!((&first["bytes_out"], &first["bytes_in"]), (&200.into(), &1080.into()), "{container:?} {name}");
+            assert_eq!(
+                (&first["packets_out"], &first["packets_in"]),
+                (&5.into(), &4.into()),
+                "{container:?} {name}"
+            );
+            assert_eq!(
+                (&first["bytes_out"], &first["bytes_in"]),
+                (&200.into(), &1080.into()),
+                "{container:?} {name}"
+            );
         }
     }
 }
@@ -173,7 +182,8 @@ fn ipv6_extension_headers_are_passed() {
     let plain = udp6(true, 5000, 53, 16);
     let (header, payload) = plain.split_at(40);
     // Hop-by-hop options, destination options, then a fragment header that does not fragment.
-    let extensions = [[60, 0, 1, 4, 0, 0, 0, 0], [44, 0, 1, 4, 0, 0, 0, 0], [17, 0, 0, 0, 0, 0, 0, 9]].concat();
+    let extensions =
+        [[60, 0, 1, 4, 0, 0, 0, 0], [44, 0, 1, 4, 0, 0, 0, 0], [17, 0, 0, 0, 0, 0, 0, 9]].concat();
     let mut packet = [header, &extensions, payload].concat();
     packet[4..6].copy_from_slice(&u16::try_from(packet.len() - 40).unwrap().to_be_bytes());
     packet[6] = 0;
@@ -266,25 +276,31 @@ fn what_is_no_capture_is_refused_with_a_reason() {
 
 #[test]
 fn application_rules_match_with_a_side_file_only_and_weir_says_so() {
-    let policy = file(".toml", br#"
+    let policy = file(
+        ".toml",
+        br#"
 version = 1
 default = "allow"
 [[rule]]
 name = "no-browser"
 action = "block"
 app = '\Device\HarddiskVolume3\*\browser.exe'
-"#);
+"#,
+    );
     let policy = policy.to_str().unwrap();
     let run = replay(&raw(&traffic()), &["--policy", policy]);
     assert_eq!(run.clean()["blocked"], 0);
     assert!(run.all("note")[0]["text"].as_str().unwrap().contains("--hosts"));
-    let hosts = file(".toml", br#"
+    let hosts = file(
+        ".toml",
+        br#"
 [[endpoint]]
 remote_port = 443
 app = '\device\harddiskvolume3\Program Files\Browser.exe'
 user = "S-1-5-21-1-2-3-1001"
 interface = { index = 3 }
-"#);
+"#,
+    );
     let run = replay(&raw(&traffic()), &["--policy", policy, "--hosts", hosts.to_str().unwrap()]);
     assert_eq!(run.clean()["by_rule"]["no-browser"]["flows"], 1);
     assert!(run.all("note").is_empty());
@@ -292,7 +308,8 @@ interface = { index = 3 }
 
 #[test]
 fn faults_of_policy_and_side_file_are_refused_with_their_place() {
-    let policy = file(".toml", b"version = 1\ndefault = \"allow\"\n[[rule]]\nname = \"x\"\naction = \"perhaps\"\n");
+    let policy =
+        file(".toml", b"version = 1\ndefault = \"allow\"\n[[rule]]\nname = \"x\"\naction = \"perhaps\"\n");
     let run = replay(&raw(&traffic()), &["--policy", policy.to_str().unwrap()]);
     assert_eq!(run.output.status.code(), Some(1));
     assert!(run.stderr().contains(":5:"), "{}", run.stderr());
@@ -304,7 +321,9 @@ fn faults_of_policy_and_side_file_are_refused_with_their_place() {
 
 #[test]
 fn wrong_usage_exits_with_2() {
-    for arguments in [&["run", "--no-such"][..], &["run", "--listen", "here"], &["run", "--local", "300.1.1.1"], &[]] {
+    for arguments in
+        [&["run", "--no-such"][..], &["run", "--listen", "here"], &["run", "--local", "300.1.1.1"], &[]]
+    {
         assert_eq!(weir().args(arguments).output().unwrap().status.code(), Some(2), "{arguments:?}");
     }
 }
@@ -438,6 +457,10 @@ fn real_captures_are_counted_as_other_tools_count_them() {
         let Some(path) = shared(&format!("captures/{name}")) else { return };
         let run = Run::of(weir().args(["run", "--json", "--capture"]).arg(path));
         let summary = run.clean();
-        assert_eq!((summary["packets"].as_u64(), summary["flows"].as_u64()), (Some(packets), Some(flows)), "{name}");
+        assert_eq!(
+            (summary["packets"].as_u64(), summary["flows"].as_u64()),
+            (Some(packets), Some(flows)),
+            "{name}"
+        );
     }
 }

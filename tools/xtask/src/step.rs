@@ -28,11 +28,8 @@ impl Step {
         let start = Instant::now();
         let mut words = self.command.split_whitespace();
         let program = words.next().unwrap_or_default();
-        let status = Command::new(program)
-            .args(words)
-            .envs(self.env.iter().copied())
-            .current_dir(root())
-            .status();
+        let status =
+            Command::new(program).args(words).envs(self.env.iter().copied()).current_dir(root()).status();
         let passed = match status {
             Ok(status) => status.success(),
             Err(error) => {
@@ -40,7 +37,12 @@ impl Step {
                 false
             }
         };
-        println!("== {} {} ({:.0} s)", if passed { "passed" } else { "FAILED" }, self.what, start.elapsed().as_secs_f64());
+        println!(
+            "== {} {} ({:.0} s)",
+            if passed { "passed" } else { "FAILED" },
+            self.what,
+            start.elapsed().as_secs_f64()
+        );
         passed
     }
 }

@@ -105,8 +105,11 @@ fn install() -> Result<(), String> {
             }
         }
     }
-    let missing: Vec<_> =
-        PROGRAMS.iter().filter(|(program, argument, _)| !has(program, argument)).map(|(.., package)| *package).collect();
+    let missing: Vec<_> = PROGRAMS
+        .iter()
+        .filter(|(program, argument, _)| !has(program, argument))
+        .map(|(.., package)| *package)
+        .collect();
     if missing.is_empty() {
         return Ok(());
     }

@@ -156,9 +156,8 @@ impl Ale {
                 } else {
                     self.buffer.list(packet.data, packet.transport_len)
                 };
-                let layer =
-                    pair(entry, FWPS_LAYER_ALE_AUTH_CONNECT_V4, FWPS_LAYER_ALE_AUTH_CONNECT_V6);
-                self.classify(layer, &AUTH_CONNECT, entry, &mut metadata, list, PASSIVE_LEVEL)
+                let layer = pair(entry, FWPS_LAYER_ALE_AUTH_CONNECT_V4, FWPS_LAYER_ALE_AUTH_CONNECT_V6);
+                self.classify(layer, &AUTH_CONNECT, entry, packet.icmp, &mut metadata, list, PASSIVE_LEVEL)
             }
             Direction::Inbound => {
                 metadata.packetDirection = FWP_DIRECTION_INBOUND;
@@ -167,7 +166,15 @@ impl Ale {
                 let list = self.payload(packet);
                 let layer =
                     pair(entry, FWPS_LAYER_ALE_AUTH_RECV_ACCEPT_V4, FWPS_LAYER_ALE_AUTH_RECV_ACCEPT_V6);
-                self.classify(layer, &AUTH_RECV_ACCEPT, entry, &mut metadata, list, DISPATCH_LEVEL)
+                self.classify(
+                    layer,
+                    &AUTH_RECV_ACCEPT,
+                    entry,
+                    packet.icmp,
+                    &mut metadata,
+                    list,
+                    DISPATCH_LEVEL,
+                )
             }
         }
     }
@@ -176,7 +183,16 @@ impl Ale {
     pub fn flow_established(&mut self, entry: &Entry) {
         let layer = pair(entry, FWPS_LAYER_ALE_FLOW_ESTABLISHED_V4, FWPS_LAYER_ALE_FLOW_ESTABLISHED_V6);
         let list = core::ptr::null_mut();
-        self.classify(layer, &FLOW_ESTABLISHED, entry, &mut Self::metadata(entry), list, DISPATCH_LEVEL);
+        let icmp = entry.connection.endpoints.icmp;
+        self.classify(
+            layer,
+            &FLOW_ESTABLISHED,
+            entry,
+            icmp,
+            &mut Self::metadata(entry),
+            list,
+            DISPATCH_LEVEL,
+        );
     }
 
     /// ALE_ENDPOINT_CLOSURE. Its metadata has no flow handle, only the endpoint's.
@@ -186,7 +202,8 @@ impl Ale {
         metadata.currentMetadataValues &= !FWPS_METADATA_FIELD_FLOW_HANDLE;
         metadata.flowHandle = 0;
         let list = core::ptr::null_mut();
-        self.classify(layer, &ENDPOINT_CLOSURE, entry, &mut metadata, list, DISPATCH_LEVEL);
+        let icmp = entry.connection.endpoints.icmp;
+        self.classify(layer, &ENDPOINT_CLOSURE, entry, icmp, &mut metadata, list, DISPATCH_LEVEL);
     }
 
     /// INBOUND_TRANSPORT; true if the packet is let through. `first`: it will visit ALE_AUTH_RECV_ACCEPT too.
@@ -202,7 +219,7 @@ impl Ale {
             metadata.currentMetadataValues |= FWPS_METADATA_FIELD_ALE_CLASSIFY_REQUIRED;
         }
         let list = self.payload(packet);
-        self.classify(layer, &INBOUND_TRANSPORT, entry, &mut metadata, list, DISPATCH_LEVEL)
+        self.classify(layer, &INBOUND_TRANSPORT, entry, packet.icmp, &mut metadata, list, DISPATCH_LEVEL)
     }
 
     /// OUTBOUND_TRANSPORT; true if the packet is let through.
@@ -214,7 +231,7 @@ impl Ale {
         let mut metadata = Self::transport_metadata(entry, packet);
         // The data starts at the transport header (page "Data offset positions").
         let list = self.buffer.list(packet.data, packet.transport_len);
-        self.classify(layer, &OUTBOUND_TRANSPORT, entry, &mut metadata, list, DISPATCH_LEVEL)
+        self.classify(layer, &OUTBOUND_TRANSPORT, entry, packet.icmp, &mut metadata, list, DISPATCH_LEVEL)
     }
 
     /// The packet from behind its transport header on: where the data of the inbound layers starts.
@@ -251,6 +268,7 @@ impl Ale {
         layer: u16,
         places: &Places,
         entry: &Entry,
+        icmp: (u8, u8),
         metadata: &mut FWPS_INCOMING_METADATA_VALUES0,
         layer_data: *mut core::ffi::c_void,
         irql: u8,
@@ -258,7 +276,7 @@ impl Ale {
         if !wfp::layer_has_filters(layer) {
             return true;
         }
-        self.fill(places, entry);
+        self.fill(places, entry, icmp);
         let outcome = wfp::classify(ClassifyRequest {
             layer,
             values: &mut self.values[..places.count],
@@ -270,8 +288,8 @@ impl Ale {
         outcome.action != FWP_ACTION_BLOCK
     }
 
-    fn fill(&mut self, places: &Places, entry: &Entry) {
-        let Endpoints { protocol, local, remote, local_port, remote_port, icmp } = entry.connection.endpoints;
+    fn fill(&mut self, places: &Places, entry: &Entry, icmp: (u8, u8)) {
+        let Endpoints { protocol, local, remote, local_port, remote_port, .. } = entry.connection.endpoints;
         let (local_slot, remote_slot) = match protocol {
             IPPROTO_ICMP | IPPROTO_ICMPV6 => (icmp.0.into(), icmp.1.into()),
             _ => (local_port, remote_port),
@@ -306,7 +324,10 @@ impl Ale {
             set(
                 places.interface,
                 FWPS_INCOMING_VALUE0 {
-                    value: FWP_VALUE0 { type_: FWP_UINT64, u: FWP_VALUE0_U { uint64: &raw mut pointees.luid } },
+                    value: FWP_VALUE0 {
+                        type_: FWP_UINT64,
+                        u: FWP_VALUE0_U { uint64: &raw mut pointees.luid },
+                    },
                 },
             );
             set(places.interface_index, uint32(interface.index));
@@ -355,10 +376,7 @@ fn address(address: IpAddr, bytes: &mut FWP_BYTE_ARRAY16) -> FWPS_INCOMING_VALUE
         IpAddr::V6(v6) => {
             bytes.byteArray16 = v6.octets();
             FWPS_INCOMING_VALUE0 {
-                value: FWP_VALUE0 {
-                    type_: FWP_BYTE_ARRAY16_TYPE,
-                    u: FWP_VALUE0_U { byteArray16: bytes },
-                },
+                value: FWP_VALUE0 { type_: FWP_BYTE_ARRAY16_TYPE, u: FWP_VALUE0_U { byteArray16: bytes } },
             }
         }
     }

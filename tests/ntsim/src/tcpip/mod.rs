@@ -297,7 +297,12 @@ impl<H: Host, O: Observer> Stack<H, O> {
         self.table.retain(|_, entry| {
             let live = now.saturating_sub(entry.connection.last) < idle;
             if !live {
-                Self::end(ale, observer, entry, if entry.closed { EndReason::Closed } else { EndReason::Idle });
+                Self::end(
+                    ale,
+                    observer,
+                    entry,
+                    if entry.closed { EndReason::Closed } else { EndReason::Idle },
+                );
             }
             live
         });

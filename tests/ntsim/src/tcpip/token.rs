@@ -79,10 +79,7 @@ impl AccessInformation {
         });
         made.hash.sids = made.sids.as_mut_ptr();
         made.token.sid_hash = &raw mut made.hash;
-        made.blob = FWP_BYTE_BLOB {
-            size: SIZE,
-            data: (&raw mut made.token).cast(),
-        };
+        made.blob = FWP_BYTE_BLOB { size: SIZE, data: (&raw mut made.token).cast() };
         made
     }
 

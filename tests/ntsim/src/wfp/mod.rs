@@ -10,6 +10,8 @@ mod flow;
 mod host;
 pub(crate) mod pend;
 pub(crate) mod state;
+#[cfg(test)]
+mod tests;
 
 use core::ffi::c_void;
 

@@ -19,7 +19,6 @@ use crate::sys::wsk::{
 };
 use crate::verify::{lock, violation};
 use std::collections::VecDeque;
-use std::ffi::c_void;
 use std::net::SocketAddr;
 use std::ptr::{null_mut, with_exposed_provenance, with_exposed_provenance_mut};
 use std::sync::{Arc, Mutex, Weak};
@@ -704,19 +703,15 @@ pub unsafe extern "system" fn connect(
         // SAFETY: what the driver passed.
         match unsafe { read_address(entry, API, remote) } {
             Ok(_) if flags != 0 => entry.fail(request, STATUS_INVALID_PARAMETER),
-            Ok(remote) => connect_to(entry, request, remote, |_| 0),
+            Ok(remote) => connect_to(entry, request, remote, false),
             Err(status) => entry.fail(request, status),
         }
     })
 }
 
-/// Connects a bound socket and completes `request` with the outcome; `information` gives what a success carries.
-pub fn connect_to(
-    entry: &Entry,
-    request: Request,
-    remote: SocketAddr,
-    information: fn(&Socket) -> usize,
-) -> NTSTATUS {
+/// Connects a bound socket and completes `request` with the outcome. A socket that is `new` goes to the driver with it,
+/// or goes away.
+pub fn connect_to(entry: &Entry, request: Request, remote: SocketAddr, new: bool) -> NTSTATUS {
     let Entry { subsystem, socket } = entry;
     let binding = {
         let mut state = lock(&socket.state);
@@ -733,7 +728,16 @@ pub fn connect_to(
         }
     };
     let attempt = Arc::new(Mutex::new(Attempt { in_call: true, outcome: None }));
-    let ticket = Ticket::new(subsystem, request);
+    let abandoned = Arc::clone(socket);
+    let ticket = Ticket::with_cancel(
+        subsystem,
+        request,
+        Box::new(move |subsystem| {
+            if new {
+                abandoned.discard(subsystem);
+            }
+        }),
+    );
     lock(&socket.state).connection.connecting = Some(Arc::clone(&ticket));
     let started = {
         let attempt = Arc::clone(&attempt);
@@ -748,7 +752,7 @@ pub fn connect_to(
                     slot.outcome = Some(outcome);
                 } else if let Some(subsystem) = weak.upgrade() {
                     drop(slot);
-                    later(&subsystem, &socket, &ticket, outcome, information);
+                    later(&subsystem, &socket, &ticket, outcome, new);
                 }
             }),
         )
@@ -759,16 +763,12 @@ pub fn connect_to(
     drop(slot);
     let Some(outcome) = outcome else { return STATUS_PENDING };
     if subsystem.pick_inline() {
-        let (status, information) = settle(socket, outcome, information);
-        match ticket.take(subsystem) {
-            Some(request) => {
-                ticket.finish(subsystem, request, status, information);
-                status
-            }
-            None => STATUS_PENDING,
-        }
+        let Some(request) = ticket.take(subsystem) else { return STATUS_PENDING };
+        let (status, information) = settle(subsystem, socket, outcome, new);
+        ticket.finish(subsystem, request, status, information);
+        status
     } else {
-        later(subsystem, socket, &ticket, outcome, information);
+        later(subsystem, socket, &ticket, outcome, new);
         subsystem.linger(&ticket);
         STATUS_PENDING
     }
@@ -776,31 +776,34 @@ pub fn connect_to(
 
 /// Records how an attempt ended.
 fn settle(
+    subsystem: &Arc<Subsystem>,
     socket: &Arc<Socket>,
     outcome: Result<Arc<dyn Link>, NTSTATUS>,
-    information: fn(&Socket) -> usize,
+    new: bool,
 ) -> (NTSTATUS, usize) {
     let open = {
         let mut state = lock(&socket.state);
         state.connection.connecting = None;
         state.connection.stage = Stage::Unconnected;
+        state.enabled |= state.fixed;
         state.phase == Phase::Open
     };
-    match outcome {
+    let status = match outcome {
         Ok(link) if open => {
-            {
-                let mut state = lock(&socket.state);
-                state.enabled |= state.fixed;
-            }
             socket.attach(link, false);
-            (STATUS_SUCCESS, information(socket))
+            socket.check_callbacks("WskConnect");
+            return (STATUS_SUCCESS, if new { socket.handle().expose_provenance() } else { 0 });
         }
         Ok(link) => {
             link.abort();
-            (STATUS_CONNECTION_ABORTED, 0)
+            STATUS_CONNECTION_ABORTED
         }
-        Err(status) => (status, 0),
+        Err(status) => status,
+    };
+    if new {
+        socket.discard(subsystem);
     }
+    (status, 0)
 }
 
 fn later(
@@ -808,7 +811,7 @@ fn later(
     socket: &Arc<Socket>,
     ticket: &Arc<Ticket>,
     outcome: Result<Arc<dyn Link>, NTSTATUS>,
-    information: fn(&Socket) -> usize,
+    new: bool,
 ) {
     let (socket, ticket, weak) = (Arc::clone(socket), Arc::clone(ticket), Arc::downgrade(subsystem));
     let lane = socket.lane(super::exec::Part::Control);
@@ -816,7 +819,7 @@ fn later(
         let Some(subsystem) = weak.upgrade() else { return };
         match ticket.take(&subsystem) {
             Some(request) => {
-                let (status, information) = settle(&socket, outcome, information);
+                let (status, information) = settle(&subsystem, &socket, outcome, new);
                 at(subsystem.callback_at_dispatch(), || {
                     ticket.finish(&subsystem, request, status, information);
                 });
@@ -1128,9 +1131,4 @@ fn reserved(api: &'static str, socket: PWSK_SOCKET, irp: PIRP) -> NTSTATUS {
         violation(&rules::RESERVED_FUNCTION, api, "not in every provider's table");
         entry.fail(request, crate::sys::nt::STATUS_NOT_SUPPORTED)
     })
-}
-
-/// The pointer that a context or dispatch was exposed as.
-pub fn expose(pointer: *const c_void) -> usize {
-    pointer.expose_provenance()
 }

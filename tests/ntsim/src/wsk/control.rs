@@ -4,7 +4,7 @@ use super::request::{Request, Ticket};
 use super::socket::{Category, Entry, Key, Socket, refuse};
 use super::{listen, rules};
 use crate::sys::nt::{
-    NTSTATUS, PASSIVE_LEVEL, PIRP, STATUS_EVENT_PENDING, STATUS_FILE_FORCED_CLOSED,
+    GUID, NTSTATUS, PASSIVE_LEVEL, PIRP, STATUS_EVENT_PENDING, STATUS_FILE_FORCED_CLOSED,
     STATUS_INSUFFICIENT_RESOURCES, STATUS_INVALID_DEVICE_STATE, STATUS_INVALID_PARAMETER,
     STATUS_NOT_SUPPORTED, STATUS_PENDING, STATUS_SUCCESS,
 };
@@ -110,96 +110,93 @@ pub unsafe extern "system" fn control_socket(
 /// # Safety
 /// The control's identifier is valid.
 unsafe fn events(entry: &Entry, control: WSK_EVENT_CALLBACK_CONTROL, irp: PIRP) -> NTSTATUS {
-    let Entry { subsystem, socket } = entry;
+    let socket = &entry.socket;
     let disables = control.EventMask & WSK_EVENT_DISABLE != 0;
     let mask = control.EventMask & !WSK_EVENT_DISABLE;
     if !disables && !irp.is_null() {
         violation(&rules::IRP_FORBIDDEN, "SO_WSK_EVENT_CALLBACK", "enabling takes no IRP");
-        return refuse(subsystem, API, irp, STATUS_INVALID_PARAMETER);
+        return refuse(&entry.subsystem, API, irp, STATUS_INVALID_PARAMETER);
+    }
+    let request = match (!irp.is_null()).then(|| entry.request(API, irp)).transpose() {
+        Ok(request) => request,
+        Err(status) => return status,
+    };
+    if request.is_none() && fault::fail(API) {
+        return STATUS_INSUFFICIENT_RESOURCES;
     }
     // SAFETY: the caller's.
     let npi = unsafe { *control.NpiId };
-    if fault::fail(API) {
-        return refuse(subsystem, API, irp, STATUS_INSUFFICIENT_RESOURCES);
-    }
-    let mut state = lock(&socket.state);
-    if state.dead {
-        drop(state);
-        return refuse(subsystem, API, irp, STATUS_FILE_FORCED_CLOSED);
-    }
-    let is_wsk = npi == NPI_WSK_INTERFACE_ID;
-    let key = if is_wsk {
-        // What may be enabled: on a listening socket also what it passes on to accepted ones.
-        let (valid, may) = match socket.category {
-            Category::Basic => (0, true),
-            Category::Listen => (WSK_EVENT_ACCEPT | listen::CONNECTION_EVENTS, state.local.is_some()),
-            Category::Connection => (listen::CONNECTION_EVENTS, state.connection.is_connected()),
-        };
-        let fixed = state.fixed & mask != 0;
-        // "After any connection-oriented event callback functions are enabled on a listening socket, they cannot be
-        // disabled on the listening socket."
-        let inherited = disables && socket.category == Category::Listen && mask & listen::CONNECTION_EVENTS != 0;
-        let one = !disables || mask.is_power_of_two();
-        let status = if mask == 0 || mask & !valid != 0 || !one || inherited {
-            STATUS_INVALID_PARAMETER
-        } else if !may {
-            STATUS_INVALID_DEVICE_STATE
-        } else {
+    match switch(socket, npi, mask, disables) {
+        Ok(key) if disables => disable(entry, key, request),
+        Ok(_) => {
+            socket.check_callbacks(API);
+            // What arrived before is indicated now.
+            socket.kick_receive();
             STATUS_SUCCESS
-        };
-        if fixed || status != STATUS_SUCCESS {
-            drop(state);
-            if fixed {
-                violation(&rules::STATIC_FIXED, API, format!("events {mask:#x}"));
-            }
-            let status = if fixed { STATUS_INVALID_PARAMETER } else { status };
-            return refuse(subsystem, API, irp, status);
         }
-        Key::Event(mask)
-    } else {
-        let found = state.extensions.iter().position(|extension| extension.npi == npi);
-        match found {
-            Some(index) if mask != 0 && (!disables || mask.is_power_of_two()) => Key::Extension(index, mask),
-            _ => {
-                drop(state);
-                return refuse(subsystem, API, irp, STATUS_INVALID_PARAMETER);
-            }
-        }
-    };
-    let enabled = match key {
-        Key::Extension(index, _) => state.extensions.get_mut(index).map(|extension| &mut extension.enabled),
-        _ => Some(&mut state.enabled),
-    };
-    if let Some(enabled) = enabled {
-        if disables { *enabled &= !mask } else { *enabled |= mask }
-    }
-    let busy = disables && Socket::in_progress(&state, key);
-    drop(state);
-    if !disables {
-        socket.check_callbacks(API);
-        // What arrived before is indicated now.
-        socket.kick_receive();
-        return STATUS_SUCCESS;
-    }
-    if irp.is_null() {
-        return if busy { STATUS_EVENT_PENDING } else { STATUS_SUCCESS };
-    }
-    match entry.request(API, irp) {
-        Ok(request) => disable(entry, key, request),
-        Err(status) => status,
+        Err(status) => match request {
+            Some(request) => entry.fail(request, status),
+            None => status,
+        },
     }
 }
 
-/// Completes a disable: at once, or when the callbacks in progress have returned.
-fn disable(entry: &Entry, key: Key, request: Request) -> NTSTATUS {
+/// Enables or disables the events of `mask`, if they can be (page "SO_WSK_EVENT_CALLBACK").
+fn switch(socket: &Socket, npi: GUID, mask: u32, disables: bool) -> Result<Key, NTSTATUS> {
+    let mut state = lock(&socket.state);
+    if state.dead {
+        return Err(STATUS_FILE_FORCED_CLOSED);
+    }
+    if mask == 0 || (disables && !mask.is_power_of_two()) {
+        return Err(STATUS_INVALID_PARAMETER);
+    }
+    if npi != NPI_WSK_INTERFACE_ID {
+        let index = state.extensions.iter().position(|extension| extension.npi == npi);
+        let index = index.ok_or(STATUS_INVALID_PARAMETER)?;
+        if let Some(extension) = state.extensions.get_mut(index) {
+            extension.enabled = if disables { extension.enabled & !mask } else { extension.enabled | mask };
+        }
+        return Ok(Key::Extension(index, mask));
+    }
+    // What may be enabled: on a listening socket also what it passes on to accepted ones.
+    let (valid, may) = match socket.category {
+        Category::Basic => (0, true),
+        Category::Listen => (WSK_EVENT_ACCEPT | listen::CONNECTION_EVENTS, state.local.is_some()),
+        Category::Connection => (listen::CONNECTION_EVENTS, state.connection.is_connected()),
+    };
+    // "After any connection-oriented event callback functions are enabled on a listening socket, they cannot be
+    // disabled on the listening socket."
+    let passed_on = socket.category == Category::Listen && mask & listen::CONNECTION_EVENTS != 0;
+    if mask & !valid != 0 || (disables && passed_on) {
+        return Err(STATUS_INVALID_PARAMETER);
+    }
+    if !may {
+        return Err(STATUS_INVALID_DEVICE_STATE);
+    }
+    if state.fixed & mask != 0 {
+        drop(state);
+        violation(&rules::STATIC_FIXED, API, format!("events {mask:#x}"));
+        return Err(STATUS_INVALID_PARAMETER);
+    }
+    state.enabled = if disables { state.enabled & !mask } else { state.enabled | mask };
+    Ok(Key::Event(mask))
+}
+
+/// Ends a disable: at once, or when the callbacks in progress have returned.
+fn disable(entry: &Entry, key: Key, request: Option<Request>) -> NTSTATUS {
     let mut state = lock(&entry.socket.state);
-    if Socket::in_progress(&state, key) {
+    let busy = Socket::in_progress(&state, key);
+    let Some(request) = request else {
+        return if busy { STATUS_EVENT_PENDING } else { STATUS_SUCCESS };
+    };
+    if busy {
         request.mark_pending();
         state.disabling.push((key, request));
         return STATUS_PENDING;
     }
     drop(state);
-    entry.subsystem.complete_now(request, STATUS_SUCCESS)
+    request.complete(&entry.subsystem, STATUS_SUCCESS, 0);
+    STATUS_SUCCESS
 }
 
 /// Operations that need an IRP.

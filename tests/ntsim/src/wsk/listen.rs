@@ -271,8 +271,7 @@ impl Socket {
                 violation(&rules::CALLBACK_STATUS, API, format!("returned {other:#010x}"));
             }
             // "The WSK subsystem will close the accepted socket on behalf of the WSK application."
-            socket.begin_close(subsystem, API, None);
-            socket.try_end_close(subsystem);
+            socket.discard(subsystem);
         }
         self.callback_ends(subsystem, Key::Event(WSK_EVENT_ACCEPT));
     }

@@ -86,14 +86,31 @@ impl Request {
 pub struct Ticket {
     request: Mutex<Option<Request>>,
     completed: AtomicBool,
+    on_cancel: Mutex<Option<OnCancel>>,
 }
+
+/// What else a cancellation undoes, before the IRP is completed.
+pub type OnCancel = Box<dyn FnOnce(&Arc<Subsystem>) + Send>;
 
 impl Ticket {
     /// Queues a request: from here on it may be cancelled at any time, even before this returns.
     pub fn new(subsystem: &Arc<Subsystem>, request: Request) -> Arc<Self> {
+        Self::make(subsystem, request, None)
+    }
+
+    /// [`Ticket::new`] for a request whose cancellation undoes more.
+    pub fn with_cancel(subsystem: &Arc<Subsystem>, request: Request, on_cancel: OnCancel) -> Arc<Self> {
+        Self::make(subsystem, request, Some(on_cancel))
+    }
+
+    fn make(subsystem: &Arc<Subsystem>, request: Request, on_cancel: Option<OnCancel>) -> Arc<Self> {
         request.mark_pending();
         let irp = request.irp;
-        let ticket = Arc::new(Self { request: Mutex::new(Some(request)), completed: AtomicBool::new(false) });
+        let ticket = Arc::new(Self {
+            request: Mutex::new(Some(request)),
+            completed: AtomicBool::new(false),
+            on_cancel: Mutex::new(on_cancel),
+        });
         lock(&subsystem.tickets).insert(irp.addr(), Arc::clone(&ticket));
         // SAFETY: taken, and completed only through the ticket, which the cancel routine finds.
         unsafe { irp::set_cancel_routine(irp, Some(cancel)) };
@@ -137,6 +154,7 @@ impl Ticket {
 
     /// Completes what [`Ticket::take`] gave.
     pub fn finish(&self, subsystem: &Arc<Subsystem>, request: Request, status: NTSTATUS, information: usize) {
+        drop(lock(&self.on_cancel).take());
         request.complete(subsystem, status, information);
         self.completed.store(true, Ordering::Release);
     }
@@ -152,6 +170,10 @@ impl Ticket {
     fn cancel(&self, subsystem: &Arc<Subsystem>) {
         let request = lock(&self.request).take();
         if let Some(request) = Self::remove(subsystem, request) {
+            let undo = lock(&self.on_cancel).take();
+            if let Some(undo) = undo {
+                undo(subsystem);
+            }
             self.finish(subsystem, request, STATUS_CANCELLED, 0);
         }
     }

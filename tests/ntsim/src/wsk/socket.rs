@@ -174,6 +174,12 @@ impl Socket {
         self.handle
     }
 
+    /// The contexts of the extension providers that this socket had.
+    pub fn provider_contexts(&self) -> Vec<usize> {
+        let state = lock(&self.state);
+        state.extensions.iter().map(|extension| extension.provider.context().addr()).collect()
+    }
+
     pub fn lane(&self, part: Part) -> Lane {
         Lane(self.id, part)
     }
@@ -341,7 +347,7 @@ impl Socket {
             Ok(found) => found,
             Err(status) => return status,
         };
-        let Some(request) = Request::begin(&subsystem, API, irp, Owner::Client(Arc::clone(&socket.client))) else {
+        let Some(request) = Request::begin(API, irp, Owner::Client(Arc::clone(&socket.client))) else {
             return STATUS_INVALID_PARAMETER;
         };
         if !socket.begin_close(&subsystem, API, Some(request)) {
@@ -401,6 +407,13 @@ impl Socket {
         self.disconnect_for_close();
         self.fail_pending(subsystem, STATUS_CANCELLED);
         true
+    }
+
+    /// Closes a socket that the driver never got, or rejected.
+    pub fn discard(self: &Arc<Self>, subsystem: &Arc<Subsystem>) {
+        if self.begin_close(subsystem, "WskCloseSocket", None) {
+            self.try_end_close(subsystem);
+        }
     }
 
     /// The rules of page "Closing a Socket".
@@ -492,6 +505,12 @@ pub struct Entry {
 }
 
 impl Entry {
+    /// For what WSK does on a socket that the driver does not have yet.
+    pub fn internal(subsystem: &Arc<Subsystem>, socket: &Arc<Socket>) -> Self {
+        lock(&socket.state).calls.push((thread::current().id(), "WskSocketConnect"));
+        Self { subsystem: Arc::clone(subsystem), socket: Arc::clone(socket) }
+    }
+
     /// Finds the socket, and checks what holds for every function. An IRP that came along is completed on failure,
     /// unless the function is configured as unimplemented.
     fn find(
@@ -552,7 +571,7 @@ impl Entry {
     /// Takes the IRP of a request; fails it if the socket is dead, if a fault is due, or pends it for ever.
     pub fn request(&self, api: &'static str, irp: PIRP) -> Result<Request, NTSTATUS> {
         let owner = Owner::Socket(Arc::clone(&self.socket));
-        let request = Request::begin(&self.subsystem, api, irp, owner).ok_or(STATUS_INVALID_PARAMETER)?;
+        let request = Request::begin(api, irp, owner).ok_or(STATUS_INVALID_PARAMETER)?;
         if self.subsystem.config.stalled.contains(&api) {
             let ticket = Ticket::new(&self.subsystem, request);
             lock(&self.socket.state).stalled.push(ticket);
@@ -596,7 +615,7 @@ impl Drop for Entry {
 /// Completes the IRP of a call that cannot be served, so that its owner does not wait for ever.
 pub fn refuse(subsystem: &Arc<Subsystem>, api: &'static str, irp: PIRP, status: NTSTATUS) -> NTSTATUS {
     if !irp.is_null()
-        && let Some(request) = Request::begin(subsystem, api, irp, Owner::Nobody)
+        && let Some(request) = Request::begin(api, irp, Owner::Nobody)
     {
         request.complete(subsystem, status, 0);
     }

@@ -1,6 +1,7 @@
 //! What is wrong or odd about a policy, and where.
 
 use serde::Serialize;
+use std::fmt;
 use std::ops::Range;
 
 /// How bad a finding is.
@@ -32,6 +33,21 @@ pub struct Finding {
     /// What is allowed, or what to do about it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub help: Option<String>,
+}
+
+impl fmt::Display for Finding {
+    /// `line:column: message (help)`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let severity = match self.severity {
+            Severity::Fault => "",
+            Severity::Warning => "warning: ",
+        };
+        write!(f, "{}:{}: {severity}{}", self.line, self.column, self.message)?;
+        match &self.help {
+            Some(help) => write!(f, " ({help})"),
+            None => Ok(()),
+        }
+    }
 }
 
 /// The text, and where its lines begin.

@@ -1,12 +1,15 @@
 //! Policies: from TOML text to the image that the driver looks up in, with every fault named. `POLICY.md` is the
 //! language's reference.
 
+mod analysis;
 mod builder;
+mod command;
 mod finding;
 mod fold;
 mod model;
 mod parser;
 
+pub use command::{CheckArgs, Command, ExplainArgs, run};
 pub use finding::{Finding, Severity};
 
 use finding::Source;
@@ -24,6 +27,14 @@ pub struct Compiled {
     pub warnings: Vec<Finding>,
     /// What is in the image.
     pub stats: Stats,
+    /// The rules' names, in file order.
+    pub rules: Vec<String>,
+    /// How many rules name an application.
+    pub app_rules: usize,
+    /// How many rules were too much work to check for being covered by earlier ones.
+    pub unchecked: usize,
+    /// Where in the text each rule's name stands.
+    pub lines: Vec<usize>,
 }
 
 /// Compiles a policy, or names all its faults (and the warnings on the way), in the order of the text.
@@ -48,7 +59,20 @@ pub fn compile(text: &str) -> Result<Compiled, Vec<Finding>> {
         }
     };
     match Image::validate_with_stats(&image) {
-        Ok((_, stats)) => Ok(Compiled { image, warnings: findings, stats }),
+        Ok((_, stats)) => {
+            let (never, unchecked) = analysis::warnings(&policy, &source);
+            findings.extend(never);
+            findings.sort_by_key(|finding| (finding.line, finding.column));
+            Ok(Compiled {
+                warnings: findings,
+                stats,
+                app_rules: policy.rules.iter().filter(|rule| rule.apps.is_some()).count(),
+                unchecked,
+                lines: policy.rules.iter().map(|rule| rule.span.start).collect(),
+                rules: policy.rules.into_iter().map(|rule| rule.name).collect(),
+                image,
+            })
+        }
         Err(invalid) => {
             let message = format!("the compiler made an image that the driver refuses ({invalid:?}): this is a defect of weir");
             findings.push(source.finding(Severity::Fault, 0..0, message));

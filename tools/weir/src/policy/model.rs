@@ -112,7 +112,7 @@ macro_rules! number {
     )*};
 }
 
-number!(u16 u32 u128);
+number!(u8 u16 u32 u128);
 
 /// Sorts ranges and joins those that overlap or touch.
 pub(super) fn normalise<T: Number>(mut ranges: Vec<(T, T)>) -> Ranges<T> {

@@ -190,13 +190,13 @@ enum Fault {
     Damage(String),
 }
 
-
 fn open_reader<R: Read + 'static>(source: Source<R>) -> Result<Box<dyn PcapReaderIterator>, String> {
     let mut source = source;
     let mut start = [0; 4];
     let filled = source.read(&mut start).map_err(|error| format!("cannot be read: {error}"))?;
     let start = &start[..filled];
-    let whole = Source { error: Rc::clone(&source.error), inner: io::Cursor::new(start.to_vec()).chain(source) };
+    let whole =
+        Source { error: Rc::clone(&source.error), inner: io::Cursor::new(start.to_vec()).chain(source) };
     // The magic numbers are those of the pcap and pcapng specifications (draft-ietf-opsawg-pcap, -pcapng).
     let opened: Result<Box<dyn PcapReaderIterator>, _> = match *start {
         [] => return Err("the file is empty".into()),
@@ -206,7 +206,9 @@ fn open_reader<R: Read + 'static>(source: Source<R>) -> Result<Box<dyn PcapReade
         | [0x4d, 0x3c, 0xb2, 0xa1]
         | [0xa1, 0xb2, 0x3c, 0x4d]
         | [0x34, 0xcd, 0xb2, 0xa1]
-        | [0xa1, 0xb2, 0xcd, 0x34] => LegacyPcapReader::new(BUFFER, whole).map(|reader| Box::new(reader) as _),
+        | [0xa1, 0xb2, 0xcd, 0x34] => {
+            LegacyPcapReader::new(BUFFER, whole).map(|reader| Box::new(reader) as _)
+        }
         [0x1f, 0x8b, ..] => return Err("neither pcap nor pcapng: compressed with gzip".into()),
         [0x28, 0xb5, 0x2f, 0xfd] => return Err("neither pcap nor pcapng: compressed with zstd".into()),
         _ => return Err("neither pcap nor pcapng".into()),
@@ -238,8 +240,11 @@ fn next_generation<'a>(section: &mut Section, block: &Block<'a>) -> Result<Optio
                 return Err(format!("time resolution {:#04x} out of range", description.if_tsresol));
             };
             // The parser reads the offset as little-endian whatever the section's byte order is.
-            let offset =
-                if section.big_endian { description.if_tsoffset.swap_bytes() } else { description.if_tsoffset };
+            let offset = if section.big_endian {
+                description.if_tsoffset.swap_bytes()
+            } else {
+                description.if_tsoffset
+            };
             section.interfaces.push(Interface {
                 link_type: (description.linktype.0 & 0xffff) as u16,
                 snaplen: description.snaplen,

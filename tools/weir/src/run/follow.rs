@@ -30,7 +30,11 @@ impl From<&Endpoints> for Ends {
             1 | 58 => (endpoints.icmp.0.into(), endpoints.icmp.1.into()),
             _ => (endpoints.local_port, endpoints.remote_port),
         };
-        Self { protocol: endpoints.protocol, local: (endpoints.local, local), remote: (endpoints.remote, remote) }
+        Self {
+            protocol: endpoints.protocol,
+            local: (endpoints.local, local),
+            remote: (endpoints.remote, remote),
+        }
     }
 }
 
@@ -92,9 +96,11 @@ impl Inbox {
     /// # Errors
     /// What failed instead.
     pub fn control(&self) -> Result<Option<SocketAddr>, String> {
-        self.with(|state| {
-            if state.faults.is_empty() { Ok(state.listening) } else { Err(state.faults.join("; ")) }
-        })
+        self.with(
+            |state| {
+                if state.faults.is_empty() { Ok(state.listening) } else { Err(state.faults.join("; ")) }
+            },
+        )
     }
 
     fn take(&self) -> Vec<Said> {
@@ -218,7 +224,8 @@ impl<W: Write> Follow<W> {
         for flow in flows {
             self.give_up(flow);
         }
-        let Summary { allowed, blocked, audited, flows, by_rule, by_protocol, by_direction, .. } = self.summary;
+        let Summary { allowed, blocked, audited, flows, by_rule, by_protocol, by_direction, .. } =
+            self.summary;
         let (unreported, miscounted, untracked) =
             (self.summary.unreported, self.summary.miscounted, self.summary.untracked);
         *summary = Summary {
@@ -287,7 +294,9 @@ impl<W: Write> Follow<W> {
         let seen = (connection.packets, connection.bytes);
         if connection.verdict == Verdict::Permit {
             match counted {
-                Some(counted) if counted != seen && connection.suppressed == 0 => self.summary.miscounted += 1,
+                Some(counted) if counted != seen && connection.suppressed == 0 => {
+                    self.summary.miscounted += 1
+                }
                 Some(_) => {}
                 None => self.summary.untracked += 1,
             }

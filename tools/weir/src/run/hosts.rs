@@ -127,7 +127,9 @@ impl TryFrom<String> for App {
 
     fn try_from(text: String) -> Result<Self, String> {
         if text.is_empty() || text.contains('\0') {
-            return Err(r"an application is an NT path such as '\device\harddiskvolume3\windows\explorer.exe'".into());
+            return Err(
+                r"an application is an NT path such as '\device\harddiskvolume3\windows\explorer.exe'".into(),
+            );
         }
         // The engine's application ids are in lower case, with the terminating zero counted.
         Ok(Self(text.to_lowercase().encode_utf16().chain([0]).collect()))
@@ -197,7 +199,9 @@ impl Hosts {
             };
             if identity.application.is_none() && identity.user.is_none() && identity.interface.is_none() {
                 let line = text[..start].lines().count().max(1);
-                return Err(format!("line {line}: an endpoint gives at least one of app, user and interface"));
+                return Err(format!(
+                    "line {line}: an endpoint gives at least one of app, user and interface"
+                ));
             }
             let ports = |ports: Option<Ports>| {
                 ports.map(|ports| match ports {
@@ -237,7 +241,8 @@ impl Hosts {
 
 impl Entry {
     fn matches(&self, endpoints: &Endpoints) -> bool {
-        let network = |network: Option<IpNet>, address| network.is_none_or(|network| network.contains(&address));
+        let network =
+            |network: Option<IpNet>, address| network.is_none_or(|network| network.contains(&address));
         let port = |range: Option<(u16, u16)>, port| {
             range.is_none_or(|(low, high)| endpoints.has_ports() && (low..=high).contains(&port))
         };
@@ -286,7 +291,9 @@ mod tests {
         assert_eq!(identity.user.unwrap().len(), 8 + 5 * 4);
         assert_eq!(identity.interface.unwrap().kind, 6);
         let identity = hosts.identity(&tcp(50_000, "192.0.2.1", 80));
-        assert!(identity.application.unwrap().starts_with(&"\\device\\other".encode_utf16().collect::<Vec<_>>()));
+        assert!(
+            identity.application.unwrap().starts_with(&"\\device\\other".encode_utf16().collect::<Vec<_>>())
+        );
     }
 
     #[test]

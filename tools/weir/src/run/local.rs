@@ -122,7 +122,10 @@ impl Sample {
             inferred: Some(inferred),
         };
         if !self.sent_here.is_empty() {
-            return local(self.sent_here, "the senders of the packets that the capture marks as sent by its host");
+            return local(
+                self.sent_here,
+                "the senders of the packets that the capture marks as sent by its host",
+            );
         }
         if let Some(senders) = self.busiest_station() {
             return local(senders, "what the hardware address common to the frames sends for");
@@ -163,7 +166,13 @@ impl Sample {
             .min_by_key(|(station, (_, senders))| {
                 let public = senders.iter().filter(|address| !is_private(**address)).count();
                 let speaks_first = self.first.is_some_and(|first| senders.contains(&first));
-                (public, !senders.iter().any(|address| is_private(*address)), !speaks_first, senders.len(), **station)
+                (
+                    public,
+                    !senders.iter().any(|address| is_private(*address)),
+                    !speaks_first,
+                    senders.len(),
+                    **station,
+                )
             })
             .map(|(_, (_, senders))| senders.clone())
     }

@@ -46,14 +46,18 @@ impl Machine {
     pub fn boot(image: &[u8], listen: SocketAddr) -> Result<Self, String> {
         let inbox = Arc::new(Inbox::default());
         let heard = Arc::clone(&inbox);
-        let sink = trace::sink::install(Level::Information, Keywords::all(), move |event| hear(&heard, event));
+        let sink =
+            trace::sink::install(Level::Information, Keywords::all(), move |event| hear(&heard, event));
+        ntsim::wsk::configure(ntsim::wsk::Config::tcp());
         let sim = ntsim::boot(ntsim::Config::default());
         let registry = sim.registry();
         registry.set(PARAMETERS, "PolicyImage", Value::Binary(image.to_vec()));
         registry.set(PARAMETERS, "ControlListen", Value::Sz(listen.to_string()));
-        let driver = sim
-            .load_driver("weir", weir::DriverEntry)
-            .map_err(|status| format!("the driver refuses to start: status {:#010x}", status.cast_unsigned()))?;
+        // As many as a capture has: what is live is bounded by the capture, not by the machine.
+        registry.set(PARAMETERS, "MaxConnections", Value::Dword(16_777_216));
+        let driver = sim.load_driver("weir", weir::DriverEntry).map_err(|status| {
+            format!("the driver refuses to start: status {:#010x}", status.cast_unsigned())
+        })?;
         let end = Instant::now() + PATIENCE;
         let control = loop {
             let listening = match inbox.control() {
@@ -101,7 +105,17 @@ impl Machine {
 /// Passes on what a run needs of the driver's events. Called on the driver's threads.
 fn hear(inbox: &Inbox, event: &Event<'_>) {
     match *event {
-        Event::ConnectionVerdict { verdict, rule, protocol, local, local_port, remote, remote_port, reauthorized, .. } => {
+        Event::ConnectionVerdict {
+            verdict,
+            rule,
+            protocol,
+            local,
+            local_port,
+            remote,
+            remote_port,
+            reauthorized,
+            ..
+        } => {
             // A connection that is authorized again keeps its first decision in the report.
             if !reauthorized {
                 let decided = match verdict {
@@ -126,17 +140,32 @@ fn hear(inbox: &Inbox, event: &Event<'_>) {
             ..
         } => {
             let ends = Ends { protocol, local: (local, local_port), remote: (remote, remote_port) };
-            inbox.say(Said::Closed { ends, packets: [packets_in, packets_out], bytes: [bytes_in, bytes_out] });
+            inbox.say(Said::Closed {
+                ends,
+                packets: [packets_in, packets_out],
+                bytes: [bytes_in, bytes_out],
+            });
         }
-        Event::RingLoss { kind, count, .. } => inbox.say(Said::Lost { kind: kind.to_owned(), records: count }),
+        Event::RingLoss { kind, count, .. } => {
+            inbox.say(Said::Lost { kind: kind.to_owned(), records: count })
+        }
         Event::RingSummary { delivered, .. } => inbox.delivered_in_all(delivered),
         Event::ControlListening { address, port } => inbox.listening(SocketAddr::new(address, port)),
         Event::ControlListenFailed { address, port, status } => {
-            inbox.fault(format!("the control port {} cannot be opened: status {status}", SocketAddr::new(address, port)));
+            inbox.fault(format!(
+                "the control port {} cannot be opened: status {status}",
+                SocketAddr::new(address, port)
+            ));
         }
-        Event::PolicyRefused { reason, .. } => inbox.fault(format!("the driver refuses the policy: {reason}")),
-        Event::StartFailed { step, status } => inbox.fault(format!("the driver cannot start: {step}: status {status}")),
-        Event::Degraded { part, status } => inbox.fault(format!("the driver starts without {part}: status {status}")),
+        Event::PolicyRefused { reason, .. } => {
+            inbox.fault(format!("the driver refuses the policy: {reason}"))
+        }
+        Event::StartFailed { step, status } => {
+            inbox.fault(format!("the driver cannot start: {step}: status {status}"))
+        }
+        Event::Degraded { part, status } => {
+            inbox.fault(format!("the driver starts without {part}: status {status}"))
+        }
         _ => {}
     }
 }

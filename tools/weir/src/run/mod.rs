@@ -110,11 +110,8 @@ fn try_run(args: &RunArgs) -> Result<bool, String> {
     let (policy_name, compiled) = load_policy(args.policy.as_deref())?;
     let hosts = args.hosts.as_deref().map(Hosts::read).transpose()?.unwrap_or_default();
     let mut input = Input::open(args.capture.as_deref())?;
-    let local = if args.local.is_empty() {
-        Local::infer(input.capture()?)
-    } else {
-        Local::given(args.local.clone())
-    };
+    let local =
+        if args.local.is_empty() { Local::infer(input.capture()?) } else { Local::given(args.local.clone()) };
     // The first interrupt stops the replay; the driver is unloaded in any case.
     ctrlc::set_handler(|| INTERRUPTED.store(true, Ordering::Relaxed))
         .map_err(|error| format!("cannot handle interrupts: {error}"))?;
@@ -173,7 +170,8 @@ fn try_run(args: &RunArgs) -> Result<bool, String> {
 fn load_policy(path: Option<&Path>) -> Result<(String, Compiled), String> {
     let (name, text) = match path {
         Some(path) => {
-            let text = std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
+            let text =
+                std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
             (path.display().to_string(), text)
         }
         None => ("default.toml (built in)".into(), policy::DEFAULT_TOML.to_owned()),

@@ -115,11 +115,13 @@ pub fn link<'a>(frame: &Frame<'a>) -> Result<(Link, &'a [u8]), Skip> {
                 _ => return Err(Skip::NotIp),
             }
         }
-        link_type::RAW | link_type::RAW_BSD | link_type::RAW_OPENBSD => match data.first().ok_or_else(cut)? >> 4 {
-            4 => (ETHERTYPE_IPV4, 0),
-            6 => (ETHERTYPE_IPV6, 0),
-            _ => return Err(Skip::Malformed),
-        },
+        link_type::RAW | link_type::RAW_BSD | link_type::RAW_OPENBSD => {
+            match data.first().ok_or_else(cut)? >> 4 {
+                4 => (ETHERTYPE_IPV4, 0),
+                6 => (ETHERTYPE_IPV6, 0),
+                _ => return Err(Skip::Malformed),
+            }
+        }
         link_type::IPV4 => (ETHERTYPE_IPV4, 0),
         link_type::IPV6 => (ETHERTYPE_IPV6, 0),
         _ => return Err(Skip::LinkType),

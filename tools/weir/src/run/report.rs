@@ -226,7 +226,13 @@ impl<W: Write> Printer<W> {
     }
 
     /// The driver is up.
-    pub fn started(&mut self, control: Option<SocketAddr>, local: &[String], inferred: Option<&str>, policy: &str) {
+    pub fn started(
+        &mut self,
+        control: Option<SocketAddr>,
+        local: &[String],
+        inferred: Option<&str>,
+        policy: &str,
+    ) {
         match self.format {
             Format::Json => self.json(&json!({
                 "event": "started",
@@ -237,7 +243,8 @@ impl<W: Write> Printer<W> {
             })),
             Format::People | Format::Quiet => {
                 let control = control.map_or("none".into(), |address| address.to_string());
-                let how = inferred.map_or(String::new(), |how| format!(" (inferred: {how}; --local says otherwise)"));
+                let how = inferred
+                    .map_or(String::new(), |how| format!(" (inferred: {how}; --local says otherwise)"));
                 let result = writeln!(
                     self.output,
                     "policy   {policy}\ncontrol  {control}\nlocal    {}{how}\n",
@@ -260,7 +267,14 @@ impl<W: Write> Printer<W> {
     }
 
     /// The driver decided on a connection.
-    pub fn verdict(&mut self, endpoints: &Endpoints, way: Direction, time: i64, decided: Decided, rule: &str) {
+    pub fn verdict(
+        &mut self,
+        endpoints: &Endpoints,
+        way: Direction,
+        time: i64,
+        decided: Decided,
+        rule: &str,
+    ) {
         let (local, remote) = ends(endpoints);
         match self.format {
             Format::Quiet => {}
@@ -383,7 +397,8 @@ fn json_summary(summary: &Summary) -> serde_json::Value {
 }
 
 fn people_summary(output: &mut impl Write, summary: &Summary) -> io::Result<()> {
-    let skipped: Vec<_> = summary.skipped.iter().map(|(skip, count)| format!("{} {count}", skip.name())).collect();
+    let skipped: Vec<_> =
+        summary.skipped.iter().map(|(skip, count)| format!("{} {count}", skip.name())).collect();
     let skipped = if skipped.is_empty() { String::new() } else { format!(" ({})", skipped.join(", ")) };
     writeln!(
         output,
@@ -395,11 +410,11 @@ fn people_summary(output: &mut impl Write, summary: &Summary) -> io::Result<()> 
         summary.blocked,
         summary.audited,
     )?;
-    let rules = summary.by_rule.iter().map(|((rule, decided), tally)| {
-        (decided.name().into(), rule.clone(), tally)
-    });
+    let rules =
+        summary.by_rule.iter().map(|((rule, decided), tally)| (decided.name().into(), rule.clone(), tally));
     table(output, ["verdict", "rule"], rules)?;
-    let directions = summary.by_direction.iter().map(|(way, tally)| ("direction".into(), (*way).into(), tally));
+    let directions =
+        summary.by_direction.iter().map(|(way, tally)| ("direction".into(), (*way).into(), tally));
     let protocols =
         summary.by_protocol.iter().map(|(number, tally)| ("protocol".into(), protocol(*number), tally));
     table(output, ["by", ""], directions.chain(protocols))?;
@@ -407,7 +422,11 @@ fn people_summary(output: &mut impl Write, summary: &Summary) -> io::Result<()> 
     let dropped: Vec<_> =
         summary.ring.dropped_by_kind.iter().map(|(kind, count)| format!("{kind} {count}")).collect();
     let dropped = if dropped.is_empty() { String::new() } else { format!(" ({})", dropped.join(", ")) };
-    writeln!(output, "ring      {} delivered, {} dropped{dropped}", summary.ring.delivered, summary.ring.dropped)?;
+    writeln!(
+        output,
+        "ring      {} delivered, {} dropped{dropped}",
+        summary.ring.delivered, summary.ring.dropped
+    )?;
     writeln!(output, "verifier  {} leaks, {} violations", summary.leaks, summary.violations)?;
     if summary.unreported > 0 || summary.miscounted > 0 {
         writeln!(
@@ -428,7 +447,8 @@ fn table<'a>(
     table.load_preset(presets::NOTHING);
     table.set_header([head[0], head[1], "flows", "packets", "bytes", "suppressed"]);
     for (first, second, tally) in rows {
-        let numbers = [tally.flows, tally.packets, tally.bytes, tally.suppressed].map(|number| number.to_string());
+        let numbers =
+            [tally.flows, tally.packets, tally.bytes, tally.suppressed].map(|number| number.to_string());
         table.add_row([first, second].into_iter().chain(numbers));
     }
     for column in 2..6 {

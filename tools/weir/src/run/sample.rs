@@ -103,12 +103,16 @@ impl Writer {
                 (IpAddr::V4(_), true) => ip.icmpv4_echo_request(7, 1),
                 (IpAddr::V4(_), false) => ip.icmpv4_echo_reply(7, 1),
                 (IpAddr::V6(_), true) => {
-                    ip.icmpv6_echo_request(7, 1).write(&mut frame, &[0; 32]).expect("writing to memory succeeds");
+                    ip.icmpv6_echo_request(7, 1)
+                        .write(&mut frame, &[0; 32])
+                        .expect("writing to memory succeeds");
                     self.record(&frame);
                     continue;
                 }
                 (IpAddr::V6(_), false) => {
-                    ip.icmpv6_echo_reply(7, 1).write(&mut frame, &[0; 32]).expect("writing to memory succeeds");
+                    ip.icmpv6_echo_reply(7, 1)
+                        .write(&mut frame, &[0; 32])
+                        .expect("writing to memory succeeds");
                     self.record(&frame);
                     continue;
                 }

@@ -94,7 +94,8 @@ fn ethertype(packet: &[u8]) -> [u8; 2] {
 
 /// An Ethernet frame around an IP packet, with VLAN tags.
 pub fn ethernet(packet: &[u8], tags: &[u16]) -> Vec<u8> {
-    let out = packet[0] >> 4 == 4 && packet[12..16] == HOST || packet[0] >> 4 == 6 && packet[8..24] == HOST_V6;
+    let out =
+        packet[0] >> 4 == 4 && packet[12..16] == HOST || packet[0] >> 4 == 6 && packet[8..24] == HOST_V6;
     let (host, router) = ([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]);
     let (from, to) = if out { (host, router) } else { (router, host) };
     let mut frame = [to, from].concat();
@@ -119,7 +120,26 @@ pub fn links() -> Vec<(&'static str, u32, fn(&[u8]) -> Vec<u8>)> {
     fn cooked2(packet: &[u8]) -> Vec<u8> {
         let out = packet[12..16] == HOST;
         let mut frame = ethertype(packet).to_vec();
-        frame.extend_from_slice(&[0, 0, 0, 0, 0, 2, 0, 1, if out { 4 } else { 0 }, 6, 2, 0, 0, 0, 0, 1, 0, 0]);
+        frame.extend_from_slice(&[
+            0,
+            0,
+            0,
+            0,
+            0,
+            2,
+            0,
+            1,
+            if out { 4 } else { 0 },
+            6,
+            2,
+            0,
+            0,
+            0,
+            0,
+            1,
+            0,
+            0,
+        ]);
         frame.extend_from_slice(packet);
         frame
     }
@@ -189,8 +209,11 @@ pub fn capture(container: Container, link_type: u32, frames: &[Vec<u8>]) -> Vec<
         }
         return file;
     }
-    let (magic, unit) =
-        if matches!(container, PcapNano | PcapNanoBigEndian) { (0xa1b2_3c4d, 1_000_000) } else { (0xa1b2_c3d4, 1000) };
+    let (magic, unit) = if matches!(container, PcapNano | PcapNanoBigEndian) {
+        (0xa1b2_3c4d, 1_000_000)
+    } else {
+        (0xa1b2_c3d4, 1000)
+    };
     file.extend_from_slice(&word(magic));
     file.extend_from_slice(&half(2));
     file.extend_from_slice(&half(4));

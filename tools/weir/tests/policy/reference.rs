@@ -54,7 +54,8 @@ impl Rule {
             list.is_empty() || address.is_some_and(|address| list.iter().any(|range| within(range, address)))
         };
         let port = |list: &[RangeInclusive<u16>], port: Option<u16>| {
-            list.is_empty() || ported && port.is_some_and(|port| list.iter().any(|range| range.contains(&port)))
+            list.is_empty()
+                || ported && port.is_some_and(|port| list.iter().any(|range| range.contains(&port)))
         };
         self.directions.contains(&connection.direction)
             && (self.protocols.is_empty()
@@ -66,9 +67,9 @@ impl Rule {
             && (self.apps.is_empty()
                 || connection.app.as_ref().is_some_and(|app| {
                     let app: Vec<char> = app.to_lowercase().chars().collect();
-                    self.apps.iter().any(|pattern| {
-                        glob(&pattern.to_lowercase().chars().collect::<Vec<_>>(), &app)
-                    })
+                    self.apps
+                        .iter()
+                        .any(|pattern| glob(&pattern.to_lowercase().chars().collect::<Vec<_>>(), &app))
                 }))
     }
 
@@ -86,18 +87,21 @@ impl Rule {
         }
         for (key, addresses) in [("local", &self.local), ("remote", &self.remote)] {
             if !addresses.is_empty() {
-                let items = addresses.iter().map(|range| format!("\"{}-{}\"", range.start(), range.end())).collect();
+                let items =
+                    addresses.iter().map(|range| format!("\"{}-{}\"", range.start(), range.end())).collect();
                 writeln!(out, "{key} = {}", list(items)).unwrap();
             }
         }
         for (key, ports) in [("local_port", &self.local_ports), ("remote_port", &self.remote_ports)] {
             if !ports.is_empty() {
-                let items = ports.iter().map(|range| format!("\"{}-{}\"", range.start(), range.end())).collect();
+                let items =
+                    ports.iter().map(|range| format!("\"{}-{}\"", range.start(), range.end())).collect();
                 writeln!(out, "{key} = {}", list(items)).unwrap();
             }
         }
         if !self.apps.is_empty() {
-            writeln!(out, "app = {}", list(self.apps.iter().map(|app| format!("'{app}'")).collect())).unwrap();
+            writeln!(out, "app = {}", list(self.apps.iter().map(|app| format!("'{app}'")).collect()))
+                .unwrap();
         }
         out
     }
@@ -175,7 +179,11 @@ pub fn classbench(text: &str, v6: bool) -> Vec<Rule> {
         let (address, len) = text.split_once('/').unwrap();
         let (first, len) = (u32::from(address.parse::<Ipv4Addr>().unwrap()), len.parse::<u32>().unwrap());
         let mask = u32::MAX.checked_shr(len).unwrap_or(0);
-        if len == 0 { Vec::new() } else { vec![lift(first & !mask, v6, 0)..=lift(first | mask, v6, u64::MAX >> 32)] }
+        if len == 0 {
+            Vec::new()
+        } else {
+            vec![lift(first & !mask, v6, 0)..=lift(first | mask, v6, u64::MAX >> 32)]
+        }
     };
     let ports = |text: &str| -> Vec<RangeInclusive<u16>> {
         let (first, last) = text.split_once(" : ").unwrap();

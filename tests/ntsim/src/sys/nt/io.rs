@@ -189,7 +189,7 @@ pub unsafe extern "system-unwind" fn MmBuildMdlForNonPagedPool(mdl: PMDL) {
     match pool::range(start.cast(), fields.ByteCount as usize) {
         Range::Inside { paged: false } | Range::Elsewhere => {}
         bad => {
-            violation(&MDL_MEMORY, API, format!("{:#x}, {} bytes: {bad:?}", start.addr(), fields.ByteCount))
+            violation(&MDL_MEMORY, API, format!("{:#x}, {} bytes: {bad:?}", start.addr(), fields.ByteCount));
         }
     }
     fields.MdlFlags |= MDL_SOURCE_IS_NONPAGED_POOL;

@@ -36,10 +36,9 @@ pub use event::{
     KeWaitForMultipleObjects, KeWaitForSingleObject,
 };
 pub use io::{
-    IoAcquireCancelSpinLock, IoAllocateIrp, IoAllocateMdl, IoAllocateWorkItem, IoCancelIrp,
-    IoCreateDevice, IoDeleteDevice, IoFreeIrp, IoFreeMdl, IoFreeWorkItem, IoQueueWorkItem,
-    IoReleaseCancelSpinLock, IoReuseIrp, IoSetCompletionRoutine, 
-    MmBuildMdlForNonPagedPool, MmGetSystemAddressForMdlSafe,
+    IoAcquireCancelSpinLock, IoAllocateIrp, IoAllocateMdl, IoAllocateWorkItem, IoCancelIrp, IoCreateDevice,
+    IoDeleteDevice, IoFreeIrp, IoFreeMdl, IoFreeWorkItem, IoQueueWorkItem, IoReleaseCancelSpinLock,
+    IoReuseIrp, IoSetCompletionRoutine, MmBuildMdlForNonPagedPool, MmGetSystemAddressForMdlSafe,
 };
 pub use irql::{
     KeGetCurrentIrql, KeGetCurrentProcessorIndex, KeGetCurrentProcessorNumberEx, KeLowerIrql,
