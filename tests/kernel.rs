@@ -1,6 +1,7 @@
 //! What the safe primitives over the kernel promise, held against the simulated kernel's verifier.
 #![cfg(feature = "sim")]
 
+use std::mem::MaybeUninit;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
@@ -55,6 +56,21 @@ impl Dropped {
 impl Drop for Dropped {
     fn drop(&mut self) {
         self.0.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+mod statuses {
+    use super::*;
+
+    #[test]
+    fn a_status_that_only_looks_like_success_is_not_taken_for_it() {
+        assert_eq!(Status::SUCCESS.exact(), Ok(()));
+        for informational in [Status::PENDING, Status::OBJECT_NAME_EXISTS] {
+            assert!(informational.nt_success());
+            assert_eq!(informational.exact(), Err(informational));
+        }
+        assert!(!Status::BUFFER_OVERFLOW.nt_success(), "a warning is no success");
+        assert_eq!(format!("{}", Status::INSUFFICIENT_RESOURCES), "0xC000009A");
     }
 }
 
@@ -241,6 +257,38 @@ mod pool {
         });
         assert_eq!(slice.map(drop), Err(Status::DEVICE_NOT_READY));
         assert_eq!(dropped.count(), 4);
+        assert_clean(&sim);
+    }
+
+    #[test]
+    fn a_large_object_is_built_where_it_stays() {
+        struct Large {
+            bytes: [u8; 100_000],
+            last: Dropped,
+        }
+        let sim = boot();
+        let dropped = Dropped::new();
+        let build = |outcome: weir::kernel::Result| {
+            let init = |place: &mut MaybeUninit<Large>| {
+                outcome?;
+                // SAFETY: a projection into the place.
+                let last = unsafe { &raw mut (*place.as_mut_ptr()).last };
+                // SAFETY: as above, and not initialised yet.
+                unsafe { last.write(dropped.clone()) };
+                Ok(())
+            };
+            // SAFETY: the bytes are zeroed beforehand, and the rest is written before success is returned.
+            unsafe { PoolBox::<Large>::try_new_in_place(tags::DRIVER, init) }
+        };
+        let large = build(Ok(())).unwrap();
+        assert!(large.bytes.iter().all(|&byte| byte == 0));
+        assert_eq!(large.last.count(), 0);
+        drop(large);
+        assert_eq!(dropped.count(), 1);
+        assert_eq!(build(Err(Status::DEVICE_NOT_READY)).map(drop), Err(Status::DEVICE_NOT_READY));
+        sim.fault(Plan::Nth(1));
+        assert_eq!(build(Ok(())).map(drop), Err(Status::INSUFFICIENT_RESOURCES));
+        assert_eq!(dropped.count(), 1);
         assert_clean(&sim);
     }
 

@@ -14,6 +14,8 @@
 //! | metric | 0x4 | `Metric` | bytes received | bytes sent u64, flags u32, round trip u32 (microseconds) |
 //! | vendor | 0x8 | `Vendor` | type | the vendor's, up to 40 bytes |
 
+#![allow(non_snake_case, non_camel_case_types, reason = "a binary interface, in the style of Windows headers")]
+
 use super::Callback;
 use super::interface::ExtensionInterface;
 use crate::sys::nt::{GUID, NTSTATUS, PVOID};

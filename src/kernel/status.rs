@@ -20,7 +20,6 @@ pub type Result<T = ()> = core::result::Result<T, Status>;
 impl Status {
     pub const SUCCESS: Self = Self(nt::STATUS_SUCCESS);
     pub const PENDING: Self = Self(nt::STATUS_PENDING);
-    pub const TIMEOUT: Self = Self(nt::STATUS_TIMEOUT);
     pub const BUFFER_OVERFLOW: Self = Self(nt::STATUS_BUFFER_OVERFLOW);
     pub const NO_MORE_ENTRIES: Self = Self(nt::STATUS_NO_MORE_ENTRIES);
     pub const UNSUCCESSFUL: Self = Self(nt::STATUS_UNSUCCESSFUL);

@@ -61,7 +61,7 @@ impl<'a> Apps<'a> {
         }
         let page = u16_at(self.bytes, item(table, usize::from(high), 2))?;
         let entry = usize::from(page).wrapping_mul(256).wrapping_add(usize::from(low));
-        u16_at(self.bytes, item(table.wrapping_add(512), entry, 2))
+        Some(unit.wrapping_add(u16_at(self.bytes, item(table.wrapping_add(512), entry, 2))?))
     }
 
     /// Calls `hit` with the number of every pattern that matches `app`, in no order. Each is tried at most once

@@ -241,7 +241,8 @@ pub mod apps {
     pub const LEN: usize = 36;
     /// Patterns: offset, count.
     pub const PATTERNS: usize = 0;
-    /// Case folding: 256 page numbers (u16) by high byte, then that many pages of 256 units (u16): offset, count.
+    /// Case folding: 256 page numbers (u16) by high byte, then pages of 256 distances (u16, modulo 2^16) from a unit
+    /// to what it folds to: offset, count of pages.
     pub const FOLD: usize = 8;
     /// Buckets by the hash of the file name, each a first member and a count (u32): offset, count (a power of two).
     pub const BUCKETS: usize = 16;

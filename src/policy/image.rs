@@ -115,13 +115,13 @@ pub struct Rule<'a> {
 impl<'a> Image<'a> {
     /// Checks a whole image. What passes is looked up in a bounded number of steps and answers as its tables say.
     pub fn validate(bytes: &'a [u8]) -> Result<Self, Invalid> {
-        Validator { bytes, stats: Stats::default() }.image()?;
+        Validator { bytes, stats: Stats::default(), app_steps: 0 }.image()?;
         Ok(Self { bytes })
     }
 
     /// Validates and counts.
     pub fn validate_with_stats(bytes: &'a [u8]) -> Result<(Self, Stats), Invalid> {
-        let stats = Validator { bytes, stats: Stats::default() }.image()?;
+        let stats = Validator { bytes, stats: Stats::default(), app_steps: 0 }.image()?;
         Ok((Self { bytes }, stats))
     }
 
@@ -225,6 +225,8 @@ type Checked<T = ()> = Result<T, Invalid>;
 struct Validator<'a> {
     bytes: &'a [u8],
     stats: Stats,
+    /// Upper bound of the steps that it takes to match an application.
+    app_steps: u32,
 }
 
 fn bad<T>(what: What, offset: usize) -> Checked<T> {
@@ -288,7 +290,8 @@ impl Validator<'_> {
         }
         let mut seen = [0; 4];
         for (place, known) in (0..4_usize).zip(1_usize..) {
-            let at = self.usize(item(header::PARTITIONS, place, 4))?;
+            let pointer = item(header::PARTITIONS, place, 4);
+            let at = self.usize(pointer)?;
             if at == 0 {
                 continue;
             }
@@ -299,6 +302,7 @@ impl Validator<'_> {
             if let Some(entry) = seen.get_mut(place) {
                 *entry = at;
             }
+            self.table(at, 1, partition::LEN, What::Partition, pointer)?;
             let steps = if place < 2 {
                 self.partition::<u32>(at, rules, patterns)?
             } else {
@@ -424,6 +428,8 @@ impl Validator<'_> {
         }
         let candidates = general.saturating_add(longest);
         check(candidates <= MAX_APP_CANDIDATES, What::Apps, here(apps::GENERAL))?;
+        let units = u32::try_from(format::MAX_APP_UNITS).unwrap_or(u32::MAX);
+        self.app_steps = candidates.saturating_mul(units).saturating_mul(3);
         self.stats.patterns = u32::try_from(count).unwrap_or(u32::MAX);
         Ok(self.stats.patterns)
     }
@@ -455,9 +461,8 @@ impl Validator<'_> {
         Ok(())
     }
 
-    /// Checks a partition and bounds the steps of a look-up in it.
+    /// Checks a partition, which lies within the image, and bounds the steps of a look-up in it.
     fn partition<A: Address>(&mut self, at: usize, rules: u32, patterns: u32) -> Checked<u32> {
-        self.table(at, 1, partition::LEN, What::Partition, at)?;
         let here = |offset: usize| at.wrapping_add(offset);
         let mut steps = 0_u32;
 
@@ -629,8 +634,7 @@ impl Validator<'_> {
             let row = item(map, number, 4);
             check(self.usize(row)? < rows, What::Field, row)?;
         }
-        let units = u32::try_from(format::MAX_APP_UNITS).unwrap_or(u32::MAX);
-        Ok(units.saturating_mul(3).saturating_mul(MAX_APP_CANDIDATES))
+        Ok(self.app_steps)
     }
 }
 

@@ -12,6 +12,8 @@
 //! - received data is taken or refused at once, never retained (no STATUS_PENDING, hence no WskRelease);
 //! - a socket's context is a share of its owner that lasts until close has completed.
 
+#![allow(non_snake_case, reason = "callbacks have the documentation's parameter names")]
+
 use super::address;
 use super::socket::{Accepted, ConnectionSocket, RawSocket};
 use crate::kernel::irql::AtMostDispatch;

@@ -198,11 +198,12 @@ pub struct ConnectionSocket<T: ConnectionEvents> {
 /// What a receive request refers to.
 struct Receiving<T> {
     owner: Option<PoolArc<T>>,
-    data: MdlBuffer,
+    /// Owned for `described`, which names its MDL.
+    _data: MdlBuffer,
     described: WSK_BUF,
 }
 
-// SAFETY: `described` names the MDL of `data`, which goes with it; the rest is Send.
+// SAFETY: `described` names the MDL of the buffer, which goes with it; the rest is Send.
 unsafe impl<T: Send + Sync> Send for Receiving<T> {}
 
 /// Bytes that a receive request has room for.
@@ -277,7 +278,7 @@ impl<T: ConnectionEvents> ConnectionSocket<T> {
     pub fn prepare_receive(&self, irql: &mut AtMostDispatch) -> Result {
         let data = MdlBuffer::try_new(RECEIVE_SIZE)?;
         let described = WSK_BUF { Mdl: data.as_mdl(), Offset: 0, Length: RECEIVE_SIZE };
-        let request = Irp::try_new(1, Receiving { owner: None, data, described })?;
+        let request = Irp::try_new(1, Receiving { owner: None, _data: data, described })?;
         *self.receive.lock(irql) = Some(request);
         Ok(())
     }

@@ -117,6 +117,7 @@ pub fn boot(config: Config) -> Sim {
     wfp::start();
     irql::start(config.processors, maximum, config.migrate_every);
     crate::wsk::boot(config.wsk);
+    crate::nmr::boot();
     Sim { machine: Arc::new(Machine { _private: () }) }
 }
 

@@ -209,12 +209,15 @@ pub(crate) unsafe fn queue_work_item(
     routine: PIO_WORKITEM_ROUTINE,
     context: *mut c_void,
 ) {
+    let Some(routine) = routine else {
+        violation(&WORK_ITEM_INVALID, api, "WorkerRoutine is NULL");
+        return;
+    };
     let before =
         pool::with_block(Kind::WorkItem, item.cast(), |block| std::mem::replace(&mut block.state, QUEUED));
-    match (before, routine) {
-        (None, _) => violation(&WORK_ITEM_INVALID, api, format!("{:#x}", item.addr())),
-        (_, None) => violation(&WORK_ITEM_INVALID, api, "WorkerRoutine is NULL"),
-        (Some(IDLE), Some(routine)) => {
+    match before {
+        None => violation(&WORK_ITEM_INVALID, api, format!("{:#x}", item.addr())),
+        Some(IDLE) => {
             // SAFETY: it is a live work item.
             let owner = unsafe { (*item.cast::<WorkItem>()).owner };
             let mut state = state();
@@ -238,7 +241,7 @@ pub(crate) unsafe fn queue_work_item(
             }
             WORK.notify_one();
         }
-        (Some(_), Some(_)) => violation(&WORK_ITEM_QUEUED, api, format!("{:#x}", item.addr())),
+        Some(_) => violation(&WORK_ITEM_QUEUED, api, format!("{:#x}", item.addr())),
     }
 }
 

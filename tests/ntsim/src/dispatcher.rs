@@ -337,6 +337,7 @@ fn require_may_block(api: &'static str, timeout: Option<i64>) {
     } else {
         irql::require_at_most(api, APC_LEVEL);
         crate::lock::require_none_held_blocking(api);
+        crate::wsk::require_no_callback(api);
     }
 }
 

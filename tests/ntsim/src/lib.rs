@@ -28,6 +28,7 @@ pub mod fault;
 pub mod irp;
 pub mod irql;
 mod lock;
+pub mod nmr;
 mod object;
 pub mod pool;
 pub mod registry;

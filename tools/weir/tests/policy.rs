@@ -5,7 +5,7 @@ mod reference;
 
 use proptest::prelude::*;
 use proptest::sample::{Index, select, subsequence};
-use reference::{Connection, Rule, classbench, decide, toml, wire};
+use reference::{Connection, Rule, classbench, decide, near, numbers, toml};
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use weir::policy::{Action, Direction, Family, Image};
@@ -188,48 +188,6 @@ fn shared_rules(name: &str, v6: bool) -> Option<Vec<Rule>> {
             println!("skipped: {}: {error}", path.display());
             None
         }
-    }
-}
-
-/// A connection at the border of, in, or near the rule's conditions.
-fn near(rule: &Rule, numbers: &mut impl FnMut(u64) -> u64, v6: bool) -> Connection {
-    let mut address = |list: &[RangeInclusive<IpAddr>]| match (list.first(), numbers(4)) {
-        (Some(range), 0) => *range.start(),
-        (Some(range), 1) => *range.end(),
-        (Some(range), 2) => reference::lift(
-            u32::try_from(numbers(1 << 32)).unwrap() & 0xff
-                | u32::from_be_bytes(wire(*range.start())[if v6 { 4..8 } else { 0..4 }].try_into().unwrap()),
-            v6,
-            numbers(1 << 32),
-        ),
-        _ => reference::lift(u32::try_from(numbers(1 << 32)).unwrap(), v6, numbers(1 << 32)),
-    };
-    let (local, remote) = (address(&rule.local), address(&rule.remote));
-    let mut port = |list: &[RangeInclusive<u16>]| match (list.first(), numbers(3)) {
-        (Some(range), 0) => *range.start(),
-        (Some(range), 1) => *range.end(),
-        _ => u16::try_from(numbers(65536)).unwrap(),
-    };
-    let (local_port, remote_port) = (port(&rule.local_ports), port(&rule.remote_ports));
-    Connection {
-        direction: if numbers(2) == 0 { Direction::In } else { Direction::Out },
-        family: if v6 { Family::V6 } else { Family::V4 },
-        protocol: Some(rule.protocols.first().copied().unwrap_or(6)),
-        local: Some(local),
-        remote: Some(remote),
-        local_port: Some(local_port),
-        remote_port: Some(remote_port),
-        app: None,
-    }
-}
-
-/// Numbers below a bound, always the same ones (xorshift64*).
-fn numbers(mut state: u64) -> impl FnMut(u64) -> u64 {
-    move |bound| {
-        state ^= state >> 12;
-        state ^= state << 25;
-        state ^= state >> 27;
-        (state.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 20) % bound
     }
 }
 

@@ -1,13 +1,15 @@
 //! Data flows and the contexts that callouts associate with them (*Associating Context with a Data Flow*).
 //! Callable at IRQL <= DISPATCH_LEVEL.
 
-use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, LazyLock, Mutex, PoisonError, Weak};
 
+use hashbrown::HashMap;
+use spin::mutex::SpinMutex;
 use wfp_engine::flow::{AssociateError, Contexts, Deleted, Removal};
 
-use super::state::{ASYNCHRONOUS_DELETE, SNAPSHOT, callout};
+use super::host::has_flows;
+use super::state::{ASYNCHRONOUS_DELETE, PUBLISHED};
 use crate::sys::nt::{
     NTSTATUS, STATUS_INVALID_PARAMETER, STATUS_NOT_FOUND, STATUS_OBJECT_NAME_EXISTS, STATUS_PENDING,
     STATUS_SUCCESS, STATUS_UNSUCCESSFUL,
@@ -23,7 +25,8 @@ pub struct FlowRef(Arc<Flow>);
 #[derive(Debug)]
 pub(super) struct Flow {
     id: u64,
-    contexts: Mutex<Contexts>,
+    /// Held for a few instructions only, twice for each classification.
+    contexts: SpinMutex<Contexts>,
     aborted: AtomicBool,
     /// The machine that it was made on: callouts of a later one are not told of it.
     machine: u64,
@@ -65,7 +68,7 @@ pub fn flow_create() -> FlowRef {
     let id = NEXT.fetch_add(1, Ordering::Relaxed);
     let flow = Arc::new(Flow {
         id,
-        contexts: Mutex::new(Contexts::new()),
+        contexts: SpinMutex::new(Contexts::new()),
         aborted: AtomicBool::new(false),
         machine: boot::generation(),
     });
@@ -82,7 +85,7 @@ pub fn flow_end(flow: &FlowRef) {
 impl Flow {
     fn end(&self) {
         lock(shard(self.id)).remove(&self.id);
-        let deleted = lock(&self.contexts).end();
+        let deleted = self.contexts.lock().end();
         if self.machine != boot::generation() {
             return;
         }
@@ -94,12 +97,12 @@ impl Flow {
     /// The context of a callout at a layer for one classification; 0 if there is none. To be released.
     #[inline]
     pub(super) fn acquire(&self, layer: u16, callout: u32) -> u64 {
-        lock(&self.contexts).acquire(layer, callout)
+        self.contexts.lock().acquire(layer, callout)
     }
 
     #[inline]
     pub(super) fn release(&self, layer: u16, callout: u32, context: u64) {
-        let deleted = lock(&self.contexts).release(layer, callout, context);
+        let deleted = self.contexts.lock().release(layer, callout, context);
         if let Some(deleted) = deleted {
             call_flow_delete(deleted);
         }
@@ -122,16 +125,18 @@ fn delete(context: Deleted) {
 }
 
 fn call_flow_delete(context: Deleted) {
-    let Some(entry) = callout(context.callout) else {
-        return;
-    };
-    if let Some(flow_delete) = entry.flow_delete {
-        irql::same_irql("flowDeleteFn", || {
-            // SAFETY: the driver registered the function; the callout cannot be unregistered while it has a context.
-            unsafe { flow_delete(context.layer, context.callout, context.context) };
-        });
-    }
-    entry.contexts.fetch_sub(1, Ordering::SeqCst);
+    PUBLISHED.read(|published| {
+        let Some(entry) = published.and_then(|published| published.callout(context.callout)) else {
+            return;
+        };
+        if let Some(flow_delete) = entry.flow_delete {
+            irql::same_irql("flowDeleteFn", || {
+                // SAFETY: the driver registered the function; the callout stays while it has a context.
+                unsafe { flow_delete(context.layer, context.callout, context.context) };
+            });
+        }
+        entry.contexts.fetch_sub(1, Ordering::SeqCst);
+    });
 }
 
 /// Contexts whose deletion another thread has in hand.
@@ -177,7 +182,7 @@ pub(super) fn report(leak: &mut impl FnMut(&'static str, usize, String)) {
     for shard in &FLOWS {
         let flows: Vec<Arc<Flow>> = lock(shard).values().filter_map(Weak::upgrade).collect();
         for flow in flows {
-            let left = lock(&flow.contexts).len();
+            let left = flow.contexts.lock().len();
             if left != 0 {
                 let made_by = format!("FwpsFlowAssociateContext0, {left} on this flow");
                 leak("WFP flow context", usize::try_from(flow.id).unwrap_or(usize::MAX), made_by);
@@ -188,31 +193,34 @@ pub(super) fn report(leak: &mut impl FnMut(&'static str, usize, String)) {
 
 /// `FwpsFlowAssociateContext0`.
 pub(crate) fn associate(flow: u64, layer: u16, id: u32, context: u64) -> NTSTATUS {
-    // "Either the flowContext parameter is NULL or the callout specified by the calloutID parameter does not have a
-    // flowDeleteFn registered"; "there must be a callout in the filter engine at the layer identified by the layerId
-    // parameter".
-    if context == 0 || !SNAPSHOT.load().has_callout(id, layer) || !super::host::has_flows(layer) {
-        return STATUS_INVALID_PARAMETER;
-    }
-    let Some(entry) = callout(id).filter(|entry| entry.flow_delete.is_some()) else {
-        return STATUS_INVALID_PARAMETER;
-    };
-    let Some(flow) = find(flow) else {
-        return STATUS_NOT_FOUND;
-    };
-    entry.contexts.fetch_add(1, Ordering::SeqCst);
-    let result = if entry.leaving.load(Ordering::SeqCst) {
-        STATUS_INVALID_PARAMETER
-    } else {
-        match lock(&flow.contexts).associate(layer, id, context) {
-            Ok(()) => return STATUS_SUCCESS,
-            Err(AssociateError::Zero) => STATUS_INVALID_PARAMETER,
-            Err(AssociateError::Exists) => STATUS_OBJECT_NAME_EXISTS,
-            Err(AssociateError::Ended) => STATUS_NOT_FOUND,
-        }
-    };
-    entry.contexts.fetch_sub(1, Ordering::SeqCst);
-    result
+    PUBLISHED.read(|published| {
+        // "Either the flowContext parameter is NULL or the callout specified by the calloutID parameter does not have
+        // a flowDeleteFn registered"; "there must be a callout in the filter engine at the layer identified by the
+        // layerId parameter".
+        let entry = published
+            .filter(|published| context != 0 && has_flows(layer) && published.snapshot.has_callout(id, layer))
+            .and_then(|published| published.callout(id))
+            .filter(|entry| entry.flow_delete.is_some());
+        let Some(entry) = entry else {
+            return STATUS_INVALID_PARAMETER;
+        };
+        let Some(flow) = find(flow) else {
+            return STATUS_NOT_FOUND;
+        };
+        entry.contexts.fetch_add(1, Ordering::SeqCst);
+        let result = if entry.leaving.load(Ordering::SeqCst) {
+            STATUS_INVALID_PARAMETER
+        } else {
+            match flow.contexts.lock().associate(layer, id, context) {
+                Ok(()) => return STATUS_SUCCESS,
+                Err(AssociateError::Zero) => STATUS_INVALID_PARAMETER,
+                Err(AssociateError::Exists) => STATUS_OBJECT_NAME_EXISTS,
+                Err(AssociateError::Ended) => STATUS_NOT_FOUND,
+            }
+        };
+        entry.contexts.fetch_sub(1, Ordering::SeqCst);
+        result
+    })
 }
 
 /// `FwpsFlowRemoveContext0`.
@@ -220,7 +228,7 @@ pub(crate) fn remove(flow: u64, layer: u16, callout: u32) -> NTSTATUS {
     let Some(flow) = find(flow) else {
         return STATUS_UNSUCCESSFUL;
     };
-    let removal = lock(&flow.contexts).remove(layer, callout);
+    let removal = flow.contexts.lock().remove(layer, callout);
     match removal {
         Removal::NotFound => STATUS_UNSUCCESSFUL,
         Removal::Pending => STATUS_PENDING,

@@ -6,7 +6,7 @@ use wfp_engine::{Called, Decision, Filter, Host, Misuse, ValueRef, Verdict};
 
 use super::convert::value_ref;
 use super::flow::Flow;
-use super::state::{Callout, Functions, InCallback, Kernel, SNAPSHOT};
+use super::state::{Callout, Functions, Kernel, PUBLISHED};
 use super::{ClassifyRequest, Outcome, access, pend};
 use crate::irql;
 use crate::sys::fwp::{
@@ -75,45 +75,53 @@ struct Classification<'a> {
 
 pub(super) fn classify(request: ClassifyRequest<'_>) -> Outcome {
     let ClassifyRequest { layer: id, values, metadata, layer_data, flow, irql: level } = request;
-    let snapshot = SNAPSHOT.load();
-    let Some(layer) = snapshot.layer(id) else {
-        return Outcome {
+    PUBLISHED.read(|published| {
+        let Some(layer) = published.and_then(|published| published.snapshot.layer(id)) else {
+            return Outcome::default();
+        };
+        let flow = flow.filter(|_| has_flows(id));
+        if let Some(flow) = flow {
+            metadata.currentMetadataValues |= FWPS_METADATA_FIELD_FLOW_HANDLE;
+            metadata.flowHandle = flow.id();
+        }
+        let mut classification = Classification {
+            values: FWPS_INCOMING_VALUES0 {
+                layerId: id,
+                valueCount: u32::try_from(values.len()).unwrap_or(u32::MAX),
+                incomingValue: values.as_mut_ptr(),
+            },
+            slice: values,
+            metadata,
+            layer_data,
+            flow: flow.map(super::FlowRef::flow),
+        };
+        let (outcome, pended) = pend::watch(|| {
+            let raise = level >= DISPATCH_LEVEL && irql::current() < DISPATCH_LEVEL;
+            let _raised = raise.then(irql::raise_scope);
+            layer.classify(&mut classification)
+        });
+        Outcome {
+            action: if outcome.permit { FWP_ACTION_PERMIT } else { FWP_ACTION_BLOCK },
+            filter: outcome.filter,
+            sublayer_weight: outcome.sublayer_weight,
+            absorb: outcome.absorb,
+            veto: outcome.veto,
+            pended,
+        }
+    })
+}
+
+impl Default for Outcome {
+    /// What happens where there is no filter: the layer's default action.
+    fn default() -> Self {
+        Self {
             action: FWP_ACTION_PERMIT,
             filter: None,
             sublayer_weight: None,
             absorb: false,
             veto: false,
             pended: false,
-        };
-    };
-    let flow = flow.filter(|_| has_flows(id));
-    if let Some(flow) = flow {
-        metadata.currentMetadataValues |= FWPS_METADATA_FIELD_FLOW_HANDLE;
-        metadata.flowHandle = flow.id();
-    }
-    let mut classification = Classification {
-        values: FWPS_INCOMING_VALUES0 {
-            layerId: id,
-            valueCount: u32::try_from(values.len()).unwrap_or(u32::MAX),
-            incomingValue: values.as_mut_ptr(),
-        },
-        slice: values,
-        metadata,
-        layer_data,
-        flow: flow.map(super::FlowRef::flow),
-    };
-    let (outcome, pended) = pend::watch(|| {
-        let _raised = (level >= DISPATCH_LEVEL && irql::current() < DISPATCH_LEVEL).then(irql::raise_scope);
-        let _callback = InCallback::enter();
-        layer.classify(&mut classification)
-    });
-    Outcome {
-        action: if outcome.permit { FWP_ACTION_PERMIT } else { FWP_ACTION_BLOCK },
-        filter: outcome.filter,
-        sublayer_weight: outcome.sublayer_weight,
-        absorb: outcome.absorb,
-        veto: outcome.veto,
-        pended,
+        }
     }
 }
 

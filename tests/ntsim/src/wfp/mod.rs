@@ -9,6 +9,7 @@ pub(crate) mod convert;
 mod flow;
 mod host;
 pub(crate) mod pend;
+mod rcu;
 pub(crate) mod state;
 #[cfg(test)]
 mod tests;
@@ -63,14 +64,15 @@ pub fn classify(request: ClassifyRequest<'_>) -> Outcome {
 
 /// Whether a classification at `layer` could meet any filter. Cheap: for callers that would otherwise gather
 /// values for nothing.
+#[inline]
 pub fn layer_has_filters(layer: u16) -> bool {
-    state::SNAPSHOT.load().layer(layer).is_some()
+    state::layer_has_filters(layer)
 }
 
 /// Rises whenever the filters in force change: connections authorized before are then to be authorized anew
 /// (*ALE Reauthorization*).
 pub fn policy_generation() -> u64 {
-    state::SNAPSHOT.load().generation
+    state::policy_generation()
 }
 
 /// The state of the base filtering engine.

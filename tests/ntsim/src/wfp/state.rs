@@ -3,18 +3,18 @@
 
 use core::ffi::c_void;
 use std::cell::Cell;
-use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, LazyLock, Mutex, MutexGuard, RwLock};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, LazyLock, Mutex, MutexGuard};
 use std::thread::ThreadId;
 use std::time::{Duration, Instant};
 
-use arc_swap::ArcSwap;
+use hashbrown::HashMap;
 use wfp_engine::{
     Engine, Error, FilterInfo, Guid, LayerInfo, Lifetime, Notify, Runtime, ServiceState, SessionId, Snapshot,
 };
 
 use super::convert::{NativeFilter, to_guid};
+use super::rcu::Rcu;
 use crate::irql;
 use crate::sys::fwp::{
     FWP_CALLOUT_FLAG_ENABLE_COMMIT_ADD_NOTIFY, FWPM_SERVICE_RUNNING, FWPM_SERVICE_START_PENDING,
@@ -92,11 +92,35 @@ pub(crate) struct Callout {
     pub leaving: AtomicBool,
 }
 
-pub(crate) static SNAPSHOT: LazyLock<ArcSwap<Snapshot<Kernel>>> =
-    LazyLock::new(|| ArcSwap::from_pointee(Snapshot::default()));
+/// What classification reads: the filters in force, and the registered callouts by their run-time identifiers.
+pub(crate) struct Published {
+    pub snapshot: Snapshot<Kernel>,
+    callouts: Arc<Callouts>,
+}
 
-/// The registered callouts by their run-time identifiers.
-pub(crate) static CALLOUTS: LazyLock<RwLock<HashMap<u32, Arc<Callout>>>> = LazyLock::new(RwLock::default);
+impl Published {
+    pub fn callout(&self, id: u32) -> Option<&Callout> {
+        self.callouts.get(&id).map(|callout| &**callout)
+    }
+}
+
+pub(crate) type Callouts = HashMap<u32, Arc<Callout>>;
+
+pub(crate) static PUBLISHED: Rcu<Published> = Rcu::new();
+
+/// A bit for each layer that has filters, and the number of the snapshot.
+static LAYERS_WITH_FILTERS: [AtomicU64; 2] = [const { AtomicU64::new(0) }; 2];
+static GENERATION: AtomicU64 = AtomicU64::new(0);
+
+#[inline]
+pub(super) fn layer_has_filters(layer: u16) -> bool {
+    let set = LAYERS_WITH_FILTERS.get(usize::from(layer / 64));
+    set.is_some_and(|set| set.load(Ordering::Acquire) & 1 << (layer % 64) != 0)
+}
+
+pub(super) fn policy_generation() -> u64 {
+    GENERATION.load(Ordering::Acquire)
+}
 
 static BFE: LazyLock<Mutex<Bfe>> = LazyLock::new(|| Mutex::new(Bfe::new()));
 /// A transaction has ended.
@@ -105,31 +129,13 @@ static TRANSACTION_ENDED: Condvar = Condvar::new();
 static CALLBACK_RETURNED: Condvar = Condvar::new();
 
 thread_local! {
-    /// How many classify and notify callbacks this thread is in.
-    static CALLBACKS: Cell<u32> = const { Cell::new(0) };
+    /// Whether this thread is in a notify callback.
+    static NOTIFYING: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Counts this thread into a callback while it lives.
-pub(crate) struct InCallback(());
-
-impl InCallback {
-    #[inline]
-    pub fn enter() -> Self {
-        CALLBACKS.set(CALLBACKS.get() + 1);
-        Self(())
-    }
-
-    #[inline]
-    pub fn here() -> bool {
-        CALLBACKS.get() != 0
-    }
-}
-
-impl Drop for InCallback {
-    #[inline]
-    fn drop(&mut self) {
-        CALLBACKS.set(CALLBACKS.get() - 1);
-    }
+/// Whether this thread is in a callback of the platform that holds what a management call would wait for.
+fn in_callback() -> bool {
+    NOTIFYING.get() || Rcu::<Published>::is_reading()
 }
 
 struct Subscriber {
@@ -151,6 +157,7 @@ pub(crate) struct Bfe {
     pub engine: Engine<Kernel>,
     /// How long each session waits for the transaction lock.
     pub timeouts: HashMap<SessionId, Duration>,
+    pub callouts: Arc<Callouts>,
     subscribers: Vec<Subscriber>,
     next_subscriber: usize,
     /// What was handed out and is to be freed with FwpmFreeMemory0, by address.
@@ -164,6 +171,7 @@ impl Bfe {
         Self {
             engine,
             timeouts: HashMap::new(),
+            callouts: Arc::default(),
             subscribers: Vec::new(),
             next_subscriber: 1,
             memory: HashMap::new(),
@@ -214,10 +222,15 @@ impl Notify<Kernel> for Quiet {
 
 /// Brings the engine's changes into force and calls the callouts.
 pub(crate) struct Live {
-    pub layers: Arc<[LayerInfo]>,
+    layers: Arc<[LayerInfo]>,
+    callouts: Arc<Callouts>,
 }
 
 impl Live {
+    pub fn new(bfe: &Bfe) -> Self {
+        Self { layers: Arc::clone(bfe.engine.layers()), callouts: Arc::clone(&bfe.callouts) }
+    }
+
     fn call(&self, callout: &Callout, kind: FWPS_CALLOUT_NOTIFY_TYPE, filter: &FilterInfo) -> Option<u64> {
         let layer = self.layers.iter().find(|layer| layer.key == filter.spec.layer)?;
         let mut native = NativeFilter::new(filter, layer);
@@ -225,7 +238,7 @@ impl Live {
         // "Must be NULL if the notifyType parameter is set to FWPS_CALLOUT_NOTIFY_DELETE_FILTER" (notifyFn).
         let key: *const GUID =
             if kind == FWPS_CALLOUT_NOTIFY_DELETE_FILTER { core::ptr::null() } else { &raw const key };
-        let _callback = InCallback::enter();
+        let outer = NOTIFYING.replace(true);
         let status = irql::same_irql("notifyFn", || -> NTSTATUS {
             let filter = native.as_mut_ptr();
             match callout.functions {
@@ -239,13 +252,19 @@ impl Live {
                 _ => STATUS_SUCCESS,
             }
         });
+        NOTIFYING.set(outer);
         (status >= STATUS_SUCCESS).then(|| native.context())
     }
 }
 
 impl Notify<Kernel> for Live {
     fn publish(&mut self, snapshot: Snapshot<Kernel>) {
-        publish(snapshot);
+        for (word, set) in LAYERS_WITH_FILTERS.iter().enumerate() {
+            let bits = (0..64).filter(|bit| snapshot.layer(word as u16 * 64 + bit).is_some());
+            set.store(bits.fold(0, |set, bit| set | 1 << bit), Ordering::Release);
+        }
+        GENERATION.store(snapshot.generation, Ordering::Release);
+        PUBLISHED.replace(Some(Published { snapshot, callouts: Arc::clone(&self.callouts) }));
     }
 
     fn filter_added(&mut self, callout: &Arc<Callout>, filter: &FilterInfo) -> Option<u64> {
@@ -263,20 +282,11 @@ impl Notify<Kernel> for Live {
     }
 }
 
-/// Puts a snapshot in place and waits until nobody reads the one before.
-fn publish(snapshot: Snapshot<Kernel>) {
-    let old = SNAPSHOT.swap(Arc::new(snapshot));
-    // A classification on this very thread cannot end while it waits here; the call was reported as a violation.
-    while !InCallback::here() && Arc::strong_count(&old) > 1 {
-        std::thread::yield_now();
-    }
-}
-
 /// The engine, for a management call. `None` inside a callback of the platform, which holds what the call would wait
 /// for.
 pub(crate) fn manage(api: &'static str) -> Option<MutexGuard<'static, Bfe>> {
     irql::require_at_most(api, PASSIVE_LEVEL);
-    if InCallback::here() {
+    if in_callback() {
         violation(&MANAGEMENT_IN_CALLBACK, api, "");
         return None;
     }
@@ -292,7 +302,7 @@ pub(crate) fn with_session<T>(
 ) -> wfp_engine::Result<T> {
     let mut bfe = manage(api).ok_or(Error::TransactionInProgress)?;
     let deadline = Instant::now() + bfe.timeouts.get(&session).copied().unwrap_or(Duration::from_secs(15));
-    let mut live = Live { layers: Arc::clone(bfe.engine.layers()) };
+    let mut live = Live::new(&bfe);
     loop {
         match call(&mut bfe, &mut live) {
             Err(Error::Timeout) => {
@@ -331,7 +341,7 @@ pub(crate) fn bfe_state() -> FWPM_SERVICE_STATE {
 pub(crate) fn bfe_set_state(new: FWPM_SERVICE_STATE) {
     let handles: Vec<usize> = {
         let mut bfe = lock(&BFE);
-        let mut live = Live { layers: Arc::clone(bfe.engine.layers()) };
+        let mut live = Live::new(&bfe);
         bfe.engine.set_state(to_state(new), &mut live);
         bfe.subscribers.iter().map(|subscriber| subscriber.handle).collect()
     };
@@ -399,9 +409,10 @@ pub(crate) fn unsubscribe(api: &'static str, handle: usize) -> bool {
 
 /// The platform of a machine that has just started, with the base filtering engine running.
 pub(crate) fn start() {
-    *lock(&BFE) = Bfe::new();
-    SNAPSHOT.store(Arc::new(Snapshot::default()));
-    CALLOUTS.write().unwrap_or_else(std::sync::PoisonError::into_inner).clear();
+    let mut bfe = lock(&BFE);
+    *bfe = Bfe::new();
+    Live::new(&bfe).publish(Snapshot::default());
+    drop(bfe);
     ASYNCHRONOUS_DELETE.store(false, Ordering::Relaxed);
     super::flow::reset();
     super::pend::reset();
@@ -455,23 +466,27 @@ pub(crate) fn session_of(handle: usize) -> Option<SessionId> {
     (offset != 0 && offset.is_multiple_of(8)).then(|| SessionId::from_number((offset / 8) as u64))
 }
 
-/// A callout of a run-time identifier.
-pub(crate) fn callout(id: u32) -> Option<Arc<Callout>> {
-    CALLOUTS.read().unwrap_or_else(std::sync::PoisonError::into_inner).get(&id).cloned()
+/// Registers a callout.
+pub(crate) fn register(bfe: &mut Bfe, key: Guid, callout: Callout) -> wfp_engine::Result<u32> {
+    let (id, callout) = (callout.id, Arc::new(callout));
+    let before = Arc::clone(&bfe.callouts);
+    Arc::make_mut(&mut bfe.callouts).insert(id, Arc::clone(&callout));
+    let mut live = Live::new(bfe);
+    bfe.engine.register(key, callout, &mut live).map(|()| id).inspect_err(|_| bfe.callouts = before)
 }
 
 /// Unregisters a callout: busy while it has flow contexts (*FwpsCalloutUnregisterById0*). When it is gone, none of its
 /// functions is running or will be called.
 pub(crate) fn unregister(bfe: &mut Bfe, key: &Guid) -> wfp_engine::Result<bool> {
     let callout = bfe.engine.begin_unregister(key)?;
-    let mut live = Live { layers: Arc::clone(bfe.engine.layers()) };
     callout.leaving.store(true, Ordering::SeqCst);
     let busy = callout.contexts.load(Ordering::SeqCst) != 0;
     if busy {
         callout.leaving.store(false, Ordering::SeqCst);
     } else {
-        CALLOUTS.write().unwrap_or_else(std::sync::PoisonError::into_inner).remove(&callout.id);
+        Arc::make_mut(&mut bfe.callouts).remove(&callout.id);
     }
+    let mut live = Live::new(bfe);
     bfe.engine.end_unregister(key, busy, &mut live);
     Ok(busy)
 }

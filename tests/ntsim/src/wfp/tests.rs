@@ -360,9 +360,9 @@ fn a_stop_of_the_engine_ends_sessions_and_tells_subscribers() {
 #[test]
 fn what_was_added_can_be_read_back_and_must_be_freed() {
     let driver = Driver::load();
-    let mut sublayer: *mut FWPM_SUBLAYER0 = null_mut();
+    let (key, mut sublayer): (GUID, *mut FWPM_SUBLAYER0) = (SUBLAYER, null_mut());
     // SAFETY: the arguments are as documented.
-    let status = unsafe { FwpmSubLayerGetByKey0(driver.engine, &raw const SUBLAYER, &raw mut sublayer) };
+    let status = unsafe { FwpmSubLayerGetByKey0(driver.engine, &raw const key, &raw mut sublayer) };
     assert_eq!(status, STATUS_SUCCESS);
     // SAFETY: the function gave it.
     assert_eq!(unsafe { (*sublayer).weight }, 7);
@@ -454,7 +454,7 @@ fn a_filter_with_conditions_survives_the_way_there_and_back() {
     set(field::inbound_transport::IP_PROTOCOL, FWP_UINT8, FWP_VALUE0_U { uint8: 6 });
     set(field::inbound_transport::IP_REMOTE_ADDRESS, FWP_UINT32, FWP_VALUE0_U { uint32: 0x0A01_0203 });
     set(field::inbound_transport::IP_LOCAL_INTERFACE, FWP_UINT64, FWP_VALUE0_U { uint64: &raw mut luid });
-    let mut verdict = |values: &mut [FWPS_INCOMING_VALUE0]| {
+    let verdict = |values: &mut [FWPS_INCOMING_VALUE0]| {
         let mut metadata = FWPS_INCOMING_METADATA_VALUES0::ZERO;
         classify(ClassifyRequest {
             layer: LAYER,

@@ -1,5 +1,7 @@
 //! WskControlSocket: options, ioctls, event callbacks, extension registration.
 
+#![allow(non_upper_case_globals, reason = "the enumerators of wsk.h are matched by their names")]
+
 use super::request::{Request, Ticket};
 use super::socket::{Category, Entry, Key, Socket, refuse};
 use super::{listen, rules};

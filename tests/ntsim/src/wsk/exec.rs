@@ -1,4 +1,4 @@
-//! What runs the subsystem's deferred work: completions, callbacks, the in-memory network.
+//! What runs the subsystem's deferred work: completions and callbacks.
 //!
 //! Work is put on *lanes*. A lane runs its tasks one after another in the order in which they were put; different
 //! lanes run in an order drawn from the seed, on as many threads as configured, or, with none, whenever a test
@@ -25,8 +25,6 @@ pub enum Part {
     Send,
     /// Everything else; tasks here do not wait for each other's callbacks.
     Control,
-    /// The in-memory network between two ends.
-    Network,
 }
 
 /// A small seeded generator (SplitMix64).

@@ -1,5 +1,7 @@
 //! Listening sockets: accept by IRP and by event, and the inspection of conditional accept mode.
 
+#![allow(non_upper_case_globals, reason = "the enumerators of wsk.h are matched by their names")]
+
 use super::address;
 use super::link::{Link, Listener, Notify};
 use super::request::{Request, Ticket, at};

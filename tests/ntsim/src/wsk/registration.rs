@@ -170,7 +170,7 @@ fn client_of(subsystem: &Subsystem, api: &'static str, registration: *mut WSK_RE
 ///
 /// # Safety
 /// As the page of the same name.
-pub unsafe extern "system" fn register(
+pub unsafe extern "system-unwind" fn register(
     client_npi: *const WSK_CLIENT_NPI,
     registration: *mut WSK_REGISTRATION,
 ) -> NTSTATUS {
@@ -223,7 +223,7 @@ pub unsafe extern "system" fn register(
 ///
 /// # Safety
 /// As the page of the same name.
-pub unsafe extern "system" fn capture(
+pub unsafe extern "system-unwind" fn capture(
     registration: *mut WSK_REGISTRATION,
     timeout: u32,
     npi: *mut WSK_PROVIDER_NPI,
@@ -281,7 +281,7 @@ pub unsafe extern "system" fn capture(
 ///
 /// # Safety
 /// As the page of the same name.
-pub unsafe extern "system" fn release(registration: *mut WSK_REGISTRATION) {
+pub unsafe extern "system-unwind" fn release(registration: *mut WSK_REGISTRATION) {
     const API: &str = "WskReleaseProviderNPI";
     irql::require_at_most(API, DISPATCH_LEVEL);
     let Some(subsystem) = current() else { return };
@@ -302,7 +302,7 @@ pub unsafe extern "system" fn release(registration: *mut WSK_REGISTRATION) {
 ///
 /// # Safety
 /// As the page of the same name.
-pub unsafe extern "system" fn query_characteristics(
+pub unsafe extern "system-unwind" fn query_characteristics(
     registration: *mut WSK_REGISTRATION,
     out: *mut WSK_PROVIDER_CHARACTERISTICS,
 ) -> NTSTATUS {
@@ -330,7 +330,7 @@ pub unsafe extern "system" fn query_characteristics(
 ///
 /// # Safety
 /// As the page of the same name.
-pub unsafe extern "system" fn deregister(registration: *mut WSK_REGISTRATION) {
+pub unsafe extern "system-unwind" fn deregister(registration: *mut WSK_REGISTRATION) {
     const API: &str = "WskDeregister";
     irql::require_at_most(API, PASSIVE_LEVEL);
     super::require_no_callback(API);

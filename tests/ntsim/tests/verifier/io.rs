@@ -329,7 +329,9 @@ fn mdls_chain_on_an_irp() {
     assert_eq!(unsafe { (*mdls[1]).Next }, mdls[2]);
     unsafe { IoFreeIrp(irp) };
     assert_eq!(held(&sim), ["MDL"; 3], "freeing an IRP does not free its MDLs");
-    mdls.map(|mdl| unsafe { IoFreeMdl(mdl) });
+    for mdl in mdls {
+        unsafe { IoFreeMdl(mdl) };
+    }
     expect_clean(&sim);
 }
 

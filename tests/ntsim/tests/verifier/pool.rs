@@ -63,7 +63,7 @@ fn what_is_not_freed_is_reported_with_its_tag_and_size() {
     assert!(report.leaks.iter().all(|leak| leak.kind == "pool block" && leak.made_by == "ExAllocatePool2"));
     assert_eq!(report.pool_by_tag(), [(ntsim::verify::Tag(TAG), 30, 2)]);
     assert_eq!(sim.pool_usage(), ntsim::pool::Usage { bytes: 30, blocks: 2 });
-    blocks.map(free);
+    blocks.into_iter().for_each(free);
     expect_clean(&sim);
 }
 

@@ -933,7 +933,7 @@ impl<'a> Patterns<'a> {
         }
         block.set_table(at + apps::BUCKETS, buckets_at, buckets.len());
 
-        let fold = fold::table();
+        let fold: Vec<u16> = (0..=u16::MAX).zip(fold::table()).map(|(unit, folded)| folded.wrapping_sub(unit)).collect();
         let mut pages: Vec<&[u16]> = Vec::new();
         let fold_at = block.align();
         for page in fold.chunks(256) {

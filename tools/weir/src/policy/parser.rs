@@ -58,7 +58,7 @@ type Value<'i> = Spanned<DeValue<'i>>;
 /// Parses a policy. What could be understood comes with the faults, so that more can be said about it.
 pub(super) fn parse(source: &Source<'_>) -> (Policy, Vec<Finding>) {
     let (table, errors) = DeTable::parse_recoverable(source.text);
-    let mut parser = Parser { source, findings: Vec::new(), rule: None };
+    let mut parser = Parser { source, findings: Vec::new(), rule: None, names: HashMap::new() };
     for error in errors {
         let span = error.span().unwrap_or(0..0);
         parser.fault(span, format!("not valid TOML: {}", error.message()), None);
@@ -86,6 +86,8 @@ struct Parser<'s, 't> {
     findings: Vec<Finding>,
     /// Name of the rule being parsed.
     rule: Option<String>,
+    /// The names so far, and the lines that they stand on.
+    names: HashMap<String, usize>,
 }
 
 impl Parser<'_, '_> {
@@ -186,21 +188,6 @@ impl Parser<'_, '_> {
                 _ => self.mistyped("rule", value, help),
             }
         }
-        let mut names: HashMap<&str, &Range<usize>> = HashMap::new();
-        let mut twice = Vec::new();
-        for rule in &rules {
-            if let Some(first) = names.get(rule.name.as_str()) {
-                let message = format!("the name `{}` is taken by the rule on line {}", rule.name, self.source.position(first.start).0);
-                twice.push((rule.name.clone(), rule.span.clone(), message));
-            } else if !rule.name.is_empty() {
-                names.insert(&rule.name, &rule.span);
-            }
-        }
-        for (name, span, message) in twice {
-            self.rule = Some(name);
-            self.fault(span, message, Some("names tell rules apart in events and tables: choose another"));
-            self.rule = None;
-        }
         Policy { default: default.unwrap_or(Action::Allow), generation, rules }
     }
 
@@ -213,6 +200,12 @@ impl Parser<'_, '_> {
             Some(value) => {
                 if let Some(text) = self.name(value) {
                     self.rule = Some(text.clone());
+                    let line = self.source.position(value.span().start).0;
+                    if let Some(first) = self.names.insert(text.clone(), line) {
+                        let message = format!("the name `{text}` is taken by the rule on line {first}");
+                        let help = "names tell rules apart in events and tables: choose another";
+                        self.fault(value.span(), message, Some(help));
+                    }
                     name = (text, value.span());
                 }
             }

@@ -48,8 +48,7 @@ impl Machine {
         let heard = Arc::clone(&inbox);
         let sink =
             trace::sink::install(Level::Information, Keywords::all(), move |event| hear(&heard, event));
-        ntsim::wsk::configure(ntsim::wsk::Config::tcp());
-        let sim = ntsim::boot(ntsim::Config::default());
+        let sim = ntsim::boot(ntsim::Config { wsk: ntsim::wsk::Config::tcp(), ..ntsim::Config::default() });
         let registry = sim.registry();
         registry.set(PARAMETERS, "PolicyImage", Value::Binary(image.to_vec()));
         registry.set(PARAMETERS, "ControlListen", Value::Sz(listen.to_string()));

@@ -444,7 +444,7 @@ fn table<'a>(
     rows: impl Iterator<Item = (String, String, &'a Tally)>,
 ) -> io::Result<()> {
     let mut table = Table::new();
-    table.load_preset(presets::NOTHING);
+    table.load_style(presets::NOTHING);
     table.set_header([head[0], head[1], "flows", "packets", "bytes", "suppressed"]);
     for (first, second, tally) in rows {
         let numbers =

@@ -216,3 +216,45 @@ pub fn lift(address: u32, v6: bool, rest: u64) -> IpAddr {
         Ipv4Addr::from(address).into()
     }
 }
+
+/// A connection at the border of, in, or near the rule's conditions.
+pub fn near(rule: &Rule, numbers: &mut impl FnMut(u64) -> u64, v6: bool) -> Connection {
+    let mut address = |list: &[RangeInclusive<IpAddr>]| match (list.first(), numbers(4)) {
+        (Some(range), 0) => *range.start(),
+        (Some(range), 1) => *range.end(),
+        (Some(range), 2) => lift(
+            u32::try_from(numbers(1 << 32)).unwrap() & 0xff
+                | u32::from_be_bytes(wire(*range.start())[if v6 { 4..8 } else { 0..4 }].try_into().unwrap()),
+            v6,
+            numbers(1 << 32),
+        ),
+        _ => lift(u32::try_from(numbers(1 << 32)).unwrap(), v6, numbers(1 << 32)),
+    };
+    let (local, remote) = (address(&rule.local), address(&rule.remote));
+    let mut port = |list: &[RangeInclusive<u16>]| match (list.first(), numbers(3)) {
+        (Some(range), 0) => *range.start(),
+        (Some(range), 1) => *range.end(),
+        _ => u16::try_from(numbers(65536)).unwrap(),
+    };
+    let (local_port, remote_port) = (port(&rule.local_ports), port(&rule.remote_ports));
+    Connection {
+        direction: if numbers(2) == 0 { Direction::In } else { Direction::Out },
+        family: if v6 { Family::V6 } else { Family::V4 },
+        protocol: Some(rule.protocols.first().copied().unwrap_or(6)),
+        local: Some(local),
+        remote: Some(remote),
+        local_port: Some(local_port),
+        remote_port: Some(remote_port),
+        app: None,
+    }
+}
+
+/// Numbers below a bound, always the same ones (xorshift64*).
+pub fn numbers(mut state: u64) -> impl FnMut(u64) -> u64 {
+    move |bound| {
+        state ^= state >> 12;
+        state ^= state << 25;
+        state ^= state >> 27;
+        (state.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 20) % bound
+    }
+}

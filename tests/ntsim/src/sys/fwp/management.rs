@@ -5,7 +5,6 @@
 
 use core::ffi::c_void;
 use core::ptr::null_mut;
-use std::sync::Arc;
 use std::time::Duration;
 
 use wfp_engine::{CalloutSpec, Guid, ProviderSpec, SessionId, SubLayerSpec};
@@ -175,7 +174,7 @@ pub unsafe extern "system" fn FwpmEngineClose0(engineHandle: HANDLE) -> NTSTATUS
     let Some(mut bfe) = manage(API) else {
         return STATUS_UNSUCCESSFUL;
     };
-    let mut live = Live { layers: Arc::clone(bfe.engine.layers()) };
+    let mut live = Live::new(&bfe);
     let closed = session_of(engineHandle.addr()).is_some_and(|id| {
         bfe.timeouts.remove(&id);
         bfe.engine.close(id, &mut live)

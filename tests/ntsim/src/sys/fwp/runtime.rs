@@ -3,8 +3,6 @@
 #![allow(non_snake_case)]
 
 use core::ffi::c_void;
-use std::sync::Arc;
-use std::sync::PoisonError;
 use std::sync::atomic::{AtomicBool, AtomicUsize};
 
 use super::{
@@ -15,7 +13,7 @@ use crate::sys::nt::{
     DISPATCH_LEVEL, GUID, HANDLE, NTSTATUS, STATUS_DEVICE_BUSY, STATUS_INSUFFICIENT_RESOURCES,
     STATUS_SUCCESS, STATUS_UNSUCCESSFUL,
 };
-use crate::wfp::state::{self, CALLOUTS, Callout, Functions, Live, manage};
+use crate::wfp::state::{self, Callout, Functions, manage};
 use crate::{fault, irql, wfp};
 
 /// What the versions of a callout have in common.
@@ -46,22 +44,20 @@ unsafe fn register(
         return STATUS_INSUFFICIENT_RESOURCES;
     }
     let key = wfp::guid(registration.key);
-    let callout = Arc::new(Callout {
+    let callout = Callout {
         id: bfe.engine.callout_id(key),
         flags: registration.flags,
         functions: registration.functions,
         flow_delete: registration.flow_delete,
         contexts: AtomicUsize::new(0),
         leaving: AtomicBool::new(false),
-    });
-    let mut live = Live { layers: Arc::clone(bfe.engine.layers()) };
-    let result = bfe.engine.register(key, Arc::clone(&callout), &mut live);
-    if result.is_ok() {
-        if !id.is_null() {
-            // SAFETY: by the contract.
-            unsafe { id.write(callout.id) };
-        }
-        CALLOUTS.write().unwrap_or_else(PoisonError::into_inner).insert(callout.id, callout);
+    };
+    let result = state::register(&mut bfe, key, callout);
+    if let Ok(number) = result
+        && !id.is_null()
+    {
+        // SAFETY: by the contract.
+        unsafe { id.write(number) };
     }
     state::status(result)
 }

@@ -13,7 +13,7 @@ use crate::sys::nt::NTSTATUS;
 /// # Safety
 /// Both point to structures of their type; the registration object stays where it is until [`WskDeregister`].
 #[allow(non_snake_case)]
-pub unsafe extern "system" fn WskRegister(
+pub unsafe extern "system-unwind" fn WskRegister(
     WskClientNpi: *mut WSK_CLIENT_NPI,
     WskRegistration: *mut WSK_REGISTRATION,
 ) -> NTSTATUS {
@@ -26,7 +26,7 @@ pub unsafe extern "system" fn WskRegister(
 /// # Safety
 /// The registration object is one, and the NPI is writable.
 #[allow(non_snake_case)]
-pub unsafe extern "system" fn WskCaptureProviderNPI(
+pub unsafe extern "system-unwind" fn WskCaptureProviderNPI(
     WskRegistration: *mut WSK_REGISTRATION,
     WaitTimeout: u32,
     WskProviderNpi: *mut WSK_PROVIDER_NPI,
@@ -40,7 +40,7 @@ pub unsafe extern "system" fn WskCaptureProviderNPI(
 /// # Safety
 /// The registration object is one.
 #[allow(non_snake_case)]
-pub unsafe extern "system" fn WskReleaseProviderNPI(WskRegistration: *mut WSK_REGISTRATION) {
+pub unsafe extern "system-unwind" fn WskReleaseProviderNPI(WskRegistration: *mut WSK_REGISTRATION) {
     // SAFETY: the caller's.
     unsafe { crate::wsk::release(WskRegistration) };
 }
@@ -50,7 +50,7 @@ pub unsafe extern "system" fn WskReleaseProviderNPI(WskRegistration: *mut WSK_RE
 /// # Safety
 /// The registration object is one, and the characteristics are writable.
 #[allow(non_snake_case)]
-pub unsafe extern "system" fn WskQueryProviderCharacteristics(
+pub unsafe extern "system-unwind" fn WskQueryProviderCharacteristics(
     WskRegistration: *mut WSK_REGISTRATION,
     WskProviderCharacteristics: *mut WSK_PROVIDER_CHARACTERISTICS,
 ) -> NTSTATUS {
@@ -63,7 +63,7 @@ pub unsafe extern "system" fn WskQueryProviderCharacteristics(
 /// # Safety
 /// The registration object is one.
 #[allow(non_snake_case)]
-pub unsafe extern "system" fn WskDeregister(WskRegistration: *mut WSK_REGISTRATION) {
+pub unsafe extern "system-unwind" fn WskDeregister(WskRegistration: *mut WSK_REGISTRATION) {
     // SAFETY: the caller's.
     unsafe { crate::wsk::deregister(WskRegistration) };
 }

@@ -1,0 +1,188 @@
+//! How a queue is measured.
+
+use std::{
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
+
+use super::queues::Queue;
+
+/// One sample: how far the cores were from each other in its round, and the figure.
+#[derive(Clone, Copy)]
+pub struct Round {
+    /// Nanoseconds for a cache line to go to the other core and come back.
+    pub ping_pong: f64,
+    pub figure: f64,
+}
+
+/// Up to here the cores count as near.
+pub const NEAR: f64 = 200.0;
+
+/// The two cores that threads are pinned to.
+pub struct Cores([core_affinity::CoreId; 2]);
+
+/// Both threads leave it together.
+struct Start(AtomicU64);
+
+impl Start {
+    fn wait(&self) {
+        self.0.fetch_add(1, Ordering::AcqRel);
+        while self.0.load(Ordering::Acquire) < 2 {
+            std::hint::spin_loop();
+        }
+    }
+}
+
+fn nanoseconds(time: Duration, records: u64) -> f64 {
+    time.as_secs_f64() * 1e9 / records as f64
+}
+
+impl Cores {
+    /// The first two.
+    pub fn two() -> Option<Self> {
+        match core_affinity::get_core_ids()?[..] {
+            [one, two, ..] => Some(Self([one, two])),
+            _ => None,
+        }
+    }
+
+    /// Runs both on their cores, the second on the calling thread's stead.
+    fn both<A: Send, B: Send>(
+        &self,
+        one: impl FnOnce() -> A + Send,
+        two: impl FnOnce() -> B + Send,
+    ) -> (A, B) {
+        let pinned = |core| assert!(core_affinity::set_for_current(core), "threads can be pinned");
+        thread::scope(|scope| {
+            let one = scope.spawn(move || {
+                pinned(self.0[0]);
+                one()
+            });
+            let two = scope.spawn(move || {
+                pinned(self.0[1]);
+                two()
+            });
+            (one.join().expect("no panic"), two.join().expect("no panic"))
+        })
+    }
+
+    /// Nanoseconds for a cache line to go to the other core and back.
+    pub fn ping_pong(&self) -> f64 {
+        const TURNS: u64 = 2000;
+        let ball = AtomicU64::new(0);
+        let play = |mine: u64| {
+            let start = Instant::now();
+            for turn in 0..TURNS {
+                while ball.load(Ordering::Acquire) != 2 * turn + mine {
+                    std::hint::spin_loop();
+                }
+                ball.store(2 * turn + mine + 1, Ordering::Release);
+            }
+            nanoseconds(start.elapsed(), TURNS)
+        };
+        self.both(|| play(0), || play(1)).0
+    }
+
+    /// Nanoseconds a record while both producers write at once; the consumer empties the queue afterwards, once from
+    /// the one core and once from the other, so that the lines were last read far from half of the producers.
+    pub fn contended(&self, queue: &mut Queue, records: u64, round: usize) -> f64 {
+        let [one, two] = &mut queue.producers;
+        let drain = &mut queue.drain;
+        let (begun, ended) = (Start(AtomicU64::new(0)), Start(AtomicU64::new(0)));
+        let produce = |producer: &mut Box<dyn FnMut(u64) -> u64 + Send>| {
+            begun.wait();
+            let start = Instant::now();
+            let accepted = producer(records);
+            let time = start.elapsed();
+            assert_eq!(accepted, records, "the queue has room for all");
+            ended.wait();
+            nanoseconds(time, records)
+        };
+        let mut total = [0.0; 2];
+        // The first turn warms up.
+        for turn in 0..2 {
+            begun.0.store(0, Ordering::Relaxed);
+            ended.0.store(0, Ordering::Relaxed);
+            let here = (turn + round) % 2 == 0;
+            let drain = std::sync::Mutex::new(&mut *drain);
+            let work = |producer, drains: bool| {
+                let time = produce(producer);
+                if drains {
+                    let mut drain = drain.lock().expect("no panic");
+                    while drain() > 0 {}
+                }
+                time
+            };
+            let times = self.both(|| work(one, here), || work(two, !here));
+            total = [times.0, times.1];
+        }
+        total.iter().sum::<f64>() / 2.0
+    }
+
+    /// Millions of records delivered in a second: one core writes, the other writes and drains in turn.
+    pub fn live(&self, queue: &mut Queue, time: Duration) -> f64 {
+        const TURN: u64 = 64;
+        let [one, two] = &mut queue.producers;
+        let drain = &mut queue.drain;
+        let start = Start(AtomicU64::new(0));
+        let done = AtomicBool::new(false);
+        let other = || {
+            start.wait();
+            while !done.load(Ordering::Relaxed) {
+                two(TURN);
+            }
+        };
+        let this = || {
+            start.wait();
+            let begin = Instant::now();
+            let mut delivered = 0;
+            while begin.elapsed() < time {
+                for _ in 0..16 {
+                    one(TURN);
+                    delivered += drain();
+                }
+            }
+            let time = begin.elapsed();
+            done.store(true, Ordering::Relaxed);
+            delivered as f64 / time.as_secs_f64() / 1e6
+        };
+        let (figure, ()) = self.both(this, other);
+        while drain() > 0 {}
+        figure
+    }
+
+    /// Nanoseconds a record of one producer with nobody else; emptied on the same core.
+    pub fn single(&self, queue: &mut Queue, records: u64) -> f64 {
+        let [one, _] = &mut queue.producers;
+        let drain = &mut queue.drain;
+        let work = || {
+            let mut time = Duration::ZERO;
+            for _ in 0..2 {
+                let start = Instant::now();
+                let accepted = one(records);
+                time = start.elapsed();
+                assert_eq!(accepted, records, "the queue has room for all");
+                while drain() > 0 {}
+            }
+            nanoseconds(time, records)
+        };
+        self.both(work, || ()).0
+    }
+
+    /// Nanoseconds a record that finds the queue full.
+    pub fn refused(&self, queue: &mut Queue, records: u64) -> f64 {
+        let [one, _] = &mut queue.producers;
+        let drain = &mut queue.drain;
+        let work = || {
+            while one(records) == records {}
+            let start = Instant::now();
+            let accepted = one(records);
+            let time = start.elapsed();
+            assert_eq!(accepted, 0, "the queue is full");
+            while drain() > 0 {}
+            nanoseconds(time, records)
+        };
+        self.both(work, || ()).0
+    }
+}

@@ -1,0 +1,459 @@
+//! The ring and its peers, each behind the same two closures: write so many records, empty what is there.
+
+use std::{cell::UnsafeCell, hint::black_box, sync::Arc};
+
+use weir::ring::{
+    Entry, Handler, Kind, LifeCycle, Line, NoObject, OnProcessor, PAYLOAD, Record, Ring, Rings, Supply, Waker,
+};
+
+/// Writes that many records; how many were accepted.
+pub type Produce = Box<dyn FnMut(u64) -> u64 + Send>;
+/// Reads what is there, up to a batch of each producer; how many records.
+pub type Drain = Box<dyn FnMut() -> u64 + Send>;
+
+/// What a queue is to the comparison.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// weir's ring.
+    Ours,
+    /// Another queue for the same purpose.
+    Peer,
+    /// Something else, to see the figures beside it.
+    Beside,
+}
+
+/// Something to measure.
+pub struct Queue {
+    pub name: &'static str,
+    pub role: Role,
+    pub producers: [Produce; 2],
+    pub drain: Drain,
+}
+
+/// How a row is measured.
+pub enum Shape {
+    Contended,
+    Live,
+    Single,
+    Refused,
+}
+
+impl Shape {
+    pub fn of(row: &str) -> Self {
+        match row {
+            "mpsc_live_64" => Self::Live,
+            "push_64" => Self::Single,
+            "refused" => Self::Refused,
+            _ => Self::Contended,
+        }
+    }
+}
+
+/// Lines of each processor's ring: room for [`super::RECORDS`] of the longest records.
+const LINES: usize = 8192;
+/// Places in a peer: as much for one producer, twice as much for both.
+const PLACES: usize = 4096;
+const SHARED: usize = 2 * PLACES;
+/// Records that a consumer takes in one turn: a batch of each producer.
+const TURN: usize = 128;
+
+/// The queues that are measured for `row`.
+pub fn make(row: &str) -> Vec<Queue> {
+    match row {
+        "push_64" | "refused" => {
+            let mut queues = vec![weir("weir", Role::Ours, Fill::Fixed(PAYLOAD), false)];
+            queues.extend([rtrb::<8>(Role::Peer), ringbuf::<8>(), heapless_spsc::<8>()]);
+            queues.extend([
+                disruptor_single::<8>(),
+                array_queue::<8>(),
+                thingbuf::<8>(),
+                crossfire::<8>(),
+                heapless_mpmc_64(),
+            ]);
+            if row == "push_64" {
+                queues.push(weir(
+                    "weir, looking for a parked dispatcher",
+                    Role::Beside,
+                    Fill::Fixed(PAYLOAD),
+                    true,
+                ));
+                queues.push(floor::<8>());
+            }
+            queues
+        }
+        "mpsc_push_128" => {
+            let mut queues = vec![weir("weir", Role::Ours, Fill::Fixed(PAYLOAD + 64), false)];
+            queues.extend([
+                array_queue::<16>(),
+                thingbuf::<16>(),
+                crossfire::<16>(),
+                heapless_mpmc_128(),
+                disruptor_multi::<16>(),
+            ]);
+            queues.extend([rtrb::<16>(Role::Beside), floor::<16>()]);
+            queues
+        }
+        "varlen" => {
+            let mut queues = vec![weir("weir", Role::Ours, Fill::Mixed, false)];
+            queues.extend([
+                array_queue::<8>(),
+                thingbuf::<8>(),
+                crossfire::<8>(),
+                heapless_mpmc_64(),
+                disruptor_multi::<8>(),
+            ]);
+            queues
+        }
+        _ => {
+            let mut queues = vec![weir("weir", Role::Ours, Fill::Fixed(PAYLOAD), false)];
+            queues.extend([
+                array_queue::<8>(),
+                thingbuf::<8>(),
+                crossfire::<8>(),
+                heapless_mpmc_64(),
+                disruptor_multi::<8>(),
+            ]);
+            queues.push(weir(
+                "weir, looking for a parked dispatcher",
+                Role::Beside,
+                Fill::Fixed(PAYLOAD),
+                true,
+            ));
+            queues.push(rtrb::<8>(Role::Beside));
+            if row == "mpsc_push_64" {
+                queues.push(floor::<8>());
+            }
+            queues
+        }
+    }
+}
+
+#[inline(always)]
+fn words<const W: usize>(number: u64) -> [u64; W] {
+    std::array::from_fn(|word| number.wrapping_add(word as u64))
+}
+
+#[inline(always)]
+fn sum(words: &[u64]) -> u64 {
+    words.iter().fold(0, |sum, word| sum.wrapping_add(*word))
+}
+
+/// A producer that pushes one by one.
+fn produce(mut push: impl FnMut(u64) -> bool + Send + 'static) -> Produce {
+    let mut number = 0_u64;
+    Box::new(move |records| {
+        let mut accepted = 0;
+        for _ in 0..records {
+            accepted += u64::from(push(number));
+            number = number.wrapping_add(1);
+        }
+        accepted
+    })
+}
+
+/// A consumer that pops one by one.
+fn drain(mut pop: impl FnMut() -> Option<u64> + Send + 'static) -> Drain {
+    Box::new(move || {
+        let mut sum = 0_u64;
+        let mut taken = 0;
+        while taken < TURN as u64
+            && let Some(words) = pop()
+        {
+            sum = sum.wrapping_add(words);
+            taken += 1;
+        }
+        black_box(sum);
+        taken
+    })
+}
+
+struct Heapless;
+
+impl Supply for Heapless {
+    type Object = NoObject;
+    type Lines = &'static mut [Line];
+    type Ring = &'static mut Ring<Self>;
+    type Table = &'static mut [Entry<Self>];
+    type Waker = Asleep;
+}
+
+struct Asleep;
+
+impl Waker for Asleep {
+    fn wake(&self) {}
+    fn park(&self) {}
+}
+
+/// A producer's hold on its processor, for as long as the thread that runs it.
+struct At(u32);
+
+// SAFETY: each processor's closure owns the only one, and runs on one thread at a time.
+unsafe impl OnProcessor for At {
+    fn processor(&self) -> u32 {
+        self.0
+    }
+}
+
+struct Sum(u64, u64);
+
+impl Handler<NoObject> for Sum {
+    #[inline(always)]
+    fn record(&mut self, record: &Record<'_, NoObject>) {
+        self.0 = self.0.wrapping_add(u64::from(record.lost) ^ u64::from(record.detail));
+        for word in record.payload.chunks_exact(4) {
+            self.0 = self.0.wrapping_add(u64::from(u32::from_le_bytes(word.try_into().expect("four bytes"))));
+        }
+        self.1 += 1;
+    }
+
+    fn life_cycle(&mut self, object: &NoObject, _event: LifeCycle, _sequence: u32) {
+        match *object {}
+    }
+}
+
+/// What is written into weir's records.
+#[derive(Clone, Copy)]
+enum Fill {
+    Fixed(usize),
+    /// Lengths known at run time only: 1, 1, 2, 1, 1, 3, 1, 2 lines.
+    Mixed,
+}
+
+const LENGTHS: [usize; 8] = [8, 44, 108, 30, 44, 172, 16, 60];
+
+#[inline(always)]
+fn fill(payload: &mut [u8], number: u64) {
+    let mut chunks = payload.chunks_exact_mut(8);
+    let mut word = number;
+    for chunk in &mut chunks {
+        chunk.copy_from_slice(&word.to_le_bytes());
+        word = word.wrapping_add(1);
+    }
+    let rest = chunks.into_remainder();
+    let len = rest.len();
+    rest.copy_from_slice(&word.to_le_bytes()[..len]);
+}
+
+fn weir(name: &'static str, role: Role, fill_with: Fill, looks: bool) -> Queue {
+    let table: Vec<_> = (0..2).map(|_| Entry::new()).collect();
+    let rings: &'static Rings<Heapless> = Box::leak(Box::new(Rings::new(Vec::leak(table), Asleep)));
+    for processor in 0..2 {
+        let lines: Vec<_> = (0..LINES).map(|_| Line::new()).collect();
+        let Ok(ring) = Ring::new(Vec::leak(lines)) else { unreachable!("a power of two") };
+        assert!(rings.attach(processor, Box::leak(Box::new(ring))).is_ok());
+    }
+    let producer = |processor| match fill_with {
+        Fill::Fixed(PAYLOAD) if looks => produce(move |number| {
+            let at = At(processor);
+            let Ok(mut claim) = rings.claim(&at, Kind::Verdict, PAYLOAD) else { return false };
+            fill(claim.payload(), number);
+            claim.commit();
+            true
+        }),
+        Fill::Fixed(PAYLOAD) => produce(move |number| {
+            let at = At(processor);
+            let Ok(mut claim) = rings.claim(&at, Kind::Verdict, PAYLOAD) else { return false };
+            fill(claim.payload(), number);
+            claim.commit_quietly();
+            true
+        }),
+        Fill::Fixed(_) => produce(move |number| {
+            let at = At(processor);
+            let Ok(mut claim) = rings.claim(&at, Kind::Verdict, PAYLOAD + 64) else { return false };
+            fill(claim.payload(), number);
+            claim.commit_quietly();
+            true
+        }),
+        Fill::Mixed => {
+            let lengths = black_box(LENGTHS);
+            produce(move |number| {
+                let at = At(processor);
+                let len = lengths[(number % 8) as usize];
+                let Ok(mut claim) = rings.claim(&at, Kind::ExtensionEvent, len) else { return false };
+                fill(claim.payload(), number);
+                claim.commit_quietly();
+                true
+            })
+        }
+    };
+    let Ok(mut dispatcher) = rings.dispatcher() else { unreachable!("the first") };
+    let drain = Box::new(move || {
+        let mut sum = Sum(0, 0);
+        dispatcher.poll(&mut sum);
+        black_box(sum.0);
+        sum.1
+    });
+    Queue { name, role, producers: [producer(0), producer(1)], drain }
+}
+
+/// Writes of the same bytes without any publication.
+struct Plain<const W: usize>(Box<[UnsafeCell<[u64; W]>]>);
+
+// SAFETY: one side at a time, by the shape of the measurement.
+unsafe impl<const W: usize> Sync for Plain<W> {}
+// SAFETY: plain memory.
+unsafe impl<const W: usize> Send for Plain<W> {}
+
+fn floor<const W: usize>() -> Queue {
+    let memory: [Arc<Plain<W>>; 2] =
+        std::array::from_fn(|_| Arc::new(Plain((0..PLACES).map(|_| UnsafeCell::new([0; W])).collect())));
+    let producer = |memory: Arc<Plain<W>>| {
+        produce(move |number| {
+            let at = memory.0[(number % PLACES as u64) as usize].get();
+            // SAFETY: nobody reads while this writes, by the shape of the measurement.
+            unsafe { at.write(words(number)) };
+            std::sync::atomic::compiler_fence(std::sync::atomic::Ordering::SeqCst);
+            true
+        })
+    };
+    let producers = [producer(memory[0].clone()), producer(memory[1].clone())];
+    let mut empty = false;
+    let drain = Box::new(move || {
+        let mut total = 0_u64;
+        for place in memory.iter().flat_map(|memory| memory.0.iter()) {
+            // SAFETY: nobody writes while this reads, by the shape of the measurement.
+            total = total.wrapping_add(sum(unsafe { &*place.get() }));
+        }
+        black_box(total);
+        empty = !empty;
+        u64::from(empty)
+    });
+    Queue { name: "plain write of the same bytes", role: Role::Beside, producers, drain }
+}
+
+fn array_queue<const W: usize>() -> Queue {
+    let queue = Arc::new(crossbeam_queue::ArrayQueue::<[u64; W]>::new(SHARED));
+    let producer = |queue: Arc<crossbeam_queue::ArrayQueue<[u64; W]>>| {
+        produce(move |number| queue.push(words(number)).is_ok())
+    };
+    let producers = [producer(queue.clone()), producer(queue.clone())];
+    Queue {
+        name: "crossbeam ArrayQueue",
+        role: Role::Peer,
+        producers,
+        drain: drain(move || queue.pop().map(|words| sum(&words))),
+    }
+}
+
+fn thingbuf<const W: usize>() -> Queue
+where
+    [u64; W]: Default + Clone,
+{
+    let queue = Arc::new(thingbuf::ThingBuf::<[u64; W]>::new(SHARED));
+    let producer = |queue: Arc<thingbuf::ThingBuf<[u64; W]>>| {
+        produce(move |number| queue.push_ref().map(|mut place| *place = words(number)).is_ok())
+    };
+    let producers = [producer(queue.clone()), producer(queue.clone())];
+    Queue {
+        name: "thingbuf",
+        role: Role::Peer,
+        producers,
+        drain: drain(move || queue.pop_ref().map(|words| sum(&*words))),
+    }
+}
+
+fn crossfire<const W: usize>() -> Queue {
+    let (sender, receiver) = crossfire::mpsc::bounded_blocking::<[u64; W]>(SHARED);
+    let other = sender.clone();
+    let producers = [
+        produce(move |number| sender.try_send(words(number)).is_ok()),
+        produce(move |number| other.try_send(words(number)).is_ok()),
+    ];
+    let drain = drain(move || receiver.try_recv().ok().map(|words| sum(&words)));
+    Queue { name: "crossfire", role: Role::Peer, producers, drain }
+}
+
+macro_rules! heapless_mpmc {
+    ($make:ident, $words:literal) => {
+        fn $make() -> Queue {
+            static QUEUE: heapless::mpmc::Queue<[u64; $words], SHARED> = heapless::mpmc::Queue::new();
+            let producer = || produce(|number| QUEUE.enqueue(words(number)).is_ok());
+            let drain = drain(|| QUEUE.dequeue().map(|words| sum(&words)));
+            Queue { name: "heapless mpmc", role: Role::Peer, producers: [producer(), producer()], drain }
+        }
+    };
+}
+
+heapless_mpmc!(heapless_mpmc_64, 8);
+heapless_mpmc!(heapless_mpmc_128, 16);
+
+/// Two rings of one producer each, read in turn.
+macro_rules! one_each {
+    ($name:literal, $role:expr, $make:expr, $push:expr, $pop:expr) => {{
+        let ((mut one, mut from_one), (mut two, mut from_two)) = ($make, $make);
+        let producers =
+            [produce(move |number| $push(&mut one, number)), produce(move |number| $push(&mut two, number))];
+        let drain = drain(move || $pop(&mut from_one).or_else(|| $pop(&mut from_two)));
+        Queue { name: $name, role: $role, producers, drain }
+    }};
+}
+
+fn rtrb<const W: usize>(role: Role) -> Queue {
+    let push = |to: &mut rtrb::Producer<[u64; W]>, number| to.push(words(number)).is_ok();
+    let pop = |from: &mut rtrb::Consumer<[u64; W]>| from.pop().ok().map(|words| sum(&words));
+    if role == Role::Peer {
+        one_each!("rtrb", role, rtrb::RingBuffer::new(PLACES), push, pop)
+    } else {
+        one_each!("rtrb, one for each producer", role, rtrb::RingBuffer::new(PLACES), push, pop)
+    }
+}
+
+fn ringbuf<const W: usize>() -> Queue {
+    use ringbuf::{
+        HeapCons, HeapProd, HeapRb,
+        traits::{Consumer, Producer, Split},
+    };
+    let push = |to: &mut HeapProd<[u64; W]>, number| to.try_push(words(number)).is_ok();
+    let pop = |from: &mut HeapCons<[u64; W]>| from.try_pop().map(|words| sum(&words));
+    one_each!("ringbuf", Role::Peer, HeapRb::new(PLACES).split(), push, pop)
+}
+
+fn heapless_spsc<const W: usize>() -> Queue {
+    use heapless::spsc::{Consumer, Producer, Queue as Spsc};
+    // Zeroes are an empty queue; it would not fit on the stack.
+    let make = || {
+        let queue: &'static mut Spsc<[u64; W], PLACES> = Box::leak(Box::new(Spsc::new()));
+        queue.split()
+    };
+    let push = |to: &mut Producer<'static, [u64; W]>, number| to.enqueue(words(number)).is_ok();
+    let pop = |from: &mut Consumer<'static, [u64; W]>| from.dequeue().map(|words| sum(&words));
+    one_each!("heapless spsc", Role::Peer, make(), push, pop)
+}
+
+macro_rules! disruptor {
+    ($make:ident, $build:ident) => {
+        fn $make<const W: usize>() -> Queue {
+            use disruptor::Producer;
+            let builder = disruptor::$build(SHARED, || [0_u64; W], disruptor::BusySpin);
+            let (mut poller, builder) = builder.new_event_poller();
+            let producers = disruptor!(@producers $build, builder);
+            let drain = Box::new(move || {
+                let Ok(mut events) = poller.take(TURN as u64) else { return 0 };
+                let mut total = 0_u64;
+                let mut taken = 0;
+                for words in &mut events {
+                    total = total.wrapping_add(sum(words));
+                    taken += 1;
+                }
+                black_box(total);
+                taken
+            });
+            Queue { name: "disruptor", role: Role::Peer, producers, drain }
+        }
+    };
+    (@push $producer:ident) => {
+        produce(move |number| $producer.try_publish(|place| *place = words(number)).is_ok())
+    };
+    (@producers build_single_producer, $builder:ident) => {{
+        let mut one = $builder.build();
+        [disruptor!(@push one), produce(|_| false)]
+    }};
+    (@producers build_multi_producer, $builder:ident) => {{
+        let mut one = $builder.build();
+        let mut two = one.clone();
+        [disruptor!(@push one), disruptor!(@push two)]
+    }};
+}
+
+disruptor!(disruptor_single, build_single_producer);
+disruptor!(disruptor_multi, build_multi_producer);

@@ -1,0 +1,220 @@
+//! What is said of the figures: lines of JSON, a table, a plot.
+
+use std::fmt::Write;
+
+use super::{
+    measure::{NEAR, Round},
+    queues::Role,
+};
+
+/// What a figure counts.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Unit {
+    /// Less is better.
+    Nanoseconds,
+    /// More is better.
+    MillionsPerSecond,
+}
+
+impl Unit {
+    const fn json(self) -> &'static str {
+        match self {
+            Self::Nanoseconds => "ns/record",
+            Self::MillionsPerSecond => "M records/s",
+        }
+    }
+
+    /// How many times as good `ours` is as `other`.
+    fn ratio(self, ours: f64, other: f64) -> f64 {
+        match self {
+            Self::Nanoseconds => other / ours,
+            Self::MillionsPerSecond => ours / other,
+        }
+    }
+}
+
+/// One thing measured, for every queue.
+pub struct Row {
+    pub name: &'static str,
+    what: &'static str,
+    unit: Unit,
+    queues: Vec<(&'static str, Role, Vec<Round>)>,
+}
+
+fn median(mut figures: Vec<f64>) -> f64 {
+    figures.sort_unstable_by(f64::total_cmp);
+    figures.get(figures.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+impl Row {
+    pub const fn new(name: &'static str, what: &'static str, unit: Unit) -> Self {
+        Self { name, what, unit, queues: Vec::new() }
+    }
+
+    pub fn add(&mut self, name: &'static str, role: Role, round: Round) {
+        match self.queues.iter_mut().find(|queue| queue.0 == name) {
+            Some(queue) => queue.2.push(round),
+            None => self.queues.push((name, role, vec![round])),
+        }
+    }
+
+    /// Medians, ours first, then the others from the best on.
+    fn medians(&self) -> Vec<Median> {
+        let figures = |rounds: &[Round]| median(rounds.iter().map(|round| round.figure).collect());
+        let mut medians: Vec<_> = self
+            .queues
+            .iter()
+            .map(|(name, role, rounds)| Median { name, role: *role, figure: figures(rounds) })
+            .collect();
+        medians.sort_by(|one, two| match self.unit {
+            Unit::Nanoseconds => one.figure.total_cmp(&two.figure),
+            Unit::MillionsPerSecond => two.figure.total_cmp(&one.figure),
+        });
+        medians.sort_by_key(|median| median.role != Role::Ours);
+        medians
+    }
+
+    fn ours(&self) -> f64 {
+        self.medians().first().map_or(f64::NAN, |median| median.figure)
+    }
+
+    fn of(&self, role: Role) -> Vec<Median> {
+        self.medians().into_iter().filter(|median| median.role == role).collect()
+    }
+
+    /// How many times as good ours is as the best peer.
+    fn ratio_to_best(&self) -> f64 {
+        self.of(Role::Peer).first().map_or(f64::NAN, |best| self.unit.ratio(self.ours(), best.figure))
+    }
+
+    /// One object on a line.
+    pub fn json(&self) -> String {
+        let named = |role| {
+            let pairs: Vec<_> = self
+                .of(role)
+                .iter()
+                .map(|median| format!("{:?}:{:.2}", median.name, median.figure))
+                .collect();
+            pairs.join(",")
+        };
+        format!(
+            "{{\"bench\":{:?},\"ours\":{:.2},\"unit\":{:?},\"peers\":{{{}}},\"ratio_to_best\":{:.2},\"beside\":{{{}}},\"cores\":{:?}}}",
+            self.name,
+            self.ours(),
+            self.unit.json(),
+            named(Role::Peer),
+            self.ratio_to_best(),
+            named(Role::Beside),
+            self.cores(),
+        )
+    }
+
+    /// How near the cores were.
+    fn cores(&self) -> String {
+        let rounds = self.queues.first().map_or(&[][..], |queue| &queue.2);
+        let near = rounds.iter().filter(|round| round.ping_pong <= NEAR).count();
+        let ping_pong = median(rounds.iter().map(|round| round.ping_pong).collect());
+        format!("near in {near} of {} rounds, ping-pong {ping_pong:.0} ns", rounds.len())
+    }
+}
+
+/// One queue's figure.
+struct Median {
+    name: &'static str,
+    role: Role,
+    figure: f64,
+}
+
+/// For people.
+pub fn table(rows: &[Row]) -> String {
+    let mut out = String::new();
+    for row in rows {
+        let _ = writeln!(out, "{}: {} ({}); cores {}", row.name, row.what, row.unit.json(), row.cores());
+        for median in row.medians() {
+            let ratio = row.unit.ratio(row.ours(), median.figure);
+            let said = match median.role {
+                Role::Ours => String::new(),
+                Role::Peer => format!("weir is {ratio:.2} times as fast"),
+                Role::Beside => format!("weir is {ratio:.2} times as fast (no peer)"),
+            };
+            let _ = writeln!(out, "  {:<40} {:>8.2}  {said}", median.name, median.figure);
+        }
+    }
+    out
+}
+
+/// The table of the documentation.
+pub fn page(rows: &[Row]) -> String {
+    let mut out = String::from("| measured | weir | the best peer | weir is | other peers | beside them |\n");
+    out.push_str("| --- | --- | --- | --- | --- | --- |\n");
+    for row in rows {
+        let named = |medians: &[Median]| {
+            let named: Vec<_> =
+                medians.iter().map(|median| format!("{} {:.1}", median.name, median.figure)).collect();
+            named.join(", ")
+        };
+        let peers = row.of(Role::Peer);
+        let (best, others) = peers.split_at(peers.len().min(1));
+        let _ = writeln!(
+            out,
+            "| {}, {} | {:.1} | {} | {:.1} × as fast | {} | {} |",
+            row.what,
+            row.unit.json(),
+            row.ours(),
+            named(best),
+            row.ratio_to_best(),
+            named(others),
+            named(&row.of(Role::Beside)),
+        );
+    }
+    let _ = writeln!(out, "\nThe cores were {}.", rows.first().map(Row::cores).unwrap_or_default());
+    out
+}
+
+/// A panel for each row, a bar for each queue; the longest is the panel's worst in time, or best in rate.
+pub fn plot(rows: &[Row]) -> String {
+    const WIDTH: f64 = 860.0;
+    const NAMES: f64 = 300.0;
+    const BAR: f64 = 18.0;
+    let mut body = String::new();
+    let mut y = 0.0;
+    for row in rows {
+        y += 26.0;
+        let _ = writeln!(
+            body,
+            "<text x=\"0\" y=\"{y}\" font-weight=\"bold\">{} ({})</text>",
+            row.what,
+            row.unit.json()
+        );
+        y += 8.0;
+        let medians = row.medians();
+        let longest = medians.iter().map(|median| median.figure).fold(0.0, f64::max);
+        for median in medians {
+            let length = (WIDTH - NAMES - 70.0) * median.figure / longest;
+            let colour = match median.role {
+                Role::Ours => "#1b6ca8",
+                Role::Peer => "#9aa5ad",
+                Role::Beside => "#d6dbde",
+            };
+            let text = y + BAR - 5.0;
+            let _ = writeln!(
+                body,
+                "<text x=\"{}\" y=\"{text}\" text-anchor=\"end\">{}</text>\
+                 <rect x=\"{NAMES}\" y=\"{}\" width=\"{length:.1}\" height=\"{}\" fill=\"{colour}\"/>\
+                 <text x=\"{:.1}\" y=\"{text}\">{:.1}</text>",
+                NAMES - 8.0,
+                median.name,
+                y + 2.0,
+                BAR - 4.0,
+                NAMES + length + 6.0,
+                median.figure,
+            );
+            y += BAR;
+        }
+        y += 10.0;
+    }
+    format!(
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{WIDTH}\" height=\"{y}\" viewBox=\"0 0 {WIDTH} {y}\" \
+         font-family=\"sans-serif\" font-size=\"12\">\n<rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n{body}</svg>\n"
+    )
+}
