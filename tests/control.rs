@@ -66,7 +66,10 @@ fn a_reset_ends_only_its_own_session() {
     eventually("both are accepted", || plane.control().counters().accepted == 2);
     first.reset();
     eventually("one is gone", || plane.control().counters().closed == 1);
-    plane.wait_told("the reset is told", |told| matches!(told, Told::Closed(_, end) if *end == status(End::Reset)));
+    plane.wait_told(
+        "the reset is told",
+        |told| matches!(told, Told::Closed(_, end) if *end == status(End::Reset)),
+    );
     second.send(b"still here").unwrap();
     eventually("the other one works", || plane.control().counters().received == 10);
     plane.end();
@@ -91,8 +94,10 @@ fn connections_over_the_limit_are_refused_and_a_free_place_is_used_again() {
 
 #[test]
 fn a_silent_connection_is_ended() {
-    let plane =
-        Plane::start(wsk::Config::default(), &Parameters { idle: Interval::from_millis(150), ..parameters() });
+    let plane = Plane::start(
+        wsk::Config::default(),
+        &Parameters { idle: Interval::from_millis(150), ..parameters() },
+    );
     let peer = plane.connect();
     assert_eq!(peer.recv_to_end().unwrap(), []);
     plane.wait_told("the end is told", |told| *told == Told::Closed(1, status(End::Idle)));
@@ -131,7 +136,11 @@ fn the_stop_ends_sessions_in_good_order() {
     for reader in readers {
         assert_eq!(reader.join().unwrap(), Some(0));
     }
-    let stopped = plane.told().iter().filter(|told| matches!(told, Told::Closed(_, end) if *end == status(End::Stopping))).count();
+    let stopped = plane
+        .told()
+        .iter()
+        .filter(|told| matches!(told, Told::Closed(_, end) if *end == status(End::Stopping)))
+        .count();
     assert_eq!(stopped, 4);
     plane.end();
 }
@@ -216,7 +225,8 @@ fn wsk_that_comes_late_is_waited_for_and_a_stop_is_not() {
 
 #[test]
 fn wsk_of_another_major_version_is_not_used() {
-    let plane = Plane::start(wsk::Config { versions: (0x0200, 0x0300), ..wsk::Config::default() }, &parameters());
+    let plane =
+        Plane::start(wsk::Config { versions: (0x0200, 0x0300), ..wsk::Config::default() }, &parameters());
     assert_eq!(plane.control().local_address(&mut passive()), None);
     assert_eq!(plane.control().counters().listeners, 0);
     plane.end();
@@ -224,7 +234,8 @@ fn wsk_of_another_major_version_is_not_used() {
 
 #[test]
 fn wsk_of_another_minor_version_is_used() {
-    let plane = Plane::start(wsk::Config { versions: (0x0101, 0x0105), ..wsk::Config::default() }, &parameters());
+    let plane =
+        Plane::start(wsk::Config { versions: (0x0101, 0x0105), ..wsk::Config::default() }, &parameters());
     plane.address();
     plane.end();
 }

@@ -22,7 +22,7 @@ use queues::{Queue, Shape};
 use report::{Row, Unit};
 
 /// Records that a producer writes in one sample; every queue holds that many of each of its producers.
-const RECORDS: u64 = 2048;
+const RECORDS: u64 = 1024;
 /// How long the two producers and the consumer run against each other in one sample.
 const LIVE: Duration = Duration::from_millis(4);
 
@@ -64,13 +64,12 @@ fn main() -> ExitCode {
         ),
         Row::new("refused", "refused push, ring full, one core", Unit::Nanoseconds),
     ];
+    let mut queues = rows.each_ref().map(|row| queues::make(row.name));
     for round in 0..rounds {
         let ping_pong = cores.ping_pong();
-        for row in &mut rows {
-            let mut queues = queues::make(row.name);
-            let at = round % queues.len();
-            queues.rotate_left(at);
-            for queue in &mut queues {
+        for (row, queues) in rows.iter_mut().zip(&mut queues) {
+            queues.rotate_left(1);
+            for queue in queues {
                 let figure = measure(queue, &cores, round, row.name);
                 row.add(queue.name, queue.role, Round { ping_pong, figure });
             }

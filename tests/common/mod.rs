@@ -289,12 +289,16 @@ struct NetBufferList {
 struct NetBuffer {
     next: *mut NetBuffer,
     current_mdl: *mut c_void,
-    current_mdl_offset: u32,
+    current_mdl_offset: u64,
     data_length: u32,
-    // The upper half of stDataLength, which a 32-bit length leaves alone.
+    // The upper half of stDataLength.
     upper: u32,
-    rest: [u64; 17],
+    rest: [u64; 18],
 }
+
+const _: () = assert!(size_of::<NetBufferList>() == 368 && size_of::<NetBuffer>() == 176);
+const _: () = assert!(std::mem::offset_of!(NetBufferList, first) == 8);
+const _: () = assert!(std::mem::offset_of!(NetBuffer, data_length) == 24);
 
 /// A net buffer list with a buffer of each length.
 pub struct Packet {
@@ -312,7 +316,7 @@ impl Packet {
                 current_mdl_offset: 0,
                 data_length: length,
                 upper: 0,
-                rest: [0; 17],
+                rest: [0; 18],
             })
             .collect();
         let list = NetBufferList { next: std::ptr::null_mut(), first: std::ptr::null_mut(), rest: [0; 44] };

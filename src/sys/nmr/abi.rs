@@ -140,7 +140,8 @@ assert_layout!(NPI_MODULEID_u, 16, 4, { Guid: 0, IfLuid: 0 });
 /// The rows of `layouts!` as data, for a test that holds them against another source.
 #[cfg(test)]
 #[expect(clippy::type_complexity, reason = "one row for each structure")]
-pub(crate) fn layout_rows() -> std::vec::Vec<(&'static str, usize, usize, std::vec::Vec<(&'static str, usize)>)> {
+pub(crate) fn layout_rows()
+-> std::vec::Vec<(&'static str, usize, usize, std::vec::Vec<(&'static str, usize)>)> {
     let mut rows = std::vec::Vec::new();
     macro_rules! row {
         ($type:ty, $size:literal, $align:literal, { $($field:ident : $offset:literal),* $(,)? }) => {

@@ -446,8 +446,7 @@ pub type PFN_WSK_CONTROL_SOCKET = Option<
         Irp: PIRP,
     ) -> NTSTATUS,
 >;
-pub type PFN_WSK_CLOSE_SOCKET =
-    Option<unsafe extern "system" fn(Socket: PWSK_SOCKET, Irp: PIRP) -> NTSTATUS>;
+pub type PFN_WSK_CLOSE_SOCKET = Option<unsafe extern "system" fn(Socket: PWSK_SOCKET, Irp: PIRP) -> NTSTATUS>;
 pub type PFN_WSK_BIND = Option<
     unsafe extern "system" fn(
         Socket: PWSK_SOCKET,
@@ -493,12 +492,10 @@ pub type PFN_WSK_CONNECT_EX = Option<
         Irp: PIRP,
     ) -> NTSTATUS,
 >;
-pub type PFN_WSK_GET_LOCAL_ADDRESS = Option<
-    unsafe extern "system" fn(Socket: PWSK_SOCKET, LocalAddress: PSOCKADDR, Irp: PIRP) -> NTSTATUS,
->;
-pub type PFN_WSK_GET_REMOTE_ADDRESS = Option<
-    unsafe extern "system" fn(Socket: PWSK_SOCKET, RemoteAddress: PSOCKADDR, Irp: PIRP) -> NTSTATUS,
->;
+pub type PFN_WSK_GET_LOCAL_ADDRESS =
+    Option<unsafe extern "system" fn(Socket: PWSK_SOCKET, LocalAddress: PSOCKADDR, Irp: PIRP) -> NTSTATUS>;
+pub type PFN_WSK_GET_REMOTE_ADDRESS =
+    Option<unsafe extern "system" fn(Socket: PWSK_SOCKET, RemoteAddress: PSOCKADDR, Irp: PIRP) -> NTSTATUS>;
 pub type PFN_WSK_SEND = Option<
     unsafe extern "system" fn(Socket: PWSK_SOCKET, Buffer: PWSK_BUF, Flags: u32, Irp: PIRP) -> NTSTATUS,
 >;
@@ -508,9 +505,8 @@ pub type PFN_WSK_RECEIVE = Option<
 pub type PFN_WSK_DISCONNECT = Option<
     unsafe extern "system" fn(Socket: PWSK_SOCKET, Buffer: PWSK_BUF, Flags: u32, Irp: PIRP) -> NTSTATUS,
 >;
-pub type PFN_WSK_RELEASE_DATA_INDICATION_LIST = Option<
-    unsafe extern "system" fn(Socket: PWSK_SOCKET, DataIndication: PWSK_DATA_INDICATION) -> NTSTATUS,
->;
+pub type PFN_WSK_RELEASE_DATA_INDICATION_LIST =
+    Option<unsafe extern "system" fn(Socket: PWSK_SOCKET, DataIndication: PWSK_DATA_INDICATION) -> NTSTATUS>;
 pub type PFN_WSK_SEND_EX = Option<
     unsafe extern "system" fn(
         Socket: PWSK_SOCKET,
@@ -567,10 +563,7 @@ pub type PFN_WSK_RECEIVE_FROM = Option<
     ) -> NTSTATUS,
 >;
 pub type PFN_WSK_RELEASE_DATAGRAM_INDICATION_LIST = Option<
-    unsafe extern "system" fn(
-        Socket: PWSK_SOCKET,
-        DatagramIndication: PWSK_DATAGRAM_INDICATION,
-    ) -> NTSTATUS,
+    unsafe extern "system" fn(Socket: PWSK_SOCKET, DatagramIndication: PWSK_DATAGRAM_INDICATION) -> NTSTATUS,
 >;
 
 // ---- Provider dispatch tables -------------------------------------------------------------------------------
@@ -882,7 +875,8 @@ const_assert_eq!(MAKE_WSK_VERSION(1, 0), 0x0100);
 /// The rows of `layouts!` as data, for a test that holds them against another source.
 #[cfg(test)]
 #[expect(clippy::type_complexity, reason = "one row for each structure")]
-pub(crate) fn layout_rows() -> std::vec::Vec<(&'static str, usize, usize, std::vec::Vec<(&'static str, usize)>)> {
+pub(crate) fn layout_rows()
+-> std::vec::Vec<(&'static str, usize, usize, std::vec::Vec<(&'static str, usize)>)> {
     let mut rows = std::vec::Vec::new();
     macro_rules! row {
         ($type:ty, $size:literal, $align:literal, { $($field:ident : $offset:literal),* $(,)? }) => {

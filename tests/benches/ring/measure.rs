@@ -1,12 +1,15 @@
 //! How a queue is measured.
 
 use std::{
-    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
     thread,
     time::{Duration, Instant},
 };
 
-use super::queues::Queue;
+use super::queues::{Produce, Queue};
 
 /// One sample: how far the cores were from each other in its round, and the figure.
 #[derive(Clone, Copy)]
@@ -22,17 +25,24 @@ pub const NEAR: f64 = 200.0;
 /// The two cores that threads are pinned to.
 pub struct Cores([core_affinity::CoreId; 2]);
 
-/// Both threads leave it together.
-struct Start(AtomicU64);
+/// Both threads leave it together, each time.
+struct Meet(AtomicU64);
 
-impl Start {
+impl Meet {
+    const fn new() -> Self {
+        Self(AtomicU64::new(0))
+    }
+
     fn wait(&self) {
-        self.0.fetch_add(1, Ordering::AcqRel);
-        while self.0.load(Ordering::Acquire) < 2 {
+        let all = self.0.fetch_add(1, Ordering::AcqRel) / 2 * 2 + 2;
+        while self.0.load(Ordering::Acquire) < all {
             std::hint::spin_loop();
         }
     }
 }
+
+/// Turns before the one that counts: they bring the memory into the caches.
+const WARM: usize = 3;
 
 fn nanoseconds(time: Duration, records: u64) -> f64 {
     time.as_secs_f64() * 1e9 / records as f64
@@ -47,7 +57,7 @@ impl Cores {
         }
     }
 
-    /// Runs both on their cores, the second on the calling thread's stead.
+    /// Runs both, each on its core.
     fn both<A: Send, B: Send>(
         &self,
         one: impl FnOnce() -> A + Send,
@@ -84,40 +94,30 @@ impl Cores {
         self.both(|| play(0), || play(1)).0
     }
 
-    /// Nanoseconds a record while both producers write at once; the consumer empties the queue afterwards, once from
-    /// the one core and once from the other, so that the lines were last read far from half of the producers.
+    /// Nanoseconds a record while both producers write at once. The consumer empties the queue afterwards, by turns on
+    /// the one core and on the other, so that half of the lines were last read far from their producer.
     pub fn contended(&self, queue: &mut Queue, records: u64, round: usize) -> f64 {
         let [one, two] = &mut queue.producers;
-        let drain = &mut queue.drain;
-        let (begun, ended) = (Start(AtomicU64::new(0)), Start(AtomicU64::new(0)));
-        let produce = |producer: &mut Box<dyn FnMut(u64) -> u64 + Send>| {
-            begun.wait();
-            let start = Instant::now();
-            let accepted = producer(records);
-            let time = start.elapsed();
-            assert_eq!(accepted, records, "the queue has room for all");
-            ended.wait();
-            nanoseconds(time, records)
-        };
-        let mut total = [0.0; 2];
-        // The first turn warms up.
-        for turn in 0..2 {
-            begun.0.store(0, Ordering::Relaxed);
-            ended.0.store(0, Ordering::Relaxed);
-            let here = (turn + round) % 2 == 0;
-            let drain = std::sync::Mutex::new(&mut *drain);
-            let work = |producer, drains: bool| {
-                let time = produce(producer);
-                if drains {
+        let drain = Mutex::new(&mut queue.drain);
+        let meet = Meet::new();
+        let work = |producer: &mut Produce, me: usize| {
+            let mut time = Duration::ZERO;
+            for turn in 0..=WARM {
+                meet.wait();
+                let start = Instant::now();
+                let accepted = producer(records);
+                time = start.elapsed();
+                assert_eq!(accepted, records, "the queue has room for all");
+                meet.wait();
+                if (turn + round) % 2 == me {
                     let mut drain = drain.lock().expect("no panic");
                     while drain() > 0 {}
                 }
-                time
-            };
-            let times = self.both(|| work(one, here), || work(two, !here));
-            total = [times.0, times.1];
-        }
-        total.iter().sum::<f64>() / 2.0
+            }
+            nanoseconds(time, records)
+        };
+        let (one, two) = self.both(|| work(one, 0), || work(two, 1));
+        f64::midpoint(one, two)
     }
 
     /// Millions of records delivered in a second: one core writes, the other writes and drains in turn.
@@ -125,16 +125,16 @@ impl Cores {
         const TURN: u64 = 64;
         let [one, two] = &mut queue.producers;
         let drain = &mut queue.drain;
-        let start = Start(AtomicU64::new(0));
+        let meet = Meet::new();
         let done = AtomicBool::new(false);
         let other = || {
-            start.wait();
+            meet.wait();
             while !done.load(Ordering::Relaxed) {
                 two(TURN);
             }
         };
         let this = || {
-            start.wait();
+            meet.wait();
             let begin = Instant::now();
             let mut delivered = 0;
             while begin.elapsed() < time {
@@ -158,7 +158,7 @@ impl Cores {
         let drain = &mut queue.drain;
         let work = || {
             let mut time = Duration::ZERO;
-            for _ in 0..2 {
+            for _ in 0..=WARM {
                 let start = Instant::now();
                 let accepted = one(records);
                 time = start.elapsed();
@@ -176,10 +176,13 @@ impl Cores {
         let drain = &mut queue.drain;
         let work = || {
             while one(records) == records {}
-            let start = Instant::now();
-            let accepted = one(records);
-            let time = start.elapsed();
-            assert_eq!(accepted, 0, "the queue is full");
+            let mut time = Duration::ZERO;
+            for _ in 0..=WARM {
+                let start = Instant::now();
+                let accepted = one(records);
+                time = start.elapsed();
+                assert_eq!(accepted, 0, "the queue is full");
+            }
             while drain() > 0 {}
             nanoseconds(time, records)
         };

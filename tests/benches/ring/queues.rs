@@ -49,10 +49,9 @@ impl Shape {
     }
 }
 
-/// Lines of each processor's ring: room for [`super::RECORDS`] of the longest records.
-const LINES: usize = 8192;
-/// Places in a peer: as much for one producer, twice as much for both.
-const PLACES: usize = 4096;
+/// Places for one producer: room for what it writes in a sample.
+const PLACES: usize = super::RECORDS as usize;
+/// Places for both.
 const SHARED: usize = 2 * PLACES;
 /// Records that a consumer takes in one turn: a batch of each producer.
 const TURN: usize = 128;
@@ -238,7 +237,9 @@ fn weir(name: &'static str, role: Role, fill_with: Fill, looks: bool) -> Queue {
     let table: Vec<_> = (0..2).map(|_| Entry::new()).collect();
     let rings: &'static Rings<Heapless> = Box::leak(Box::new(Rings::new(Vec::leak(table), Asleep)));
     for processor in 0..2 {
-        let lines: Vec<_> = (0..LINES).map(|_| Line::new()).collect();
+        // One line a record, or up to two.
+        let lines = if matches!(fill_with, Fill::Fixed(PAYLOAD)) { PLACES } else { 2 * PLACES };
+        let lines: Vec<_> = (0..lines).map(|_| Line::new()).collect();
         let Ok(ring) = Ring::new(Vec::leak(lines)) else { unreachable!("a power of two") };
         assert!(rings.attach(processor, Box::leak(Box::new(ring))).is_ok());
     }
@@ -366,6 +367,10 @@ fn crossfire<const W: usize>() -> Queue {
 macro_rules! heapless_mpmc {
     ($make:ident, $words:literal) => {
         fn $make() -> Queue {
+            #[allow(
+                deprecated,
+                reason = "it is lock-free only for producers that are not preempted: so are these"
+            )]
             static QUEUE: heapless::mpmc::Queue<[u64; $words], SHARED> = heapless::mpmc::Queue::new();
             let producer = || produce(|number| QUEUE.enqueue(words(number)).is_ok());
             let drain = drain(|| QUEUE.dequeue().map(|words| sum(&words)));
@@ -410,9 +415,9 @@ fn ringbuf<const W: usize>() -> Queue {
 
 fn heapless_spsc<const W: usize>() -> Queue {
     use heapless::spsc::{Consumer, Producer, Queue as Spsc};
-    // Zeroes are an empty queue; it would not fit on the stack.
     let make = || {
-        let queue: &'static mut Spsc<[u64; W], PLACES> = Box::leak(Box::new(Spsc::new()));
+        // One place of a queue stays empty.
+        let queue: &'static mut Spsc<[u64; W], { PLACES + 1 }> = Box::leak(Box::new(Spsc::new()));
         queue.split()
     };
     let push = |to: &mut Producer<'static, [u64; W]>, number| to.enqueue(words(number)).is_ok();

@@ -5,6 +5,7 @@
 //! exports in [`crate::sys::nmr`], and a test's vendor module does the same. Attaching happens on the thread that
 //! registers, detaching on the one that deregisters, or at DISPATCH_LEVEL where [`set_detach_at_dispatch`] asks for it.
 
+use crate::boot::{at_shutdown, hang_after};
 use crate::sys::nmr::{
     NPI_CLIENT_CHARACTERISTICS, NPI_PROVIDER_CHARACTERISTICS, NPI_REGISTRATION_INSTANCE, NPIID,
 };
@@ -14,7 +15,6 @@ use crate::sys::nt::{
     STATUS_SUCCESS, STATUS_TIMEOUT,
 };
 use crate::verify::{lock, track, untrack, violation};
-use crate::boot::{at_shutdown, hang_after};
 use crate::{fault, irql, rules, wsk};
 use std::ffi::c_void;
 use std::ptr::{null, null_mut, with_exposed_provenance, with_exposed_provenance_mut};
@@ -86,7 +86,9 @@ impl Module {
 enum Detach {
     Attached,
     /// The callback runs; whether its completion came in already.
-    Calling { completed: bool },
+    Calling {
+        completed: bool,
+    },
     Pending,
     Done,
 }
@@ -158,8 +160,11 @@ impl Registrar {
 
 fn module(api: &'static str, side: Side, handle: HANDLE) -> Option<Arc<Module>> {
     let registrar = lock(&REGISTRAR);
-    let found =
-        registrar.modules.iter().find(|module| module.handle == handle.addr() && module.side == side).cloned();
+    let found = registrar
+        .modules
+        .iter()
+        .find(|module| module.handle == handle.addr() && module.side == side)
+        .cloned();
     drop(registrar);
     if found.is_none() {
         violation(&NMR_HANDLE, api, format!("{handle:p}"));
@@ -176,7 +181,13 @@ fn binding(api: &'static str, handle: HANDLE) -> Option<Arc<Binding>> {
 }
 
 /// Checks what client and provider characteristics have in common.
-fn check(api: &'static str, version: u16, length: u16, size: usize, instance: &NPI_REGISTRATION_INSTANCE) -> bool {
+fn check(
+    api: &'static str,
+    version: u16,
+    length: u16,
+    size: usize,
+    instance: &NPI_REGISTRATION_INSTANCE,
+) -> bool {
     let sound = version == 0
         && usize::from(length) >= size
         && instance.Version == 0
@@ -277,7 +288,8 @@ fn offer(client: &Arc<Module>, provider: &Arc<Module>) {
         }
         state.attached
     };
-    if attached.is_some_and(|attached| attached != answer) || (attached.is_none() && answer == STATUS_SUCCESS) {
+    if attached.is_some_and(|attached| attached != answer) || (attached.is_none() && answer == STATUS_SUCCESS)
+    {
         violation(&NMR_ATTACH_STATUS, API, format!("{answer:#010x} after {attached:x?}"));
     }
     if attached != Some(STATUS_SUCCESS) {

@@ -259,8 +259,8 @@ impl Live {
 
 impl Notify<Kernel> for Live {
     fn publish(&mut self, snapshot: Snapshot<Kernel>) {
-        for (word, set) in LAYERS_WITH_FILTERS.iter().enumerate() {
-            let bits = (0..64).filter(|bit| snapshot.layer(word as u16 * 64 + bit).is_some());
+        for (first, set) in (0..).step_by(64).zip(&LAYERS_WITH_FILTERS) {
+            let bits = (0..64).filter(|bit| snapshot.layer(first + bit).is_some());
             set.store(bits.fold(0, |set, bit| set | 1 << bit), Ordering::Release);
         }
         GENERATION.store(snapshot.generation, Ordering::Release);

@@ -23,11 +23,13 @@ fn name() -> FWPM_DISPLAY_DATA0 {
     FWPM_DISPLAY_DATA0 { name: NAME.as_ptr().cast_mut(), description: null_mut() }
 }
 
+type Act = fn(&FWPS_INCOMING_METADATA_VALUES0, &mut FWPS_CLASSIFY_OUT0);
+
 /// What the callout of these tests saw last, and what it does. One machine runs at a time, so do these tests.
 static SEEN_CONTEXT: AtomicU64 = AtomicU64::new(0);
 static SEEN_IRQL: AtomicU32 = AtomicU32::new(0);
 static DELETED: Mutex<Vec<(u16, u32, u64)>> = Mutex::new(Vec::new());
-static ACT: Mutex<Option<fn(&FWPS_INCOMING_METADATA_VALUES0, &mut FWPS_CLASSIFY_OUT0)>> = Mutex::new(None);
+static ACT: Mutex<Option<Act>> = Mutex::new(None);
 static STATES: Mutex<Vec<FWPM_SERVICE_STATE>> = Mutex::new(Vec::new());
 
 unsafe extern "system" fn classify_fn(
@@ -144,7 +146,7 @@ impl Driver {
         Self { sim, engine, id }
     }
 
-    fn acts(act: fn(&FWPS_INCOMING_METADATA_VALUES0, &mut FWPS_CLASSIFY_OUT0)) {
+    fn acts(act: Act) {
         *ACT.lock().unwrap() = Some(act);
     }
 
@@ -376,9 +378,10 @@ fn what_was_added_can_be_read_back_and_must_be_freed() {
     let status = unsafe { FwpmLayerGetById0(driver.engine, LAYER, &raw mut layer) };
     assert_eq!(status, STATUS_SUCCESS);
     // SAFETY: the function gave it.
-    assert_eq!(unsafe { (*layer).numFields } as usize, field::inbound_transport::COUNT);
+    let FWPM_LAYER0 { numFields, field: fields, .. } = unsafe { *layer };
+    assert_eq!(numFields as usize, field::inbound_transport::COUNT);
     // SAFETY: there are that many fields.
-    let port = unsafe { *(*layer).field.add(field::inbound_transport::IP_LOCAL_PORT) };
+    let port = unsafe { *fields.wrapping_add(field::inbound_transport::IP_LOCAL_PORT) };
     assert_eq!(port.dataType, FWP_UINT16);
     // SAFETY: the key lives as long as the layer.
     assert_eq!(super::guid(unsafe { *port.fieldKey }), super::guid(FWPM_CONDITION_IP_LOCAL_PORT));
@@ -440,7 +443,9 @@ fn a_filter_with_conditions_survives_the_way_there_and_back() {
     // SAFETY: the arguments are as documented.
     assert_eq!(unsafe { FwpmFilterGetById0(driver.engine, id, &raw mut back) }, STATUS_SUCCESS);
     // SAFETY: the function gave it.
-    let read = unsafe { super::filter_spec(&*back) }.expect("a good filter");
+    let read = unsafe { *back };
+    // SAFETY: it is as documented.
+    let read = unsafe { super::filter_spec(&read) }.expect("a good filter");
     // SAFETY: it is as documented.
     let mut given = unsafe { super::filter_spec(&filter) }.expect("a good filter");
     given.key = read.key;

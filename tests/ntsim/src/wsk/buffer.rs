@@ -64,7 +64,11 @@ impl Buffer {
             at = found.Next;
         }
         if total.saturating_sub(offset) < length {
-            violation(&rules::BUFFER_LENGTH, api, format!("{length} bytes at {offset} of a chain of {total}"));
+            violation(
+                &rules::BUFFER_LENGTH,
+                api,
+                format!("{length} bytes at {offset} of a chain of {total}"),
+            );
             return None;
         }
         Some(Self { mdl, offset, length })
@@ -215,11 +219,7 @@ impl Indication {
         if starts {
             let mut node = Box::new(WSK_DATA_INDICATION {
                 Next: null_mut(),
-                Buffer: WSK_BUF {
-                    Mdl: pointer,
-                    Offset: u32::try_from(gap).unwrap_or(0),
-                    Length: piece,
-                },
+                Buffer: WSK_BUF { Mdl: pointer, Offset: u32::try_from(gap).unwrap_or(0), Length: piece },
             });
             let next = &raw mut *node;
             if let Some(last) = self.nodes.last_mut() {
@@ -290,7 +290,13 @@ mod tests {
         // SAFETY: the chain above.
         let buffer = unsafe { Buffer::check("WskSend", &raw const buffer) }.unwrap();
         let mut seen = Vec::new();
-        assert_eq!(buffer.read(1, |part| { seen.extend_from_slice(part); part.len() }), 5);
+        assert_eq!(
+            buffer.read(1, |part| {
+                seen.extend_from_slice(part);
+                part.len()
+            }),
+            5
+        );
         assert_eq!(seen, [4, 5, 6, 7, 8]);
         assert_eq!(buffer.write(0, &[30, 40, 50, 60]), 4);
         drop(mdls);
@@ -301,7 +307,14 @@ mod tests {
     fn an_indication_holds_its_data_however_it_is_cut() {
         let data: Vec<u8> = (0..=255).collect();
         let mut flip = false;
-        let mut indication = Indication::new(&data, |rest| (rest / 3).max(1), || { flip = !flip; flip });
+        let mut indication = Indication::new(
+            &data,
+            |rest| (rest / 3).max(1),
+            || {
+                flip = !flip;
+                flip
+            },
+        );
         let mut seen = Vec::new();
         let mut node = indication.head();
         let mut nodes = 0;
@@ -310,7 +323,10 @@ mod tests {
             let found = unsafe { *node };
             // SAFETY: the same.
             let part = unsafe { Buffer::check("test", &raw const found.Buffer) }.unwrap();
-            part.read(0, |bytes| { seen.extend_from_slice(bytes); bytes.len() });
+            part.read(0, |bytes| {
+                seen.extend_from_slice(bytes);
+                bytes.len()
+            });
             node = found.Next;
             nodes += 1;
         }

@@ -170,13 +170,8 @@ unsafe extern "system" fn socket(
     if !call.use_security(API, security) {
         return call.fail(request, STATUS_INVALID_PARAMETER);
     }
-    let socket = call.make(
-        category,
-        family,
-        context.expose_provenance(),
-        table.expose_provenance(),
-        security.addr(),
-    );
+    let socket =
+        call.make(category, family, context.expose_provenance(), table.expose_provenance(), security.addr());
     let client = Arc::clone(&call.client);
     let (handle, security) = (socket.handle().expose_provenance(), security.addr());
     call.finish(request, move || {
@@ -300,7 +295,11 @@ unsafe extern "system" fn control_client(
         }
         // Both only before any socket; there are no TDI transports here to divert to.
         WSK_TDI_BEHAVIOR | WSK_TDI_DEVICENAME_MAPPING => {
-            if call.client.had_sockets() { STATUS_INVALID_DEVICE_STATE } else { STATUS_SUCCESS }
+            if call.client.had_sockets() {
+                STATUS_INVALID_DEVICE_STATE
+            } else {
+                STATUS_SUCCESS
+            }
         }
         WSK_CACHE_SD | WSK_RELEASE_SD => STATUS_INVALID_PARAMETER,
         _ => STATUS_NOT_SUPPORTED,

@@ -9,8 +9,8 @@ use super::{Subsystem, rules};
 use crate::sys::nt::{
     NTSTATUS, PIRP, STATUS_ADDRESS_ALREADY_ASSOCIATED, STATUS_CONNECTION_ABORTED,
     STATUS_CONNECTION_DISCONNECTED, STATUS_CONNECTION_RESET, STATUS_DATA_NOT_ACCEPTED,
-    STATUS_INVALID_ADDRESS_COMPONENT, STATUS_INVALID_DEVICE_STATE, STATUS_INVALID_PARAMETER,
-    STATUS_PENDING, STATUS_SUCCESS,
+    STATUS_INVALID_ADDRESS_COMPONENT, STATUS_INVALID_DEVICE_STATE, STATUS_INVALID_PARAMETER, STATUS_PENDING,
+    STATUS_SUCCESS,
 };
 use crate::sys::wsk::{
     PSOCKADDR, PWSK_BUF, PWSK_DATA_INDICATION, PWSK_SOCKET, WSK_CLIENT_CONNECTION_DISPATCH,
@@ -325,7 +325,9 @@ impl Socket {
             && !connection.held.is_empty()
             && connection.retained_bytes() <= subsystem.config.retain_limit;
         // Page "PFN_WSK_RECEIVE": a pending receive takes precedence, but a race with the event exists.
-        let races = receives && connection.pending_receives() > 0 && subsystem.executor.chance(subsystem.config.races);
+        let races = receives
+            && connection.pending_receives() > 0
+            && subsystem.executor.chance(subsystem.config.races);
         if !races && let Some((ticket, request, status, count)) = connection.serve(subsystem) {
             return Next::Complete(ticket, request, status, count);
         }
@@ -338,7 +340,8 @@ impl Socket {
         {
             return Next::FailOutgoing;
         }
-        let over = matches!(connection.incoming, Incoming::Ended | Incoming::Reset) && connection.held.is_empty();
+        let over =
+            matches!(connection.incoming, Incoming::Ended | Incoming::Reset) && connection.held.is_empty();
         if over && !connection.told && !connection.held_back && state.enabled & WSK_EVENT_DISCONNECT != 0 {
             connection.told = true;
             let flags = if connection.incoming == Incoming::Reset { WSK_FLAG_ABORTIVE } else { 0 };
@@ -396,7 +399,8 @@ impl Socket {
             let connection = &mut state.connection;
             connection.indicating = None;
             let index = connection.retained.iter().position(|kept| kept.head == head.addr());
-            let released = index.is_some_and(|index| connection.retained.get(index).is_some_and(|kept| kept.released));
+            let released =
+                index.is_some_and(|index| connection.retained.get(index).is_some_and(|kept| kept.released));
             if answer != STATUS_PENDING || released {
                 if let Some(index) = index {
                     connection.retained.swap_remove(index);
@@ -446,7 +450,11 @@ impl Socket {
         if let Some(answer) = answer
             && answer != STATUS_SUCCESS
         {
-            violation(&rules::CALLBACK_STATUS, API, format!("returned {answer:#010x}, must be STATUS_SUCCESS"));
+            violation(
+                &rules::CALLBACK_STATUS,
+                API,
+                format!("returned {answer:#010x}, must be STATUS_SUCCESS"),
+            );
         }
     }
 
@@ -519,7 +527,11 @@ impl Socket {
             if let Some(answer) = answer
                 && answer != STATUS_SUCCESS
             {
-                violation(&rules::CALLBACK_STATUS, API, format!("returned {answer:#010x}, must be STATUS_SUCCESS"));
+                violation(
+                    &rules::CALLBACK_STATUS,
+                    API,
+                    format!("returned {answer:#010x}, must be STATUS_SUCCESS"),
+                );
             }
         };
         subsystem.executor.put(self.lane(super::exec::Part::Send), Box::new(tell));
@@ -836,11 +848,7 @@ fn later(
 }
 
 /// WskGetLocalAddress, for every category that has it.
-pub unsafe extern "system" fn get_local_address(
-    socket: PWSK_SOCKET,
-    out: PSOCKADDR,
-    irp: PIRP,
-) -> NTSTATUS {
+pub unsafe extern "system" fn get_local_address(socket: PWSK_SOCKET, out: PSOCKADDR, irp: PIRP) -> NTSTATUS {
     const API: &str = "WskGetLocalAddress";
     Entry::with_irp(API, socket, irp, |entry, request| {
         let address = lock(&entry.socket.state).local;
@@ -849,11 +857,7 @@ pub unsafe extern "system" fn get_local_address(
 }
 
 /// WskGetRemoteAddress.
-pub unsafe extern "system" fn get_remote_address(
-    socket: PWSK_SOCKET,
-    out: PSOCKADDR,
-    irp: PIRP,
-) -> NTSTATUS {
+pub unsafe extern "system" fn get_remote_address(socket: PWSK_SOCKET, out: PSOCKADDR, irp: PIRP) -> NTSTATUS {
     const API: &str = "WskGetRemoteAddress";
     Entry::with_irp(API, socket, irp, |entry, request| {
         let address = lock(&entry.socket.state).remote;
@@ -882,12 +886,7 @@ fn give_address(
 }
 
 /// WskSend (page "PFN_WSK_SEND").
-pub unsafe extern "system" fn send(
-    socket: PWSK_SOCKET,
-    buffer: PWSK_BUF,
-    flags: u32,
-    irp: PIRP,
-) -> NTSTATUS {
+pub unsafe extern "system" fn send(socket: PWSK_SOCKET, buffer: PWSK_BUF, flags: u32, irp: PIRP) -> NTSTATUS {
     const API: &str = "WskSend";
     Entry::with_irp(API, socket, irp, |entry, request| {
         // SAFETY: what the driver passed.

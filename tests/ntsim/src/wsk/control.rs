@@ -89,7 +89,9 @@ pub unsafe extern "system" fn control_socket(
                 return refuse(&entry.subsystem, API, irp, STATUS_INVALID_PARAMETER);
             }
             // SAFETY: what the driver passed.
-            unsafe { super::extension::register(&entry, input_size, input.cast(), output_size, output.cast()) }
+            unsafe {
+                super::extension::register(&entry, input_size, input.cast(), output_size, output.cast())
+            }
         }
         (WskSetOption, SOL_SOCKET, SO_WSK_EVENT_CALLBACK) => {
             // SAFETY: what the driver passed.

@@ -36,5 +36,7 @@ pub static CONNECTION: WSK_PROVIDER_CONNECTION_DISPATCH = WSK_PROVIDER_CONNECTIO
     WskReceiveEx: Some(connection::receive_ex),
 };
 
-const BASIC_TABLE: WSK_PROVIDER_BASIC_DISPATCH =
-    WSK_PROVIDER_BASIC_DISPATCH { WskControlSocket: Some(control::control_socket), WskCloseSocket: Some(close) };
+const BASIC_TABLE: WSK_PROVIDER_BASIC_DISPATCH = WSK_PROVIDER_BASIC_DISPATCH {
+    WskControlSocket: Some(control::control_socket),
+    WskCloseSocket: Some(close),
+};

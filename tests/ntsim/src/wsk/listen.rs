@@ -294,8 +294,14 @@ impl Socket {
                 let table = (!table.is_null()).then(|| unsafe { *table });
                 let missing = |event: u32, present: bool| enabled & event != 0 && !present;
                 missing(WSK_EVENT_RECEIVE, table.is_some_and(|table| table.WskReceiveEvent.is_some()))
-                    || missing(WSK_EVENT_DISCONNECT, table.is_some_and(|table| table.WskDisconnectEvent.is_some()))
-                    || missing(WSK_EVENT_SEND_BACKLOG, table.is_some_and(|table| table.WskSendBacklogEvent.is_some()))
+                    || missing(
+                        WSK_EVENT_DISCONNECT,
+                        table.is_some_and(|table| table.WskDisconnectEvent.is_some()),
+                    )
+                    || missing(
+                        WSK_EVENT_SEND_BACKLOG,
+                        table.is_some_and(|table| table.WskSendBacklogEvent.is_some()),
+                    )
             }
         };
         drop(state);
@@ -385,7 +391,9 @@ impl Socket {
             if key == Key::Inspection {
                 if let Some(event) = table.WskInspectEvent {
                     // SAFETY: the driver's callback, with its context; NULL means a dead socket.
-                    unsafe { event(with_exposed_provenance_mut(context), null_mut(), null_mut(), null_mut()) };
+                    unsafe {
+                        event(with_exposed_provenance_mut(context), null_mut(), null_mut(), null_mut())
+                    };
                 }
             } else if let Some(event) = table.WskAcceptEvent {
                 // SAFETY: the same.

@@ -344,7 +344,8 @@ impl Net {
 
     /// The listener that a connection to `remote` reaches.
     fn listener(state: &State, remote: SocketAddr) -> Option<Arc<Endpoint>> {
-        let any: IpAddr = if remote.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+        let any: IpAddr =
+            if remote.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
         let same = [remote, SocketAddr::new(any, remote.port())];
         if let Some(found) = same.iter().find_map(|address| state.listeners.get(address)) {
             return Some(Arc::clone(found));
@@ -433,9 +434,9 @@ impl Network for MemoryNetwork {
 }
 
 fn net() -> io::Result<Arc<Net>> {
-    super::current()
-        .and_then(|subsystem| subsystem.memory())
-        .ok_or_else(|| io::Error::new(io::ErrorKind::Unsupported, "no machine with the memory network is booted"))
+    super::current().and_then(|subsystem| subsystem.memory()).ok_or_else(|| {
+        io::Error::new(io::ErrorKind::Unsupported, "no machine with the memory network is booted")
+    })
 }
 
 fn error(status: NTSTATUS) -> io::Error {

@@ -357,7 +357,9 @@ impl Subsystem {
             Box::new(move || {
                 if let Some(subsystem) = weak.upgrade() {
                     let (status, information) = outcome();
-                    at(subsystem.callback_at_dispatch(), || request.complete(&subsystem, status, information));
+                    at(subsystem.callback_at_dispatch(), || {
+                        request.complete(&subsystem, status, information)
+                    });
                 }
                 flag.store(true, Ordering::Release);
             }),

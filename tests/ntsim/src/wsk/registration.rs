@@ -152,7 +152,11 @@ impl Client {
 }
 
 /// Finds the client of a registration; a violation if there is none.
-fn client_of(subsystem: &Subsystem, api: &'static str, registration: *mut WSK_REGISTRATION) -> Option<Arc<Client>> {
+fn client_of(
+    subsystem: &Subsystem,
+    api: &'static str,
+    registration: *mut WSK_REGISTRATION,
+) -> Option<Arc<Client>> {
     let found = lock(&subsystem.registrations).get(&registration.addr()).cloned();
     if found.is_none() {
         let moved = !registration.is_null() && {
@@ -199,9 +203,8 @@ pub unsafe extern "system-unwind" fn register(
     });
     {
         let mut registrations = lock(&subsystem.registrations);
-        let in_use = registrations
-            .get(&registration.addr())
-            .is_some_and(|before| !lock(&before.state).deregistered);
+        let in_use =
+            registrations.get(&registration.addr()).is_some_and(|before| !lock(&before.state).deregistered);
         if in_use {
             drop(registrations);
             violation(&rules::REGISTERED_TWICE, API, format!("{registration:p}"));

@@ -3,9 +3,9 @@
 use super::context::{Doing, during};
 use super::socket::Socket;
 use super::{Subsystem, rules};
-use crate::{irp, irql};
 use crate::sys::nt::{NTSTATUS, PDEVICE_OBJECT, PIRP, STATUS_CANCELLED};
 use crate::verify::{lock, violation};
+use crate::{irp, irql};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 

@@ -10,9 +10,9 @@ use super::registration::Client;
 use super::request::{Owner, Request, Ticket, at};
 use super::{Subsystem, rules};
 use crate::sys::nt::{
-    DISPATCH_LEVEL, GUID, NTSTATUS, PIRP, STATUS_CANCELLED, STATUS_DEVICE_NOT_READY, STATUS_FILE_FORCED_CLOSED,
-    STATUS_INSUFFICIENT_RESOURCES, STATUS_INVALID_HANDLE, STATUS_INVALID_PARAMETER, STATUS_NOT_IMPLEMENTED,
-    STATUS_PENDING, STATUS_SUCCESS,
+    DISPATCH_LEVEL, GUID, NTSTATUS, PIRP, STATUS_CANCELLED, STATUS_DEVICE_NOT_READY,
+    STATUS_FILE_FORCED_CLOSED, STATUS_INSUFFICIENT_RESOURCES, STATUS_INVALID_HANDLE,
+    STATUS_INVALID_PARAMETER, STATUS_NOT_IMPLEMENTED, STATUS_PENDING, STATUS_SUCCESS,
 };
 use crate::sys::wsk::{
     ADDRESS_FAMILY, PWSK_SOCKET, WSK_EVENT_ACCEPT, WSK_EVENT_DISCONNECT, WSK_EVENT_RECEIVE,
@@ -163,10 +163,11 @@ impl Socket {
         });
         client.socket_opens();
         track(KIND, handle.addr(), 0);
-        subsystem.sockets.write().unwrap_or_else(std::sync::PoisonError::into_inner).insert(
-            handle.addr(),
-            Arc::clone(&socket),
-        );
+        subsystem
+            .sockets
+            .write()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .insert(handle.addr(), Arc::clone(&socket));
         socket
     }
 
@@ -263,11 +264,7 @@ impl Socket {
     }
 
     /// [`Socket::call_back`] for a caller that notes the end itself.
-    pub fn run_callback<T>(
-        subsystem: &Arc<Subsystem>,
-        name: &'static str,
-        body: impl FnOnce(u32) -> T,
-    ) -> T {
+    pub fn run_callback<T>(subsystem: &Arc<Subsystem>, name: &'static str, body: impl FnOnce(u32) -> T) -> T {
         let dispatch = subsystem.callback_at_dispatch();
         let flag = if dispatch && subsystem.executor.chance(50) { WSK_FLAG_AT_DISPATCH_LEVEL } else { 0 };
         at(dispatch, || context::during(Doing::Callback(name), || irql::same_irql(name, || body(flag))))

@@ -174,7 +174,12 @@ impl Network for TcpNetwork {
         let reactor = self.reactor()?;
         let socket = bound(at, options).map_err(|error| status(&error))?;
         let local = local_of(&socket).map_err(|error| status(&error))?;
-        Ok(Arc::new(TcpBinding { reactor, local, socket: Mutex::new(Some(socket)), attempt: Mutex::default() }))
+        Ok(Arc::new(TcpBinding {
+            reactor,
+            local,
+            socket: Mutex::new(Some(socket)),
+            attempt: Mutex::default(),
+        }))
     }
 
     fn stop(&self) {

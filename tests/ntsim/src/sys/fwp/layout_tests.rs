@@ -19,8 +19,8 @@ fn reference() -> Option<Value> {
 
 fn printed(guid: GUID) -> String {
     let [a, b, tail @ ..] = guid.Data4;
-    let tail: String = tail.iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("{:08x}-{:04x}-{:04x}-{a:02x}{b:02x}-{tail}", guid.Data1, guid.Data2, guid.Data3)
+    let tail = tail.iter().fold(0u64, |digits, byte| digits << 8 | u64::from(*byte));
+    format!("{:08x}-{:04x}-{:04x}-{a:02x}{b:02x}-{tail:012x}", guid.Data1, guid.Data2, guid.Data3)
 }
 
 #[test]

@@ -70,7 +70,9 @@ pub unsafe extern "system-unwind" fn NmrWaitForClientDeregisterComplete(NmrClien
 /// # Safety
 /// None beyond the handle's being the caller's.
 #[allow(non_snake_case)]
-pub unsafe extern "system-unwind" fn NmrWaitForProviderDeregisterComplete(NmrProviderHandle: HANDLE) -> NTSTATUS {
+pub unsafe extern "system-unwind" fn NmrWaitForProviderDeregisterComplete(
+    NmrProviderHandle: HANDLE,
+) -> NTSTATUS {
     nmr::wait_provider(NmrProviderHandle)
 }
 

@@ -3,8 +3,8 @@
 use super::PATIENCE;
 use crate::sys::nt::{
     ExAllocatePool2, ExFreePoolWithTag, GUID, IoAllocateIrp, IoAllocateMdl, IoFreeIrp, IoFreeMdl, IoReuseIrp,
-    IoSetCompletionRoutine, MmBuildMdlForNonPagedPool, NTSTATUS, PDEVICE_OBJECT, PIRP, PMDL, POOL_FLAG_NON_PAGED,
-    STATUS_MORE_PROCESSING_REQUIRED, STATUS_PENDING, STATUS_SUCCESS, TRUE,
+    IoSetCompletionRoutine, MmBuildMdlForNonPagedPool, NTSTATUS, PDEVICE_OBJECT, PIRP, PMDL,
+    POOL_FLAG_NON_PAGED, STATUS_MORE_PROCESSING_REQUIRED, STATUS_PENDING, STATUS_SUCCESS, TRUE,
 };
 use crate::sys::wsk::*;
 use crate::verify::lock;
@@ -179,7 +179,9 @@ impl Memory {
 
     pub fn bytes(&self) -> Vec<u8> {
         let parts = self.parts.iter();
-        parts.flat_map(|&(start, size, _)| unsafe { std::slice::from_raw_parts(start, size) }.to_vec()).collect()
+        parts
+            .flat_map(|&(start, size, _)| unsafe { std::slice::from_raw_parts(start, size) }.to_vec())
+            .collect()
     }
 }
 
@@ -265,7 +267,12 @@ impl Client {
     }
 
     /// A listening socket, bound.
-    pub fn listener(&self, at: &str, context: *mut c_void, dispatch: *const WSK_CLIENT_LISTEN_DISPATCH) -> Sock {
+    pub fn listener(
+        &self,
+        at: &str,
+        context: *mut c_void,
+        dispatch: *const WSK_CLIENT_LISTEN_DISPATCH,
+    ) -> Sock {
         let at: SocketAddr = at.parse().unwrap();
         let family = address::family_of(at);
         let socket = self.socket(family, WSK_FLAG_LISTEN_SOCKET, context, dispatch.cast());
@@ -288,7 +295,14 @@ impl Client {
         socket
     }
 
-    pub fn control(&self, code: u32, input: &mut [u8], output: &mut [u8], returned: *mut usize, irp: PIRP) -> NTSTATUS {
+    pub fn control(
+        &self,
+        code: u32,
+        input: &mut [u8],
+        output: &mut [u8],
+        returned: *mut usize,
+        irp: PIRP,
+    ) -> NTSTATUS {
         unsafe {
             self.dispatch().WskControlClient.unwrap()(
                 self.npi.Client,
@@ -304,7 +318,8 @@ impl Client {
     }
 
     pub fn set_static(&self, mask: u32) -> NTSTATUS {
-        let mut control = WSK_EVENT_CALLBACK_CONTROL { NpiId: &raw const NPI_WSK_INTERFACE_ID, EventMask: mask };
+        let mut control =
+            WSK_EVENT_CALLBACK_CONTROL { NpiId: &raw const NPI_WSK_INTERFACE_ID, EventMask: mask };
         unsafe {
             self.dispatch().WskControlClient.unwrap()(
                 self.npi.Client,
@@ -371,9 +386,7 @@ impl Sock {
         dispatch: *const WSK_CLIENT_CONNECTION_DISPATCH,
         irp: PIRP,
     ) -> NTSTATUS {
-        unsafe {
-            self.listen().WskAccept.unwrap()(self.0, 0, context, dispatch, null_mut(), null_mut(), irp)
-        }
+        unsafe { self.listen().WskAccept.unwrap()(self.0, 0, context, dispatch, null_mut(), null_mut(), irp) }
     }
 
     pub fn accept(self) -> Sock {
@@ -423,7 +436,8 @@ impl Sock {
     }
 
     pub fn local(self) -> SocketAddr {
-        let mut out = SOCKADDR_STORAGE { ss_family: 0, __ss_pad1: [0; 6], __ss_align: 0, __ss_pad2: [0; 112] };
+        let mut out =
+            SOCKADDR_STORAGE { ss_family: 0, __ss_pad1: [0; 6], __ss_align: 0, __ss_pad2: [0; 112] };
         let get = self.listen().WskGetLocalAddress;
         let out_pointer: PSOCKADDR = (&raw mut out).cast();
         let listens = unsafe { (*self.0).Dispatch } == (&raw const crate::wsk::dispatch::LISTEN).cast();
@@ -448,7 +462,16 @@ impl Sock {
     ) -> NTSTATUS {
         unsafe {
             self.basic().WskControlSocket.unwrap()(
-                self.0, kind, code, level, input.1, input.0, output.1, output.0, null_mut(), irp,
+                self.0,
+                kind,
+                code,
+                level,
+                input.1,
+                input.0,
+                output.1,
+                output.0,
+                null_mut(),
+                irp,
             )
         }
     }

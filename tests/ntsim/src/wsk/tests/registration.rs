@@ -207,7 +207,8 @@ fn what_waits_at_passive_level_is_not_called_at_dispatch_level() {
     {
         let _raised = raise_scope();
         let mut npi = no_provider();
-        let no_wait = unsafe { WskCaptureProviderNPI(&raw mut *client.registration, WSK_NO_WAIT, &raw mut npi) };
+        let no_wait =
+            unsafe { WskCaptureProviderNPI(&raw mut *client.registration, WSK_NO_WAIT, &raw mut npi) };
         assert_eq!(no_wait, STATUS_SUCCESS);
         unsafe { WskReleaseProviderNPI(&raw mut *client.registration) };
     }
@@ -237,7 +238,8 @@ fn every_call_that_can_fail_fails_on_demand_and_completes_its_irp() {
         sim.fault(Plan::Api { name: "WskSocket", nth });
         let mut failed = 0;
         for _ in 0..3 {
-            let outcome = call(|irp| client.socket_irp(AF_INET, WSK_FLAG_BASIC_SOCKET, null_mut(), null(), irp));
+            let outcome =
+                call(|irp| client.socket_irp(AF_INET, WSK_FLAG_BASIC_SOCKET, null_mut(), null(), irp));
             if outcome.status == STATUS_INSUFFICIENT_RESOURCES {
                 failed += 1;
             } else {
@@ -351,12 +353,14 @@ fn security_descriptors_are_cached_used_and_released() {
     let mut mine = [0_u8; 40];
     let pointer = (&raw mut mine).expose_provenance();
     let mut cached = [0_u8; 8];
-    let status = client.control(WSK_CACHE_SD, &mut pointer.to_ne_bytes(), &mut cached, null_mut(), null_mut());
+    let status =
+        client.control(WSK_CACHE_SD, &mut pointer.to_ne_bytes(), &mut cached, null_mut(), null_mut());
     assert_eq!(status, STATUS_SUCCESS);
     let socket = client.socket(AF_INET, WSK_FLAG_LISTEN_SOCKET, null_mut(), null());
     let set = |mut security: usize| {
         let input = ((&raw mut security).cast(), size_of_val(&security));
-        call(|irp| socket.control(WskSetOption, SO_WSK_SECURITY, SOL_SOCKET, input, (null_mut(), 0), irp)).status
+        call(|irp| socket.control(WskSetOption, SO_WSK_SECURITY, SOL_SOCKET, input, (null_mut(), 0), irp))
+            .status
     };
     assert_eq!(set(usize::from_ne_bytes(cached)), STATUS_SUCCESS);
     assert_eq!(sim.report().violation_count, 0);
@@ -380,7 +384,8 @@ fn a_provider_that_lacks_functions_returns_and_leaves_the_irp_alone() {
     let irp = Irp::new();
     let mut value = 1_u32;
     let input = ((&raw mut value).cast(), 4);
-    let status = socket.control(WskSetOption, SO_EXCLUSIVEADDRUSE, SOL_SOCKET, input, (null_mut(), 0), irp.irp);
+    let status =
+        socket.control(WskSetOption, SO_EXCLUSIVEADDRUSE, SOL_SOCKET, input, (null_mut(), 0), irp.irp);
     assert_eq!(status, STATUS_NOT_IMPLEMENTED);
     assert_eq!(irp.wait_for(Duration::from_millis(20)), None);
     irp.abandon();
