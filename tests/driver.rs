@@ -700,3 +700,29 @@ fn connections_on_all_processors_at_once_are_counted_exactly() {
     assert_eq!(events.named("FlowClosed").len(), total);
     assert_eq!(events.named("ConnectionVerdict").len(), total);
 }
+
+#[test]
+fn weirs_own_listener_is_exempt_from_the_policy_and_nothing_else_is() {
+    for listen in ["127.0.0.1:47474", "127.0.0.1:0"] {
+        let mut machine = Machine::boot();
+        machine.policy(BLOCK_ALL);
+        machine.set("ControlListen", Registry::Sz(listen.into()));
+        machine.load().unwrap();
+        let listening = machine.events.wait_for("ControlListening", 1);
+        let port = u16::try_from(listening[0].number("port")).unwrap();
+        let accept = |protocol, local: &str, port, app: Option<&str>| {
+            let remote = if local.contains(':') { "2001:db8:1::7" } else { "198.51.100.7" };
+            let mut peer = Peer::new(protocol, local, port, remote, 50_000);
+            peer.app = app.map(str::to_owned);
+            peer.accept(20, 0).action
+        };
+        assert_eq!(accept(TCP, "192.0.2.1", port, Some("System")), PERMITTED);
+        assert_eq!(accept(TCP, "2001:db8::1", port, Some("System")), PERMITTED);
+        assert_eq!(accept(TCP, "192.0.2.1", port, Some(r"\device\harddiskvolume3\system")), BLOCKED);
+        assert_eq!(accept(TCP, "192.0.2.1", port, None), BLOCKED);
+        assert_eq!(accept(TCP, "192.0.2.1", port ^ 1, Some("System")), BLOCKED);
+        assert_eq!(accept(UDP, "192.0.2.1", port, Some("System")), BLOCKED);
+        let events = machine.finish();
+        assert_eq!(events.named("ConnectionVerdict").len(), 4, "the exempt are no business of the policy");
+    }
+}

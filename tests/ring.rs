@@ -167,7 +167,19 @@ impl Handler<Connection> for Log {
 }
 
 fn claim<'a>(rings: &'a Rings<Test>, at: &'a At, payload: &[u8]) -> Result<Claim<'a, Test>, Refused> {
-    let mut claim = rings.claim(at, Kind::ExtensionEvent, payload.len())?;
+    claim_of(rings, at, payload, None)
+}
+
+fn claim_of<'a>(
+    rings: &'a Rings<Test>,
+    at: &'a At,
+    payload: &[u8],
+    object: Option<&'a Connection>,
+) -> Result<Claim<'a, Test>, Refused> {
+    let mut claim = match object {
+        None => rings.claim(at, Kind::ExtensionEvent, payload.len())?,
+        Some(object) => rings.claim_for(at, Kind::ExtensionEvent, payload.len(), object)?,
+    };
     claim.set_detail(payload.len().try_into().unwrap());
     claim.payload().copy_from_slice(payload);
     Ok(claim)
@@ -184,8 +196,8 @@ struct Model {
 }
 
 impl Model {
-    fn lines(&self, len: usize) -> Result<(usize, usize), Cause> {
-        let lines = if len <= PAYLOAD { 1 } else { 1 + (len - PAYLOAD).div_ceil(64) };
+    fn lines(&self, len: usize, of_object: bool) -> Result<(usize, usize), Cause> {
+        let lines = (len + if of_object { 20 } else { 8 }).div_ceil(64);
         if lines > 1 && lines > self.capacity.div_ceil(2).min(MAX_LINES) {
             return Err(Cause::TooLong);
         }
@@ -242,7 +254,7 @@ const OBJECTS: usize = 3;
 
 fn step(processors: u32) -> impl Strategy<Value = Step> {
     let processor = 0..processors;
-    let len = prop_oneof![4 => 0..=PAYLOAD, 2 => PAYLOAD + 1..=300, 1 => 300..=40_000_usize];
+    let len = prop_oneof![4 => 0..=60_usize, 2 => 60..=300_usize, 1 => 300..=40_000_usize];
     let event = prop::sample::select(LifeCycle::ALL.as_slice());
     prop_oneof![
         10 => (processor.clone(), len.clone(), prop::option::of(0..OBJECTS))
@@ -304,16 +316,14 @@ impl Both<'_> {
                 self.serial = self.serial.wrapping_add(1);
                 let payload = vec![self.serial; len];
                 let at = At(processor);
-                let claimed = claim(rings, &at, &payload);
-                let room = self.models[processor as usize].lines(len);
+                let of = object.map(|object| self.objects[object].clone());
+                let claimed = claim_of(rings, &at, &payload, of.as_deref());
+                let room = self.models[processor as usize].lines(len, object.is_some());
                 assert_eq!(claimed.as_ref().err().map(|refused| refused.0), room.err());
                 let (Ok(claimed), Ok(room)) = (claimed, room) else {
                     return self.refuse(processor, room.unwrap_err());
                 };
-                match object {
-                    None => claimed.commit(),
-                    Some(object) => claimed.commit_for(&self.objects[object]),
-                }
+                claimed.commit();
                 let object = object
                     .filter(|object| !self.closed(*object))
                     .map(|object| (object, self.take_number(object)));
@@ -323,7 +333,7 @@ impl Both<'_> {
             }
             Step::Abandon { processor, len } => {
                 let at = At(processor);
-                let room = self.models[processor as usize].lines(len);
+                let room = self.models[processor as usize].lines(len, false);
                 let claimed = claim(rings, &at, &vec![0xEE; len]);
                 assert_eq!(claimed.err().map(|refused| refused.0), room.err());
                 if let Err(cause) = room {
@@ -432,7 +442,7 @@ proptest! {
         };
         let mut payload = vec![0; verdict.size()];
         verdict.encode(&mut payload);
-        prop_assert!(payload.len() <= PAYLOAD);
+        prop_assert!(payload.len() <= OBJECT_PAYLOAD);
         prop_assert_eq!(Verdict::decode(verdict.detail(), &payload), Some(verdict));
         prop_assert_eq!(Verdict::decode(verdict.detail(), &payload[1..]), None);
     }
@@ -449,7 +459,7 @@ proptest! {
         };
         let mut payload = vec![0; control.size()];
         control.encode(&mut payload);
-        prop_assert!(payload.len() <= PAYLOAD);
+        prop_assert!(payload.len() <= OBJECT_PAYLOAD);
         prop_assert_eq!(ControlConnection::decode(control.detail(), &payload), Some(control));
         prop_assert_eq!(ControlConnection::decode(control.detail(), &payload[1..]), None);
     }
@@ -654,11 +664,9 @@ fn produce(rings: &Rings<Test>, processor: u32, pushes: u64, connections: &[Arc<
         let mut payload = vec![number.to_le_bytes()[0]; 8 + usize::try_from(more).unwrap()];
         payload[..8].copy_from_slice(&number.to_le_bytes());
         let connection = &connections[usize::try_from(random >> 32).unwrap() % connections.len()];
-        if let Ok(claimed) = claim(rings, &at, &payload) {
-            match random >> 60 {
-                0..4 => claimed.commit_for(connection),
-                _ => claimed.commit(),
-            }
+        let of = (random >> 62 == 0).then_some(&**connection);
+        if let Ok(claimed) = claim_of(rings, &at, &payload, of) {
+            claimed.commit();
             accepted += 1;
         }
         let event = match random >> 20 & 0xFFF {

@@ -14,10 +14,15 @@
 //! | metric | 0x4 | `Metric` | bytes received | bytes sent u64, flags u32, round trip u32 (microseconds) |
 //! | vendor | 0x8 | `Vendor` | type | the vendor's, up to 40 bytes |
 
-#![allow(non_snake_case, non_camel_case_types, reason = "a binary interface, in the style of Windows headers")]
+#![allow(
+    non_snake_case,
+    non_camel_case_types,
+    reason = "a binary interface, in the style of Windows headers"
+)]
 
-use super::Callback;
 use super::interface::ExtensionInterface;
+use super::{Callback, Provider};
+use crate::kernel::{Result, Status};
 use crate::sys::nt::{GUID, NTSTATUS, PVOID};
 use crate::sys::wsk::{MAKE_WSK_VERSION, NPIID};
 use core::ffi::c_void;
@@ -159,6 +164,49 @@ unsafe impl ExtensionInterface for ConnectionV1 {
         version >= CONNECTION_V1
             && size >= PROVIDER_SIZE
             && dispatch.cast::<CONNECTION_V1_PROVIDER_DISPATCH>().is_aligned()
+    }
+}
+
+impl Provider<'_, ConnectionV1> {
+    /// A sample of the connection's counters. IRQL <= DISPATCH_LEVEL.
+    ///
+    /// # Errors
+    /// `STATUS_NOT_SUPPORTED` where the provider has no such function, and what it returns other than exactly
+    /// STATUS_SUCCESS.
+    pub fn query_metric(&self) -> Result<CONNECTION_METRIC_V1> {
+        let function = self.dispatch().QueryMetric.ok_or(Status::NOT_SUPPORTED)?;
+        let mut metric = CONNECTION_METRIC_V1 {
+            Size: METRIC_SIZE,
+            Version: CONNECTION_V1,
+            ..CONNECTION_METRIC_V1::default()
+        };
+        // SAFETY: the provider's own context, inside the socket's gate; it writes as much as `Size` says.
+        Status(unsafe { function(self.context(), &raw mut metric) }).exact()?;
+        Ok(metric)
+    }
+
+    /// Sets the marks of `direction` ([`CONNECTION_DIRECTION_RECEIVE`], [`CONNECTION_DIRECTION_SEND`]), in bytes, whose
+    /// crossing is told; 0 and 0: none. IRQL <= DISPATCH_LEVEL.
+    ///
+    /// # Errors
+    /// As [`Provider::query_metric`].
+    pub fn set_marks(&self, direction: u32, low: u64, high: u64) -> Result {
+        let function = self.dispatch().SetMarks.ok_or(Status::NOT_SUPPORTED)?;
+        // SAFETY: the provider's own context, inside the socket's gate.
+        Status(unsafe { function(self.context(), direction, low, high) }).exact()
+    }
+
+    /// Sends the vendor a control code of its own, with at most [`CONNECTION_VENDOR_DATA_MAX`] bytes.
+    /// IRQL <= DISPATCH_LEVEL.
+    ///
+    /// # Errors
+    /// `STATUS_INVALID_PARAMETER` for more bytes; else as [`Provider::query_metric`].
+    pub fn control(&self, code: u32, input: &[u8]) -> Result {
+        let function = self.dispatch().Control.ok_or(Status::NOT_SUPPORTED)?;
+        let length = u32::try_from(input.len()).ok().filter(|length| *length <= CONNECTION_VENDOR_DATA_MAX);
+        let length = length.ok_or(Status::INVALID_PARAMETER)?;
+        // SAFETY: the provider's own context, inside the socket's gate; the input lives for the call.
+        Status(unsafe { function(self.context(), code, input.as_ptr().cast(), length) }).exact()
     }
 }
 

@@ -30,10 +30,6 @@ impl<'a> App<'a> {
     pub fn units(&self) -> impl DoubleEndedIterator<Item = u16> + ExactSizeIterator + Clone + use<'a> {
         self.units.iter().map(|unit| u16::from_le_bytes(*unit))
     }
-
-    fn unit(&self, at: usize) -> Option<u16> {
-        self.units.get(at).map(|unit| u16::from_le_bytes(*unit))
-    }
 }
 
 /// The applications' section of an image.
@@ -104,28 +100,33 @@ impl<'a> Apps<'a> {
     /// At most three steps for each unit of the path: one to compare it, and no more falling back than was advanced.
     fn matches(&self, table: usize, number: u32, app: App<'_>) -> Option<bool> {
         let record = item(self.head(apps::PATTERNS)?, number as usize, pattern::LEN);
-        let field = |at: usize| u16_at(self.bytes, record.wrapping_add(at)).map(usize::from);
-        let units = offset_at(self.bytes, record.wrapping_add(pattern::UNITS))?;
+        let record: &[u8; pattern::LEN] = self.bytes.get(record..)?.first_chunk()?;
+        let field = |at: usize| u16_at(record, at).map(usize::from);
         let (count, prefix, tail) = (field(pattern::COUNT)?, field(pattern::PREFIX)?, field(pattern::TAIL)?);
-        let unit = |at: usize| u16_at(self.bytes, item(units, at, 2));
-        let same = |text: usize, at: usize| -> Option<bool> { Some(self.fold(table, app.unit(text)?)? == unit(at)?) };
+        let units = self.bytes.get(offset_at(record, pattern::UNITS)?..)?.as_chunks::<2>().0;
+        let (units, fallbacks) = (units.get(..count)?, units.get(count..)?.get(..count)?);
+        let unit = |at: usize| units.get(at).map(|unit| u16::from_le_bytes(*unit));
+        let same = |text: &[[u8; 2]], pattern: &[[u8; 2]]| -> Option<bool> {
+            for (text, pattern) in text.iter().zip(pattern) {
+                if self.fold(table, u16::from_le_bytes(*text))? != u16::from_le_bytes(*pattern) {
+                    return Some(false);
+                }
+            }
+            Some(text.len() == pattern.len())
+        };
 
-        let length = app.units.len();
-        let ending = if tail == 0 { 0 } else { count.saturating_sub(tail) };
-        let fixed = prefix.saturating_add(ending);
-        if if tail == 0 { length != fixed } else { length < fixed } {
+        if tail == 0 {
+            return same(app.units, units);
+        }
+        let (beginning, ending) = (units.get(..prefix)?, units.get(tail..)?);
+        let Some((start, rest)) = app.units.split_at_checked(prefix) else {
             return Some(false);
-        }
-        for at in 0..prefix {
-            if !same(at, at)? {
-                return Some(false);
-            }
-        }
-        let end = length.saturating_sub(ending);
-        for at in 0..ending {
-            if !same(end.wrapping_add(at), tail.wrapping_add(at))? {
-                return Some(false);
-            }
+        };
+        let Some((between, end)) = rest.split_at_checked(rest.len().wrapping_sub(ending.len())) else {
+            return Some(false);
+        };
+        if !same(end, ending)? || !same(start, beginning)? {
+            return Some(false);
         }
         if tail <= prefix.saturating_add(1) {
             return Some(true);
@@ -133,17 +134,16 @@ impl<'a> Apps<'a> {
 
         // Between the wildcards: the leftmost place of each piece is good enough, since whatever follows a later
         // place follows the leftmost one too.
-        let fallbacks = item(units, count, 2);
         let last_star = tail.saturating_sub(1);
         let mut at = prefix.wrapping_add(1);
-        for text in prefix..end {
-            let folded = self.fold(table, app.unit(text)?)?;
+        for text in between {
+            let folded = self.fold(table, u16::from_le_bytes(*text))?;
             for _ in 0..count {
                 if unit(at)? == folded {
                     at = at.wrapping_add(1);
                     break;
                 }
-                match u16_at(self.bytes, item(fallbacks, at, 2))? {
+                match u16::from_le_bytes(*fallbacks.get(at)?) {
                     NO_FALLBACK => break,
                     earlier => at = usize::from(earlier),
                 }

@@ -35,17 +35,17 @@ impl Image<'_> {
 
     fn find<A: Address>(&self, tuple: &Tuple<'_>) -> Option<u32> {
         let at = self.partition(tuple.direction, tuple.family)?;
-        let search = Search::<A> { bytes: self.bytes(), key: Key::of(tuple) };
+        let partition = self.bytes().get(at..)?.first_chunk()?;
+        let search = Search::<A> { bytes: self.bytes(), partition, key: Key::of(tuple) };
         let mut best = NONE;
-        let words = offset_at(self.bytes(), at.wrapping_add(partition::WORDS))?;
+        let words = offset_at(partition, partition::WORDS)?;
         if words != 0 {
             let mut apps = [[0; 8]; MAX_WORDS];
-            let app = search.app_row(at, words, self.apps(), tuple, &mut apps)?;
-            best = search.vector(at, words, app)?;
+            let app = search.app_row(words, self.apps(), tuple, &mut apps)?;
+            best = search.vector(words, app)?;
         }
-        let groups = offset_at(self.bytes(), at.wrapping_add(partition::GROUPS).wrapping_add(4))?;
-        if groups != 0 {
-            best = search.hashed(at, best)?;
+        if u32_at(partition, partition::GROUPS.wrapping_add(4))? != 0 {
+            best = search.hashed(best)?;
         }
         Some(best)
     }
@@ -74,23 +74,25 @@ impl<A: Address> Key<A> {
     }
 }
 
+/// A look-up in one partition. Records are taken out of the image whole, with one check each: what is read of them
+/// then lies in them by its type.
 struct Search<'a, A> {
     bytes: &'a [u8],
+    partition: &'a [u8; partition::LEN],
     key: Key<A>,
 }
 
 impl<'a, A: Address> Search<'a, A> {
     /// The first rule whose bit is set in the rows of all fields.
     #[inline]
-    fn vector(&self, at: usize, words: usize, app: Row<'_>) -> Option<u32> {
-        let [local, remote, local_port, remote_port, protocol] =
-            self.rows(at.wrapping_add(partition::VECTOR_FIELDS), words)?;
+    fn vector(&self, words: usize, app: Row<'_>) -> Option<u32> {
+        let [local, remote, local_port, remote_port, protocol] = self.rows(partition::VECTOR_FIELDS, words)?;
         let rows = local.iter().zip(remote).zip(local_port).zip(remote_port).zip(protocol).zip(app);
         for ((((((a, b), c), d), e), f), word) in rows.zip(0_u32..) {
             let bits = [a, b, c, d, e, f].into_iter().fold(u64::MAX, |bits, word| bits & u64::from_le_bytes(*word));
             if bits != 0 {
                 let bit = word.wrapping_mul(64).wrapping_add(bits.trailing_zeros());
-                let table = offset_at(self.bytes, at.wrapping_add(partition::VECTOR_RULES))?;
+                let table = offset_at(self.partition, partition::VECTOR_RULES)?;
                 return u32_at(self.bytes, item(table, bit as usize, 4));
             }
         }
@@ -99,22 +101,22 @@ impl<'a, A: Address> Search<'a, A> {
 
     /// The lowest rule below `best` in the groups, else `best`.
     #[inline]
-    fn hashed(&self, at: usize, mut best: u32) -> Option<u32> {
-        let rows = self.rows(at.wrapping_add(partition::HASHED_FIELDS), 1)?;
+    fn hashed(&self, mut best: u32) -> Option<u32> {
+        let rows = self.rows(partition::HASHED_FIELDS, 1)?;
         let mut candidates = u64::MAX;
         for row in rows {
             candidates &= u64::from_le_bytes(*row.first()?);
         }
-        let groups = offset_at(self.bytes, at.wrapping_add(partition::GROUPS))?;
-        let slots = offset_at(self.bytes, at.wrapping_add(partition::SLOTS))?;
-        let entries = offset_at(self.bytes, at.wrapping_add(partition::ENTRIES))?;
+        let groups = offset_at(self.partition, partition::GROUPS)?;
+        let slots = offset_at(self.partition, partition::SLOTS)?;
+        let entries = offset_at(self.partition, partition::ENTRIES)?;
         for _ in 0..MAX_GROUPS {
             if candidates == 0 {
                 break;
             }
-            let group = item(groups, candidates.trailing_zeros() as usize, group::LEN);
+            let group = self.record(item(groups, candidates.trailing_zeros() as usize, group::LEN))?;
             candidates &= candidates.wrapping_sub(1);
-            if u32_at(self.bytes, group.wrapping_add(group::FIRST))? >= best {
+            if u32_at(group, group::FIRST)? >= best {
                 break;
             }
             best = self.probe(group, slots, entries, best)?;
@@ -123,16 +125,16 @@ impl<'a, A: Address> Search<'a, A> {
     }
 
     #[inline]
-    fn probe(&self, group: usize, slots: usize, entries: usize, best: u32) -> Option<u32> {
-        let base = offset_at(self.bytes, group.wrapping_add(group::BASE))?;
-        let mask = offset_at(self.bytes, group.wrapping_add(group::MASK))?;
+    fn probe(&self, group: &[u8; group::LEN], slots: usize, entries: usize, best: u32) -> Option<u32> {
+        let base = offset_at(group, group::BASE)?;
+        let mask = offset_at(group, group::MASK)?;
         let masked = |address: Option<A>, len: usize| -> Option<u64> {
-            let len = u8_at(self.bytes, group.wrapping_add(len))?;
+            let len = u8_at(group, len)?;
             Some(address.map_or(0, |address| address.masked(len).fold()))
         };
         let local = masked(self.key.local, group::LOCAL_LEN)?;
         let remote = masked(self.key.remote, group::REMOTE_LEN)?;
-        let key = u8_at(self.bytes, group.wrapping_add(group::KEY))?;
+        let key = u8_at(group, group::KEY)?;
         let rest = format::key_rest(
             self.key.local_port.unwrap_or(0),
             self.key.remote_port.unwrap_or(0),
@@ -143,13 +145,13 @@ impl<'a, A: Address> Search<'a, A> {
         let tag = u16::from_le_bytes([t0, t1]);
         let mut place = u32::from_le_bytes([h0, h1, h2, h3]) as usize;
         for _ in 0..MAX_PROBES {
-            let slot = item(slots, base.wrapping_add(place & mask), slot::LEN);
-            let count = u16_at(self.bytes, slot.wrapping_add(slot::COUNT))?;
+            let slot: &[u8; slot::LEN] = self.record(item(slots, base.wrapping_add(place & mask), slot::LEN))?;
+            let count = u16_at(slot, slot::COUNT)?;
             if count == 0 {
                 break;
             }
-            if u16_at(self.bytes, slot.wrapping_add(slot::TAG))? == tag {
-                let start = offset_at(self.bytes, slot.wrapping_add(slot::START))?;
+            if u16_at(slot, slot::TAG)? == tag {
+                let start = offset_at(slot, slot::START)?;
                 let found = self.bucket(entries, start, count.min(format::MAX_BUCKET), best)?;
                 if found < best {
                     return Some(found);
@@ -166,11 +168,12 @@ impl<'a, A: Address> Search<'a, A> {
         let length = entry::len(A::SIZE);
         for place in 0..usize::from(count) {
             let at = item(entries, start.wrapping_add(place), length);
-            let rule = u32_at(self.bytes, item(at, 2, A::SIZE).wrapping_add(entry::RULE))?;
+            let (addresses, tail) = self.bytes.get(at..at.wrapping_add(length))?.split_last_chunk()?;
+            let rule = u32_at(tail, entry::RULE)?;
             if rule >= best {
                 break;
             }
-            if self.matches(at)? {
+            if self.matches(addresses, tail)? {
                 return Some(rule);
             }
         }
@@ -178,15 +181,11 @@ impl<'a, A: Address> Search<'a, A> {
     }
 
     #[inline]
-    fn matches(&self, at: usize) -> Option<bool> {
-        let tail = item(at, 2, A::SIZE);
-        let named = u8_at(self.bytes, tail.wrapping_add(entry::NAMED))?;
+    fn matches(&self, addresses: &[u8], tail: &[u8; entry::TAIL]) -> Option<bool> {
+        let named = u8_at(tail, entry::NAMED)?;
         let address = |key: Option<A>, at: usize, len: usize, bit: u8| -> Option<bool> {
             match key {
-                Some(key) => {
-                    let len = u8_at(self.bytes, tail.wrapping_add(len))?;
-                    Some(key.masked(len) == A::read(self.bytes, at)?)
-                }
+                Some(key) => Some(key.masked(u8_at(tail, len)?) == A::read(addresses, at)?),
                 None => Some(named & bit == 0),
             }
         };
@@ -194,53 +193,68 @@ impl<'a, A: Address> Search<'a, A> {
             if named & bit == 0 {
                 return Some(true);
             }
-            let first = tail.wrapping_add(first);
-            let last = u16_at(self.bytes, first.wrapping_add(2))?;
-            let first = u16_at(self.bytes, first)?;
+            let (first, last) = (u16_at(tail, first)?, u16_at(tail, first.wrapping_add(2))?);
             Some(key.is_some_and(|key| first <= key && key <= last))
         };
         Some(
-            address(self.key.remote, at.wrapping_add(A::SIZE), entry::REMOTE_LEN, entry::NAMES_REMOTE)?
-                && address(self.key.local, at, entry::LOCAL_LEN, entry::NAMES_LOCAL)?
+            address(self.key.remote, A::SIZE, entry::REMOTE_LEN, entry::NAMES_REMOTE)?
+                && address(self.key.local, 0, entry::LOCAL_LEN, entry::NAMES_LOCAL)?
                 && port(self.key.remote_port, entry::REMOTE_FIRST, entry::NAMES_REMOTE_PORT)?
                 && port(self.key.local_port, entry::LOCAL_FIRST, entry::NAMES_LOCAL_PORT)?
                 && (named & entry::NAMES_PROTOCOL == 0
-                    || self.key.protocol == Some(u8_at(self.bytes, tail.wrapping_add(entry::PROTOCOL))?)),
+                    || self.key.protocol == Some(u8_at(tail, entry::PROTOCOL)?)),
         )
     }
 
-    /// The rows of local and remote address, local and remote port, and protocol.
+    /// The record at `at`.
     #[inline]
-    fn rows(&self, at: usize, words: usize) -> Option<[Row<'a>; 5]> {
-        let field = |place: usize| item(at, place, field::LEN);
+    fn record<const LEN: usize>(&self, at: usize) -> Option<&'a [u8; LEN]> {
+        self.bytes.get(at..)?.first_chunk()
+    }
+
+    /// The rows of local and remote address, local and remote port, and protocol, of the fields at `fields`.
+    #[inline]
+    fn rows(&self, fields: usize, words: usize) -> Option<[Row<'a>; 5]> {
+        let field = |place: usize| self.field(item(fields, place, field::LEN));
+        let (local, remote) = (field(partition::LOCAL)?, field(partition::REMOTE)?);
+        let (local_port, remote_port) = (field(partition::LOCAL_PORT)?, field(partition::REMOTE_PORT)?);
+        let protocol = field(partition::PROTOCOL)?;
         Some([
-            self.row(field(partition::LOCAL), words, |map| self.address(map, self.key.local?))?,
-            self.row(field(partition::REMOTE), words, |map| self.address(map, self.key.remote?))?,
-            self.row(field(partition::LOCAL_PORT), words, |map| self.port(map, self.key.local_port?))?,
-            self.row(field(partition::REMOTE_PORT), words, |map| self.port(map, self.key.remote_port?))?,
-            self.row(field(partition::PROTOCOL), words, |map| {
-                let map = offset_at(self.bytes, map.wrapping_add(field::MAP))?;
-                u16_at(self.bytes, item(map, usize::from(self.key.protocol?), 2)).map(usize::from)
-            })?,
+            self.row(local, words, self.key.local.and_then(|address| self.address(local, address)))?,
+            self.row(remote, words, self.key.remote.and_then(|address| self.address(remote, address)))?,
+            self.row(local_port, words, self.key.local_port.and_then(|port| self.port(local_port, port)))?,
+            self.row(remote_port, words, self.key.remote_port.and_then(|port| self.port(remote_port, port)))?,
+            self.row(protocol, words, self.key.protocol.and_then(|number| self.protocol(protocol, number)))?,
         ])
     }
 
-    /// The row that `find` numbers; where it finds none, the value is EMPTY.
+    /// The field at `at` of the partition.
     #[inline]
-    fn row(&self, field: usize, words: usize, find: impl FnOnce(usize) -> Option<usize>) -> Option<Row<'a>> {
-        let number = match find(field) {
+    fn field(&self, at: usize) -> Option<&'a [u8; field::LEN]> {
+        self.partition.get(at..)?.first_chunk()
+    }
+
+    /// A row by its number; without one, the value is EMPTY.
+    #[inline]
+    fn row(&self, field: &[u8; field::LEN], words: usize, number: Option<usize>) -> Option<Row<'a>> {
+        let number = match number {
             Some(number) => number,
-            None => offset_at(self.bytes, field.wrapping_add(field::EMPTY))?,
+            None => offset_at(field, field::EMPTY)?,
         };
-        let rows = offset_at(self.bytes, field.wrapping_add(field::ROWS))?;
         let length = words.wrapping_mul(8);
-        let start = item(rows, number, length);
+        let start = item(offset_at(field, field::ROWS)?, number, length);
         Some(self.bytes.get(start..start.wrapping_add(length))?.as_chunks().0)
     }
 
     #[inline]
-    fn port(&self, field: usize, port: u16) -> Option<usize> {
-        let map = offset_at(self.bytes, field.wrapping_add(field::MAP))?;
+    fn protocol(&self, field: &[u8; field::LEN], protocol: u8) -> Option<usize> {
+        let map = offset_at(field, field::MAP)?;
+        u16_at(self.bytes, item(map, usize::from(protocol), 2)).map(usize::from)
+    }
+
+    #[inline]
+    fn port(&self, field: &[u8; field::LEN], port: u16) -> Option<usize> {
+        let map = offset_at(field, field::MAP)?;
         let [low, high] = port.to_le_bytes();
         let page = u16_at(self.bytes, item(map, usize::from(high), 2))?;
         let place = usize::from(page).wrapping_add(1).wrapping_mul(256).wrapping_add(usize::from(low));
@@ -249,16 +263,14 @@ impl<'a, A: Address> Search<'a, A> {
 
     /// The row of the last cut that is not above `address`.
     #[inline]
-    fn address(&self, field: usize, address: A) -> Option<usize> {
+    fn address(&self, field: &[u8; field::LEN], address: A) -> Option<usize> {
         let length = A::SIZE.wrapping_add(4);
-        let cuts = offset_at(self.bytes, field.wrapping_add(field::MAP))?;
-        let index = offset_at(self.bytes, field.wrapping_add(field::INDEX))?;
-        let steps = offset_at(self.bytes, field.wrapping_add(field::INDEX_COUNT))?.wrapping_sub(2);
-        let shift = u32_at(self.bytes, field.wrapping_add(field::SHIFT))?;
+        let cuts = offset_at(field, field::MAP)?;
+        let steps = offset_at(field, field::INDEX_COUNT)?.wrapping_sub(2);
         let base = A::read(self.bytes, cuts.wrapping_add(length)).unwrap_or(address);
-        let step = address.step(base, shift).min(steps);
-        let mut low = offset_at(self.bytes, item(index, step, 4))?;
-        let high = offset_at(self.bytes, item(index, step.wrapping_add(1), 4))?;
+        let step = address.step(base, u32_at(field, field::SHIFT)?).min(steps);
+        let enclosing: &[u8; 8] = self.record(item(offset_at(field, field::INDEX)?, step, 4))?;
+        let (mut low, high) = (offset_at(enclosing, 0)?, offset_at(enclosing, 4)?);
         let mut span = high.wrapping_sub(low).wrapping_add(1);
         while span > 1 {
             let half = span.wrapping_shr(1);
@@ -275,7 +287,6 @@ impl<'a, A: Address> Search<'a, A> {
     #[inline]
     fn app_row<'r>(
         &self,
-        at: usize,
         words: usize,
         apps: Option<usize>,
         tuple: &Tuple<'_>,
@@ -284,16 +295,16 @@ impl<'a, A: Address> Search<'a, A> {
     where
         'a: 'r,
     {
-        let field = item(at.wrapping_add(partition::VECTOR_FIELDS), partition::APP, field::LEN);
-        let any = self.row(field, words, |_| None)?;
-        let map = offset_at(self.bytes, field.wrapping_add(field::MAP))?;
+        let field = self.field(item(partition::VECTOR_FIELDS, partition::APP, field::LEN))?;
+        let any = self.row(field, words, None)?;
+        let map = offset_at(field, field::MAP)?;
         let (Some(app), Some(apps), true) = (tuple.app, apps, map != 0) else {
             return Some(any);
         };
         for (out, any) in out.iter_mut().zip(any) {
             *out = *any;
         }
-        let rows = offset_at(self.bytes, field.wrapping_add(field::ROWS))?;
+        let rows = offset_at(field, field::ROWS)?;
         Apps::new(self.bytes, apps).matching(app, |number| {
             let row = offset_at(self.bytes, item(map, number as usize, 4)).unwrap_or(0);
             for (word, out) in out.iter_mut().take(words).enumerate() {

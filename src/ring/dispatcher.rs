@@ -124,17 +124,17 @@ impl<'a, S: Supply> Dispatcher<'a, S> {
         let mut any = false;
         for (processor, ring) in self.rings.rings() {
             let mut records: u64 = 0;
-            let lines = ring.drain(self.bounds.batch, |View { header, object, payload }| {
-                let Some(kind) = Kind::from_u8(header.kind) else {
+            let lines = ring.drain(self.bounds.batch, |View { head, object, sequence, payload }| {
+                let Some(kind) = Kind::from_u8(head.kind()) else {
                     return;
                 };
                 let record = Record {
                     processor,
                     kind,
-                    detail: header.detail,
-                    lost: header.lost,
+                    detail: head.detail(),
+                    lost: head.lost(),
                     object,
-                    sequence: header.sequence,
+                    sequence,
                     payload,
                 };
                 records = records.wrapping_add(1);

@@ -160,13 +160,14 @@ impl Handler<Connection> for Log {
 
 fn push(rings: &Rings<Model>, processor: u32, value: u8, len: u16, object: Option<&Connection>) -> bool {
     let at = At(processor);
-    let Ok(mut claim) = rings.claim(&at, Kind::Verdict, len.into()) else { return false };
+    let claim = match object {
+        None => rings.claim(&at, Kind::Verdict, len.into()),
+        Some(object) => rings.claim_for(&at, Kind::Verdict, len.into(), object),
+    };
+    let Ok(mut claim) = claim else { return false };
     claim.set_detail(len);
     claim.payload().fill(value);
-    match object {
-        None => claim.commit(),
-        Some(object) => claim.commit_for(object),
-    }
+    claim.commit();
     true
 }
 

@@ -15,7 +15,7 @@ mod loom_models;
 
 pub use dispatcher::{Bounds, Dispatcher, Handler, Record, Summary};
 pub use life::{LifeCycle, Link, Linked, NoObject};
-pub use line::{Line, MAX_LINES, PAYLOAD};
+pub use line::{Line, MAX_LINES, OBJECT_PAYLOAD, PAYLOAD};
 pub use processor::{AttachError, Cause, Claim, Refused, Ring};
 pub use record::*;
 pub use rings::{Entry, Owned, Rings, Supply, Taken, Waker};

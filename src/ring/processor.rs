@@ -1,15 +1,21 @@
 //! One processor's ring, and the claim that fills a record in place.
 //!
-//! Positions count lines since the start and never wrap in practice (64 bits); a line's index is its position
-//! under the mask. The owner publishes by storing the tail, once per record; the dispatcher gives lines back
-//! by storing the head, once per batch, and the owner reads that only when the room it knows of is used up.
+//! Positions count lines since the start and do not wrap in practice (64 bits); a line's index is its position
+//! under the mask. The owner publishes by storing the tail, once for each record; the dispatcher gives lines
+//! back by storing the head, once for each batch, and the owner reads that only when the room it knows of is
+//! used up. What the owner touches for a record is one line of its own, and the record.
 
-use core::{cell::Cell, marker::PhantomData, ptr::null, slice};
+use core::{
+    cell::Cell,
+    marker::PhantomData,
+    ptr::{from_ref, null},
+    slice,
+};
 
 use super::{
     life::{Linked, take_number},
-    line::{FILLER, HEADER, Header, LINE, Line, MAX_LINES, lines_for},
-    record::Kind,
+    line::{FILLER, Head, LINE, Line, MAX_LINES, Owner, header, lines_for},
+    record::{Kind, Payload},
     rings::{Rings, Supply},
     sync::{AtomicU64, AtomicUsize, Ordering, Site, Track, order},
 };
@@ -20,12 +26,17 @@ use super::{
 pub enum Cause {
     /// The ring has no room: the newest record gives way.
     Full = 0,
-    /// The record is longer than the ring can ever hold.
+    /// The record is longer than half of the ring, or than [`MAX_LINES`].
     TooLong = 1,
     /// A claim is open on this processor: the caller runs inside the one who holds it, or that one leaked.
     Nested = 2,
     /// The processor has no ring (yet).
     NoRing = 3,
+}
+
+impl Cause {
+    /// All causes.
+    pub const ALL: [Self; 4] = [Self::Full, Self::TooLong, Self::Nested, Self::NoRing];
 }
 
 /// Causes that a ring itself counts: all but [`Cause::NoRing`].
@@ -46,22 +57,19 @@ pub enum AttachError {
     Attached,
 }
 
-/// What the owner of the processor works with, on one cache line with nothing of the dispatcher's.
+/// What the owner of the processor works with: one cache line. The dispatcher reads the tail in it, once for
+/// each batch.
 #[repr(C, align(64))]
-struct Owner<S: Supply> {
-    /// The position of the next record.
-    next: Cell<usize>,
-    /// Lines known to be free; [`OPEN`] while a claim is open.
-    room: Cell<isize>,
+struct Writer<S: Supply> {
+    /// Every position before it is committed. Stored by the owner, last of all that a record takes.
+    tail: AtomicUsize,
+    /// Positions before it are known to be free. One before the tail while a claim is open, so that no record
+    /// fits.
+    limit: Cell<usize>,
     /// Records lost since the last one committed.
     lost: Cell<u32>,
     lines: S::Lines,
 }
-
-const OPEN: isize = -1;
-
-#[repr(C, align(64))]
-struct Line64<T>(T);
 
 /// What the dispatcher works with.
 #[repr(C, align(64))]
@@ -76,20 +84,21 @@ struct Reader {
     delivered: AtomicU64,
 }
 
+/// Written by the owner only, read by anyone.
+#[repr(C, align(64))]
+struct Losses([[AtomicU64; CAUSES]; Kind::COUNT]);
+
 /// The ring of one processor.
 #[repr(C)]
 pub struct Ring<S: Supply> {
-    owner: Owner<S>,
-    /// Every position before it is committed.
-    tail: Line64<AtomicUsize>,
+    writer: Writer<S>,
     reader: Reader,
-    /// Written by the owner only, read by anyone.
-    losses: Line64<[[AtomicU64; CAUSES]; Kind::COUNT]>,
+    losses: Losses,
     track: Track,
 }
 
-// SAFETY: `owner` is touched only through `OnProcessor`, whose holder is alone on the processor, and `reader`'s
-// cells only by the dispatcher, of which there is one; the rest is atomic. Lines are handed over with the
+// SAFETY: `writer`'s cells are touched only through `OnProcessor`, whose holder is alone on the processor, and
+// `reader`'s only by the dispatcher, of which there is one; the rest is atomic. Lines are handed over with the
 // release and acquire of tail and head.
 unsafe impl<S: Supply> Sync for Ring<S> where S::Lines: Send + Sync {}
 // SAFETY: as above; nothing in the ring is bound to a thread.
@@ -105,35 +114,26 @@ impl<S: Supply> Ring<S> {
         }
         Ok(Self {
             track: Track::new(count),
-            owner: Owner {
-                next: Cell::new(0),
-                room: Cell::new(count.cast_signed()),
-                lost: Cell::new(0),
-                lines,
-            },
-            tail: Line64(AtomicUsize::new(0)),
+            writer: Writer { tail: AtomicUsize::new(0), limit: Cell::new(count), lost: Cell::new(0), lines },
             reader: Reader {
                 head: AtomicUsize::new(0),
                 at: Cell::new(0),
                 seen: Cell::new(0),
                 delivered: AtomicU64::new(0),
             },
-            losses: Line64(core::array::from_fn(|_| core::array::from_fn(|_| AtomicU64::new(0)))),
+            losses: Losses(core::array::from_fn(|_| core::array::from_fn(|_| AtomicU64::new(0)))),
         })
     }
 
     /// Lines in the ring.
+    #[inline(always)]
     pub fn capacity(&self) -> usize {
-        self.owner.lines.len()
+        self.writer.lines.len()
     }
 
     /// Records of `kind` that this processor lost for `cause`, so far.
     pub fn lost(&self, kind: Kind, cause: Cause) -> u64 {
-        self.losses
-            .0
-            .get(kind as usize)
-            .and_then(|by_cause| by_cause.get(cause as usize))
-            .map_or(0, |count| count.load(Ordering::Relaxed))
+        self.loss(kind, cause).map_or(0, |count| count.load(Ordering::Relaxed))
     }
 
     /// Records of this processor that were delivered, so far.
@@ -141,17 +141,36 @@ impl<S: Supply> Ring<S> {
         self.reader.delivered.load(Ordering::Relaxed)
     }
 
+    #[inline(always)]
+    fn loss(&self, kind: Kind, cause: Cause) -> Option<&AtomicU64> {
+        self.losses.0.get(kind as usize)?.get(cause as usize)
+    }
+
+    #[inline(always)]
+    fn index(&self, position: usize) -> usize {
+        position & self.capacity().wrapping_sub(1)
+    }
+
     /// The address of the line at `position`.
     #[inline(always)]
     fn line(&self, position: usize) -> *mut Line {
-        let lines: &[Line] = &self.owner.lines;
-        let index = position & lines.len().wrapping_sub(1);
+        let lines: &[Line] = &self.writer.lines;
         // SAFETY: the length is a power of two, so the index is within the slice.
-        unsafe { lines.as_ptr().add(index) }.cast_mut()
+        unsafe { lines.as_ptr().add(position & lines.len().wrapping_sub(1)) }.cast_mut()
     }
 
-    fn index(&self, position: usize) -> usize {
-        position & self.capacity().wrapping_sub(1)
+    /// Room for a record of `len` payload bytes, not marked as taken: another one may be given out.
+    #[inline(always)]
+    fn room(&self, kind: Kind, of_object: bool, len: usize) -> Result<Room<'_, S>, Refused> {
+        let lines = lines_for(of_object, len);
+        let tail = self.writer.tail.load(Ordering::Relaxed);
+        let skipped = if lines == 1 { 0 } else { self.skip(kind, tail, lines)? };
+        let end = tail.wrapping_add(skipped).wrapping_add(lines);
+        if self.writer.limit.get().wrapping_sub(end).cast_signed() < 0 {
+            self.refresh(kind, tail, end)?;
+        }
+        let record = self.line(tail.wrapping_add(skipped));
+        Ok(Room { ring: self, record, tail, skipped, lines })
     }
 
     /// Claims room for `len` payload bytes.
@@ -159,15 +178,33 @@ impl<S: Supply> Ring<S> {
     /// # Safety
     /// The caller owns the ring's processor until the claim is gone.
     #[inline(always)]
-    pub(super) unsafe fn claim(&self, kind: Kind, len: usize) -> Result<Open<'_, S>, Refused> {
-        let lines = lines_for(len);
-        let start = self.owner.next.get();
-        let room = self.owner.room.get();
-        let skipped = if lines == 1 { 0 } else { self.skip(kind, start, lines)? };
-        let taken = lines.wrapping_add(skipped);
-        let room = if taken.cast_signed() <= room { room } else { self.refresh(kind, taken)? };
-        self.owner.room.set(OPEN);
-        Ok(Open { ring: self, start, skipped, lines, room })
+    pub(super) unsafe fn claim(
+        &self,
+        kind: Kind,
+        of_object: bool,
+        len: usize,
+    ) -> Result<Open<'_, S>, Refused> {
+        let room = self.room(kind, of_object, len)?;
+        let limit = self.writer.limit.replace(room.tail.wrapping_sub(1));
+        Ok(Open { room, limit })
+    }
+
+    /// Writes and publishes `payload`.
+    ///
+    /// # Safety
+    /// The caller owns the ring's processor. (Payloads are this module's own, and do not come back here: so the
+    /// room needs no mark.)
+    #[inline(always)]
+    pub(super) unsafe fn push<P: Payload>(
+        &self,
+        payload: &P,
+        object: Option<&S::Object>,
+    ) -> Result<(), Refused> {
+        let len = payload.size();
+        let mut room = self.room(P::KIND, object.is_some(), len)?;
+        payload.encode(room.payload(object.is_some(), len));
+        room.publish(P::KIND, payload.detail(), object);
+        Ok(())
     }
 
     /// Lines to leave out before `position`'s record of `lines` lines, so that it lies in one piece. A record of
@@ -180,29 +217,44 @@ impl<S: Supply> Ring<S> {
         Ok(if lines > to_end { to_end } else { 0 })
     }
 
-    /// Looks how far the dispatcher has come; the room, or a counted refusal.
-    fn refresh(&self, kind: Kind, taken: usize) -> Result<isize, Refused> {
-        if self.owner.room.get() == OPEN {
+    /// Looks how far the dispatcher has come, for a record from `tail` to `end`; a counted refusal if not far
+    /// enough.
+    #[inline]
+    fn refresh(&self, kind: Kind, tail: usize, end: usize) -> Result<(), Refused> {
+        if self.writer.limit.get() == tail.wrapping_sub(1) {
             return Err(self.refuse(kind, Cause::Nested));
         }
         let head = self.reader.head.load(order(Site::Reuse, Ordering::Acquire));
-        let used = self.owner.next.get().wrapping_sub(head);
-        let room = self.capacity().wrapping_sub(used).cast_signed();
-        if taken.cast_signed() > room { Err(self.refuse(kind, Cause::Full)) } else { Ok(room) }
+        let limit = head.wrapping_add(self.capacity());
+        self.writer.limit.set(limit);
+        if limit.wrapping_sub(end).cast_signed() < 0 { Err(self.refuse(kind, Cause::Full)) } else { Ok(()) }
     }
 
     #[inline]
     fn refuse(&self, kind: Kind, cause: Cause) -> Refused {
-        if let Some(count) = self.losses.0.get(kind as usize).and_then(|causes| causes.get(cause as usize)) {
+        self.count(kind, cause);
+        self.writer.lost.set(self.writer.lost.get().saturating_add(1));
+        Refused(cause)
+    }
+
+    #[inline]
+    fn count(&self, kind: Kind, cause: Cause) {
+        if let Some(count) = self.loss(kind, cause) {
             count.store(count.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
         }
-        self.owner.lost.set(self.owner.lost.get().saturating_add(1));
-        Refused(cause)
+    }
+
+    /// Marks the lines before the ring's end as nobody's.
+    #[cold]
+    fn fill(&self, position: usize, lines: usize) {
+        self.track.write(self.index(position), lines);
+        // SAFETY: claimed lines are this side's alone until published; each begins with room for a head.
+        unsafe { self.line(position).cast::<Head>().write(Head::new(FILLER, false, lines, 0, 0)) };
     }
 
     /// Whether records came since the dispatcher last looked. The dispatcher's.
     pub(super) fn has_news(&self) -> bool {
-        self.tail.0.load(Ordering::Relaxed) != self.reader.seen.get()
+        self.writer.tail.load(Ordering::Relaxed) != self.reader.seen.get()
     }
 
     /// Whether the dispatcher has not delivered all that it saw. The dispatcher's.
@@ -212,29 +264,43 @@ impl<S: Supply> Ring<S> {
 
     /// Delivers records until `bound` lines are done, none is left, or one's turn has not come; the number of
     /// lines done. The dispatcher's.
+    #[inline]
     pub(super) fn drain(&self, bound: usize, mut deliver: impl FnMut(View<'_, S::Object>)) -> usize {
-        let tail = self.tail.0.load(order(Site::Observe, Ordering::Acquire));
+        let tail = self.writer.tail.load(order(Site::Observe, Ordering::Acquire));
         self.reader.seen.set(tail);
         let start = self.reader.at.get();
+        if start == tail {
+            return 0;
+        }
         let mut at = start;
         let mut records: u64 = 0;
         while at != tail && at.wrapping_sub(start) < bound {
-            // SAFETY: committed and not given back, the line is the dispatcher's and starts with a header.
-            let header = unsafe { self.line(at).cast::<Header>().read() };
-            let lines = usize::from(header.lines);
+            let record = self.line(at);
+            // SAFETY: committed and not given back, the line is the dispatcher's and starts with a head.
+            let head = unsafe { record.cast::<Head>().read() };
+            let lines = head.lines();
             self.track.read(self.index(at), lines);
-            if header.kind != FILLER {
-                // SAFETY: a record's object is retained until its `Closed` is delivered, which comes after.
-                let object = unsafe { header.object.cast::<S::Object>().as_ref() };
-                if object.is_some_and(|object| !object.link().is_next(header.sequence)) {
+            if head.kind() != FILLER {
+                let (object, sequence) = if head.of_object() {
+                    // SAFETY: within the record's first line.
+                    let owner = unsafe { record.cast::<u8>().add(size_of::<Head>()) }.cast::<Owner>();
+                    // SAFETY: a record of an object has it behind its head, aligned to four bytes as it asks.
+                    let Owner { object, sequence } = unsafe { owner.read() };
+                    // SAFETY: the object is retained until its `Closed` is delivered, which comes after.
+                    (unsafe { object.cast::<S::Object>().as_ref() }, sequence)
+                } else {
+                    (None, 0)
+                };
+                if object.is_some_and(|object| !object.link().is_next(sequence)) {
                     break;
                 }
+                let offset = header(head.of_object());
                 // SAFETY: within the record's lines, which lie in one piece.
-                let payload = unsafe { self.line(at).cast::<u8>().add(HEADER) };
-                let len = lines.wrapping_mul(LINE).wrapping_sub(HEADER);
+                let payload = unsafe { record.cast::<u8>().add(offset) };
+                let len = lines.wrapping_mul(LINE).wrapping_sub(offset);
                 // SAFETY: committed lines are initialised and not written until they are given back.
                 let payload = unsafe { slice::from_raw_parts(payload, len) };
-                deliver(View { header, object, payload });
+                deliver(View { head, object, sequence, payload });
                 if let Some(object) = object {
                     object.link().advance();
                 }
@@ -242,100 +308,80 @@ impl<S: Supply> Ring<S> {
             }
             at = at.wrapping_add(lines);
         }
-        if at != start {
-            self.reader.at.set(at);
-            self.reader.delivered.store(
-                self.reader.delivered.load(Ordering::Relaxed).wrapping_add(records),
-                Ordering::Relaxed,
-            );
-            self.reader.head.store(at, order(Site::Free, Ordering::Release));
-        }
+        self.reader.at.set(at);
+        let delivered = &self.reader.delivered;
+        delivered.store(delivered.load(Ordering::Relaxed).wrapping_add(records), Ordering::Relaxed);
+        self.reader.head.store(at, order(Site::Free, Ordering::Release));
         at.wrapping_sub(start)
     }
 }
 
 /// A committed record as the dispatcher finds it.
 pub(super) struct View<'a, T> {
-    pub header: Header,
+    pub head: Head,
     pub object: Option<&'a T>,
+    pub sequence: u32,
     pub payload: &'a [u8],
 }
 
-/// Claimed lines; gone without a trace unless published.
-pub(super) struct Open<'a, S: Supply> {
+/// Lines behind the tail, which the dispatcher does not look at before they are published.
+struct Room<'a, S: Supply> {
     ring: &'a Ring<S>,
-    start: usize,
+    record: *mut Line,
+    tail: usize,
     skipped: usize,
     lines: usize,
-    room: isize,
 }
 
-impl<S: Supply> Open<'_, S> {
+impl<S: Supply> Room<'_, S> {
     #[inline(always)]
-    fn record(&self) -> *mut Line {
-        self.ring.line(self.start.wrapping_add(self.skipped))
-    }
-
-    #[inline(always)]
-    pub fn payload(&mut self, len: usize) -> &mut [u8] {
-        // SAFETY: within the claimed lines, which lie in one piece.
-        let payload = unsafe { self.record().cast::<u8>().add(HEADER) };
-        // SAFETY: `len` was claimed; claimed lines are this side's alone until published.
+    fn payload(&mut self, of_object: bool, len: usize) -> &mut [u8] {
+        // SAFETY: within the lines given out, which lie in one piece.
+        let payload = unsafe { self.record.cast::<u8>().add(header(of_object)) };
+        // SAFETY: `len` was asked for behind that header; the lines are this side's alone until published.
         unsafe { slice::from_raw_parts_mut(payload, len) }
     }
 
     #[inline(always)]
-    pub fn publish(self, kind: Kind, detail: u16, object: *const (), sequence: u32) {
+    fn publish(&self, kind: Kind, detail: u16, object: Option<&S::Object>) {
         let ring = self.ring;
-        let header = Header {
-            kind: kind as u8,
-            #[allow(clippy::cast_possible_truncation)] // at most MAX_LINES, or the claim was refused
-            lines: self.lines as u8,
-            detail,
-            lost: ring.owner.lost.get(),
-            object,
-            sequence,
-        };
-        let record = self.record();
-        ring.track.write(ring.index(self.start.wrapping_add(self.skipped)), self.lines);
-        // SAFETY: the claimed line is this side's alone until published.
-        unsafe { record.cast::<Header>().write(header) };
-        if self.skipped != 0 {
-            ring.fill(self.start, self.skipped);
+        let lost = ring.writer.lost.get();
+        if lost != 0 {
+            ring.writer.lost.set(0);
         }
-        let taken = self.skipped.wrapping_add(self.lines);
-        let end = self.start.wrapping_add(taken);
-        ring.owner.lost.set(0);
-        ring.owner.next.set(end);
-        ring.tail.0.store(end, order(Site::Publish, Ordering::Release));
-        ring.owner.room.set(self.room.wrapping_sub(taken.cast_signed()));
-        core::mem::forget(self);
+        ring.track.write(ring.index(self.tail.wrapping_add(self.skipped)), self.lines);
+        let head = Head::new(kind as u8, object.is_some(), self.lines, detail, lost);
+        // SAFETY: the line is this side's alone until published.
+        unsafe { self.record.cast::<Head>().write(head) };
+        if let Some(object) = object {
+            let owner = match take_number(object) {
+                Some(sequence) => Owner { object: from_ref(object).cast(), sequence },
+                None => Owner { object: null(), sequence: 0 },
+            };
+            // SAFETY: within the record's first line.
+            let place = unsafe { self.record.cast::<u8>().add(size_of::<Head>()) }.cast::<Owner>();
+            // SAFETY: as above; the type asks for an alignment of four bytes only.
+            unsafe { place.write(owner) };
+        }
+        if self.skipped != 0 {
+            ring.fill(self.tail, self.skipped);
+        }
+        let end = self.tail.wrapping_add(self.skipped).wrapping_add(self.lines);
+        ring.writer.tail.store(end, order(Site::Publish, Ordering::Release));
     }
+}
+
+/// Room that nobody else gets, until this is gone.
+pub(super) struct Open<'a, S: Supply> {
+    room: Room<'a, S>,
+    /// The limit under the mark.
+    limit: usize,
 }
 
 impl<S: Supply> Drop for Open<'_, S> {
     #[inline(always)]
     fn drop(&mut self) {
-        self.ring.owner.room.set(self.room);
-    }
-}
-
-impl<S: Supply> Ring<S> {
-    /// Marks the lines before the ring's end as nobody's.
-    #[inline(never)]
-    fn fill(&self, position: usize, lines: usize) {
-        let header = Header {
-            kind: FILLER,
-            #[allow(clippy::cast_possible_truncation)] // fewer than the record's
-            lines: lines as u8,
-            detail: 0,
-            lost: 0,
-            object: null(),
-            sequence: 0,
-        };
-        self.track.write(self.index(position), lines);
-        // SAFETY: the claimed line is this side's alone until published.
-        unsafe { self.line(position).cast::<Header>().write(header) };
+        self.room.ring.writer.limit.set(self.limit);
     }
 }
 
@@ -350,6 +396,7 @@ impl<S: Supply> Ring<S> {
 pub struct Claim<'a, S: Supply> {
     rings: &'a Rings<S>,
     open: Open<'a, S>,
+    object: Option<&'a S::Object>,
     kind: Kind,
     detail: u16,
     len: usize,
@@ -359,14 +406,20 @@ pub struct Claim<'a, S: Supply> {
 
 impl<'a, S: Supply> Claim<'a, S> {
     #[inline(always)]
-    pub(super) fn new(rings: &'a Rings<S>, open: Open<'a, S>, kind: Kind, len: usize) -> Self {
-        Self { rings, open, kind, detail: 0, len, here: PhantomData }
+    pub(super) fn new(
+        rings: &'a Rings<S>,
+        open: Open<'a, S>,
+        object: Option<&'a S::Object>,
+        kind: Kind,
+        len: usize,
+    ) -> Self {
+        Self { rings, open, object, kind, detail: 0, len, here: PhantomData }
     }
 
     /// The payload, as long as was claimed. It holds stale bytes of earlier records until it is written.
     #[inline(always)]
     pub fn payload(&mut self) -> &mut [u8] {
-        self.open.payload(self.len)
+        self.open.room.payload(self.object.is_some(), self.len)
     }
 
     /// Sets the word in the header that is for the kind's own use (0 unless set).
@@ -387,28 +440,6 @@ impl<'a, S: Supply> Claim<'a, S> {
     /// last of a batch, before it leaves the processor: otherwise the record may lie until the next one comes.
     #[inline(always)]
     pub fn commit_quietly(self) {
-        self.open.publish(self.kind, self.detail, null(), 0);
-    }
-
-    /// Publishes the record as the next of `object`, and wakes the dispatcher if it is parked. The record is
-    /// delivered after all that took a number of the object before, and with a reference to the object.
-    /// Once `Closed` has been raised it is delivered as a record of no object.
-    #[inline(always)]
-    pub fn commit_for(self, object: &S::Object) {
-        let rings = self.rings;
-        self.commit_quietly_for(object);
-        rings.notify();
-    }
-
-    /// As [`commit_for`](Claim::commit_for), without the look at the dispatcher: see
-    /// [`commit_quietly`](Claim::commit_quietly).
-    #[inline(always)]
-    pub fn commit_quietly_for(self, object: &S::Object) {
-        match take_number(object) {
-            Some(sequence) => {
-                self.open.publish(self.kind, self.detail, core::ptr::from_ref(object).cast(), sequence);
-            }
-            None => self.open.publish(self.kind, self.detail, null(), 0),
-        }
+        self.open.room.publish(self.kind, self.detail, self.object);
     }
 }

@@ -5,8 +5,9 @@
 //! What a connection's life-cycle events have to tell lies in the connection itself, so it has no payload here.
 #![forbid(unsafe_code)]
 
-use super::line::PAYLOAD;
+use super::line::OBJECT_PAYLOAD;
 use crate::policy::{Action, Direction, Family};
+use static_assertions::const_assert;
 
 macro_rules! kinds {
     ($($(#[doc = $doc:literal])+ $kind:ident = $number:literal $name:literal;)+) => {
@@ -45,8 +46,13 @@ kinds! {
     ExtensionEvent = 2 "extension-event";
 }
 
-/// Something that a record can carry.
-pub trait Payload {
+mod sealed {
+    /// Only this module makes payloads, so that encoding one is known not to enter the ring.
+    pub trait Sealed {}
+}
+
+/// Something that a record can carry: the payload of a row in the table of kinds.
+pub trait Payload: sealed::Sealed {
     /// The record's kind.
     const KIND: Kind;
 
@@ -125,6 +131,7 @@ pub struct Verdict {
 }
 
 impl Verdict {
+    const SIZE: usize = 16 + 16 + 4 + 4 + 2 + 2;
     const DIRECTION: u16 = 1 << 2;
     const FAMILY: u16 = 1 << 3;
     const REAUTHORIZED: u16 = 1 << 4;
@@ -150,6 +157,11 @@ impl Verdict {
     }
 }
 
+// One line, also as an object's record.
+const_assert!(Verdict::SIZE <= OBJECT_PAYLOAD);
+
+impl sealed::Sealed for Verdict {}
+
 impl Payload for Verdict {
     const KIND: Kind = Kind::Verdict;
 
@@ -165,7 +177,7 @@ impl Payload for Verdict {
 
     #[inline(always)]
     fn size(&self) -> usize {
-        PAYLOAD
+        Self::SIZE
     }
 
     #[inline(always)]
@@ -233,6 +245,8 @@ impl ControlConnection {
     }
 }
 
+impl sealed::Sealed for ControlConnection {}
+
 impl Payload for ControlConnection {
     const KIND: Kind = Kind::ControlConnection;
 
@@ -287,6 +301,8 @@ impl<'a> ExtensionEvent<'a> {
         })
     }
 }
+
+impl sealed::Sealed for ExtensionEvent<'_> {}
 
 impl Payload for ExtensionEvent<'_> {
     const KIND: Kind = Kind::ExtensionEvent;

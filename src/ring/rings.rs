@@ -1,6 +1,10 @@
 //! The rings of all processors, the life-cycle list, and the handshake with the dispatcher.
 
-use core::{cell::UnsafeCell, ops::Deref};
+use core::{
+    cell::UnsafeCell,
+    ops::Deref,
+    ptr::{from_ref, null_mut},
+};
 
 use super::{
     OnProcessor,
@@ -9,7 +13,7 @@ use super::{
     line::Line,
     processor::{AttachError, Cause, Claim, Refused, Ring},
     record::{Kind, Payload},
-    sync::{AtomicBool, AtomicU32, AtomicU64, Ordering, Site, Track, fence, order},
+    sync::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering, Site, Track, fence, order},
 };
 
 /// Sole ownership of memory at one place.
@@ -46,33 +50,51 @@ pub trait Waker {
 
 /// One processor's place in the table.
 pub struct Entry<S: Supply> {
-    state: AtomicU32,
-    ring: UnsafeCell<Option<S::Ring>>,
+    /// Where the ring is, once it is there.
+    ring: AtomicPtr<Ring<S>>,
+    owner: UnsafeCell<Option<S::Ring>>,
+    /// Somebody has attached a ring, or is about to.
+    taken: AtomicBool,
     track: Track,
 }
 
-const EMPTY: u32 = 0;
-const FILLING: u32 = 1;
-const ATTACHED: u32 = 2;
-
-// SAFETY: the ring is written once, by the one who moved the state from EMPTY to FILLING, and read only after
-// ATTACHED was stored.
+// SAFETY: the owner is written once, by the one who took the entry, and not touched again until the entry is
+// dropped; the ring is read only after its address was stored.
 unsafe impl<S: Supply> Sync for Entry<S> where S::Ring: Send + Sync {}
+// SAFETY: the entry owns its ring.
+unsafe impl<S: Supply> Send for Entry<S> where S::Ring: Send + Sync {}
 
 impl<S: Supply> Entry<S> {
     /// An entry without a ring.
     pub fn new() -> Self {
-        Self { state: AtomicU32::new(EMPTY), ring: UnsafeCell::new(None), track: Track::new(1) }
+        Self {
+            ring: AtomicPtr::new(null_mut()),
+            owner: UnsafeCell::new(None),
+            taken: AtomicBool::new(false),
+            track: Track::new(1),
+        }
     }
 
     #[inline(always)]
     pub(super) fn get(&self) -> Option<&Ring<S>> {
-        if self.state.load(order(Site::Attach, Ordering::Acquire)) != ATTACHED {
-            return None;
+        let ring = self.ring.load(order(Site::Attach, Ordering::Acquire));
+        if !ring.is_null() {
+            self.track.read(0, 1);
         }
-        self.track.read(0, 1);
-        // SAFETY: attached entries are not written again.
-        unsafe { &*self.ring.get() }.as_deref()
+        // SAFETY: null, or the ring that the entry owns.
+        unsafe { ring.as_ref() }
+    }
+
+    fn attach(&self, ring: S::Ring) -> Result<(), AttachError> {
+        if self.taken.swap(true, Ordering::Relaxed) {
+            return Err(AttachError::Attached);
+        }
+        self.track.write(0, 1);
+        // SAFETY: whoever takes the entry is alone with its owner.
+        let owner = unsafe { &mut *self.owner.get() };
+        let ring: &Ring<S> = owner.insert(ring);
+        self.ring.store(from_ref(ring).cast_mut(), order(Site::Attach, Ordering::Release));
+        Ok(())
     }
 }
 
@@ -148,19 +170,13 @@ impl<S: Supply> Rings<S> {
     pub fn attach(&self, processor: u32, ring: S::Ring) -> Result<(), AttachError> {
         let entry = usize::try_from(processor).ok().and_then(|index| self.table.get(index));
         let entry = entry.ok_or(AttachError::Processor)?;
-        entry
-            .state
-            .compare_exchange(EMPTY, FILLING, Ordering::Relaxed, Ordering::Relaxed)
-            .map_err(|_| AttachError::Attached)?;
-        entry.track.write(0, 1);
-        // SAFETY: whoever moved the state to FILLING is alone with the entry until it is ATTACHED.
-        unsafe { entry.ring.get().write(Some(ring)) };
-        entry.state.store(ATTACHED, order(Site::Attach, Ordering::Release));
+        entry.attach(ring)?;
         self.limit.fetch_max(processor.saturating_add(1), Ordering::Release);
         Ok(())
     }
 
-    /// Claims room for a record of `kind` with `len` bytes of payload. IRQL = DISPATCH_LEVEL (by `at`).
+    /// Claims room for a record of `kind` with `len` bytes of payload, which belongs to no object.
+    /// IRQL = DISPATCH_LEVEL (by `at`).
     #[inline(always)]
     pub fn claim<'a>(
         &'a self,
@@ -168,28 +184,53 @@ impl<S: Supply> Rings<S> {
         kind: Kind,
         len: usize,
     ) -> Result<Claim<'a, S>, Refused> {
+        self.claim_any(at, kind, len, None)
+    }
+
+    /// Claims room for a record that will be the next of `object`: committed, it is delivered after all that took
+    /// a number of the object before, with a reference to the object. Once `Closed` has been raised it is
+    /// delivered as a record of no object. IRQL = DISPATCH_LEVEL (by `at`).
+    #[inline(always)]
+    pub fn claim_for<'a>(
+        &'a self,
+        at: &'a impl OnProcessor,
+        kind: Kind,
+        len: usize,
+        object: &'a S::Object,
+    ) -> Result<Claim<'a, S>, Refused> {
+        self.claim_any(at, kind, len, Some(object))
+    }
+
+    #[inline(always)]
+    fn claim_any<'a>(
+        &'a self,
+        at: &'a impl OnProcessor,
+        kind: Kind,
+        len: usize,
+        object: Option<&'a S::Object>,
+    ) -> Result<Claim<'a, S>, Refused> {
         let Some(ring) = self.ring(at.processor()) else {
             return Err(self.refuse_without_ring(kind));
         };
         // SAFETY: the ring is the one of the processor that `at` owns, and `at` is borrowed by the claim.
-        let open = unsafe { ring.claim(kind, len) }?;
-        Ok(Claim::new(self, open, kind, len))
+        let open = unsafe { ring.claim(kind, object.is_some(), len) }?;
+        Ok(Claim::new(self, open, object, kind, len))
     }
 
-    /// Claims, fills and commits `payload`; true unless it was refused, which is counted. See
-    /// [`Claim::commit_for`] for `object`. IRQL = DISPATCH_LEVEL (by `at`).
+    /// Writes and commits `payload` in one go, as [`claim_for`](Rings::claim_for) if there is an `object`; true
+    /// unless it was refused, which is counted. IRQL = DISPATCH_LEVEL (by `at`).
     #[inline(always)]
     pub fn push<P: Payload>(&self, at: &impl OnProcessor, payload: &P, object: Option<&S::Object>) -> bool {
-        let Ok(mut claim) = self.claim(at, P::KIND, payload.size()) else {
+        let Some(ring) = self.ring(at.processor()) else {
+            self.refuse_without_ring(P::KIND);
             return false;
         };
-        claim.set_detail(payload.detail());
-        payload.encode(claim.payload());
-        match object {
-            None => claim.commit(),
-            Some(object) => claim.commit_for(object),
+        // SAFETY: the ring is the one of the processor that `at` owns.
+        let pushed = unsafe { ring.push(payload, object) }.is_ok();
+        if pushed {
+            self.notify();
         }
-        true
+        pushed
     }
 
     #[cold]

@@ -137,15 +137,16 @@ fn sum(words: &[u64]) -> u64 {
     words.iter().fold(0, |sum, word| sum.wrapping_add(*word))
 }
 
-/// A producer that pushes one by one.
+/// A producer that pushes one by one. Its count is local while it works: in the closures themselves, two producers'
+/// counts may share a cache line.
 fn produce(mut push: impl FnMut(u64) -> bool + Send + 'static) -> Produce {
-    let mut number = 0_u64;
+    let mut next = 0_u64;
     Box::new(move |records| {
         let mut accepted = 0;
-        for _ in 0..records {
+        for number in next..next + records {
             accepted += u64::from(push(number));
-            number = number.wrapping_add(1);
         }
+        next += records;
         accepted
     })
 }
@@ -214,23 +215,19 @@ impl Handler<NoObject> for Sum {
 #[derive(Clone, Copy)]
 enum Fill {
     Fixed(usize),
-    /// Lengths known at run time only: 1, 1, 2, 1, 1, 3, 1, 2 lines.
+    /// Lengths known at run time only: 1, 1, 2, 1, 1, 3, 1, 2 lines, 96 bytes in the mean.
     Mixed,
 }
 
-const LENGTHS: [usize; 8] = [8, 44, 108, 30, 44, 172, 16, 60];
+const LENGTHS: [usize; 8] = [8, 56, 120, 30, 56, 184, 16, 100];
 
+/// Writes words while there is room for whole ones.
 #[inline(always)]
 fn fill(payload: &mut [u8], number: u64) {
-    let mut chunks = payload.chunks_exact_mut(8);
-    let mut word = number;
-    for chunk in &mut chunks {
-        chunk.copy_from_slice(&word.to_le_bytes());
-        word = word.wrapping_add(1);
+    let (words, _) = payload.as_chunks_mut::<8>();
+    for (word, place) in words.iter_mut().enumerate() {
+        *place = number.wrapping_add(word as u64).to_le_bytes();
     }
-    let rest = chunks.into_remainder();
-    let len = rest.len();
-    rest.copy_from_slice(&word.to_le_bytes()[..len]);
 }
 
 fn weir(name: &'static str, role: Role, fill_with: Fill, looks: bool) -> Queue {

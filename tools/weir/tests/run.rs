@@ -185,7 +185,8 @@ fn ipv6_extension_headers_are_passed() {
     let extensions =
         [[60, 0, 1, 4, 0, 0, 0, 0], [44, 0, 1, 4, 0, 0, 0, 0], [17, 0, 0, 0, 0, 0, 0, 9]].concat();
     let mut packet = [header, &extensions, payload].concat();
-    packet[4..6].copy_from_slice(&u16::try_from(packet.len() - 40).unwrap().to_be_bytes());
+    let length = u16::try_from(packet.len() - 40).unwrap();
+    packet[4..6].copy_from_slice(&length.to_be_bytes());
     packet[6] = 0;
     let run = replay(&raw(&[packet, udp6(false, 5000, 53, 16)]), &["--local", "2001:db8:1::/64"]);
     assert_eq!(run.clean()["flows"], 1);

@@ -792,7 +792,7 @@ fn write_addresses<A: Field>(block: &mut Block, field: usize, column: Column<A>,
     let mut shift = 0;
     if let (Some((base, _)), Some((last, _))) = (cuts.get(1), cuts.last()) {
         let wanted = usize::BITS - cuts.len().leading_zeros() + 1;
-        shift = last.distance_bits(*base).saturating_sub(wanted.min(16));
+        shift = last.distance_bits(*base).saturating_sub(wanted.min(20));
         let steps = last.step(*base, shift) + 1;
         for step in 1..steps {
             let start = A::at_step(*base, step, shift);

@@ -632,8 +632,9 @@ fn an_abortive_disconnect_takes_no_buffer() {
     let client = Client::new();
     let (socket, peer) = pair(&client);
     let memory = Memory::of(b"bye");
+    let mut buffer = memory.whole();
     let outcome = call(|irp| unsafe {
-        socket.table().WskDisconnect.unwrap()(socket.0, &raw mut memory.whole(), WSK_FLAG_ABORTIVE, irp)
+        socket.table().WskDisconnect.unwrap()(socket.0, &raw mut buffer, WSK_FLAG_ABORTIVE, irp)
     });
     assert_eq!(outcome.status, STATUS_INVALID_PARAMETER);
     socket.close();
@@ -647,8 +648,9 @@ fn a_disconnect_sends_its_last_data_first() {
     let client = Client::new();
     let (socket, peer) = pair(&client);
     let memory = Memory::of(b"bye");
+    let mut buffer = memory.whole();
     succeed(|irp| unsafe {
-        socket.table().WskDisconnect.unwrap()(socket.0, &raw mut memory.whole(), 0, irp)
+        socket.table().WskDisconnect.unwrap()(socket.0, &raw mut buffer, 0, irp)
     });
     assert_eq!(peer.recv_to_end().unwrap(), b"bye");
     socket.close();
@@ -986,10 +988,10 @@ fn closing_while_another_thread_is_in_a_call_is_noticed() {
     })));
     let memory = Memory::of(b"x");
     thread::scope(|scope| {
-        let (address, mut buffer) = (irp.irp.expose_provenance(), memory.whole());
-        let buffer_mdl = buffer.Mdl.expose_provenance();
+        let (address, mdl) = (irp.irp.expose_provenance(), memory.whole().Mdl.expose_provenance());
         scope.spawn(move || {
-            buffer = WSK_BUF { Mdl: std::ptr::with_exposed_provenance_mut(buffer_mdl), Offset: 0, Length: 1 };
+            let mdl = std::ptr::with_exposed_provenance_mut(mdl);
+            let mut buffer = WSK_BUF { Mdl: mdl, Offset: 0, Length: 1 };
             socket.send_irp(&mut buffer, std::ptr::with_exposed_provenance_mut(address));
         });
         wait_until("the call", || *lock(&inside));

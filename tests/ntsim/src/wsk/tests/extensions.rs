@@ -292,9 +292,9 @@ fn the_close_waits_for_extension_callbacks_in_progress() {
     let (entered, leave) = (Arc::new(Barrier::new(2)), Arc::new(Barrier::new(2)));
     thread::scope(|scope| {
         let (inside, outside) = (Arc::clone(&entered), Arc::clone(&leave));
-        let registration = registration.clone();
+        let calling = registration.clone();
         scope.spawn(move || {
-            registration.call(0, PASSIVE_LEVEL, |_: PVOID, _: *const c_void| {
+            calling.call(0, PASSIVE_LEVEL, |_: PVOID, _: *const c_void| {
                 inside.wait();
                 outside.wait();
             })
