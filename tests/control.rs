@@ -21,7 +21,7 @@ fn status(end: End) -> i32 {
 fn a_connection_is_accepted_its_bytes_counted_and_its_end_answered_in_good_order() {
     let plane = Plane::start(wsk::Config::default(), &parameters());
     let peer = plane.connect();
-    peer.send(&[7; 100_000]).unwrap();
+    peer.send(&vec![7; 100_000]).unwrap();
     eventually("every byte is counted", || plane.control().counters().received == 100_000);
     peer.end();
     assert_eq!(peer.recv_to_end().unwrap(), []);
@@ -211,7 +211,7 @@ fn the_unspecified_ipv6_address_takes_both_families() {
 #[test]
 fn wsk_that_comes_late_is_waited_for_and_a_stop_is_not() {
     let late = wsk::Config { ready: false, ..wsk::Config::default() };
-    let plane = Plane::start(late.clone(), &parameters());
+    let plane = Plane::start(late, &parameters());
     assert_eq!(plane.control().counters().listeners, 0);
     wsk::set_ready(true);
     plane.address();
@@ -255,7 +255,7 @@ fn a_provider_without_events_and_control_operations_serves_by_request() {
     let parameters = Parameters { listen, max_sessions: 2, ..parameters() };
     let plane = Plane::start(wsk::Config::incomplete(), &parameters);
     let (first, second) = (plane.connect(), plane.connect());
-    first.send(&[1; 20_000]).unwrap();
+    first.send(&vec![1; 20_000]).unwrap();
     second.send(&[2; 5]).unwrap();
     eventually("every byte is counted", || plane.control().counters().received == 20_005);
     let third = plane.connect();

@@ -73,29 +73,35 @@ fn accepted(count: usize) -> Vec<Registration> {
     found
 }
 
+/// The table of weir's callbacks.
+fn table(dispatch: *const c_void) -> CONNECTION_V1_CLIENT_DISPATCH {
+    // SAFETY: what weir registered for this interface, a constant.
+    unsafe { *dispatch.cast() }
+}
+
 /// Calls weir's `State` callback as the documentation allows. Whether the socket was still there.
 fn tell(registration: &Registration, irql: KIRQL, state: u32, reason: u32) -> bool {
     let told = registration.call(CONNECTION_EVENT_STATE, irql, |context, dispatch| {
-        let dispatch = dispatch.cast::<CONNECTION_V1_CLIENT_DISPATCH>();
+        let table = table(dispatch);
         // SAFETY: weir's table and context, while the socket is there.
-        unsafe { ((*dispatch).State)(context, state, reason) }
+        unsafe { (table.State)(context, state, reason) }
     });
     told.is_some()
 }
 
 fn vendor(registration: &Registration, kind: u32, data: *const c_void, length: u32) {
     registration.call(CONNECTION_EVENT_VENDOR, DISPATCH_LEVEL, |context, dispatch| {
-        let dispatch = dispatch.cast::<CONNECTION_V1_CLIENT_DISPATCH>();
+        let table = table(dispatch);
         // SAFETY: weir's table and context, while the socket is there.
-        unsafe { ((*dispatch).Vendor)(context, kind, data, length) }
+        unsafe { (table.Vendor)(context, kind, data, length) }
     });
 }
 
 fn metric(registration: &Registration, metric: *const CONNECTION_METRIC_V1) {
     registration.call(CONNECTION_EVENT_METRIC, PASSIVE_LEVEL, |context, dispatch| {
-        let dispatch = dispatch.cast::<CONNECTION_V1_CLIENT_DISPATCH>();
+        let table = table(dispatch);
         // SAFETY: weir's table and context, while the socket is there.
-        unsafe { ((*dispatch).Metric)(context, metric) }
+        unsafe { (table.Metric)(context, metric) }
     });
 }
 
@@ -225,6 +231,8 @@ fn a_required_interface_that_weir_does_not_speak_is_missing() {
     let extensions = required_interface(Guid { data1: 1, data2: 2, data3: 3, data4: [4; 8] });
     let plane = plane(wsk::Config::default(), supported(), &Parameters { extensions, ..parameters() });
     plane.wait_told("the failure is told", |told| *told == Told::ListenFailed(STATUS_NOT_SUPPORTED));
+    let why = Told::Refused { session: 0, required: true, status: STATUS_NOT_SUPPORTED };
+    plane.wait_told("the reason is told", |told| *told == why);
     plane.end();
 }
 
@@ -243,9 +251,9 @@ fn the_version_is_looked_at_before_anything_is_asked() {
 #[test]
 fn callbacks_from_within_the_registration_arrive() {
     let inline = Callback::new(|registration| {
-        let dispatch = registration.client_dispatch().cast::<CONNECTION_V1_CLIENT_DISPATCH>();
+        let table = table(registration.client_dispatch());
         // SAFETY: weir's table and context; its registration is under way.
-        unsafe { ((*dispatch).State)(registration.client_context(), 1, 0) };
+        unsafe { (table.State)(registration.client_context(), 1, 0) };
     });
     let plane = plane_with(Script::InlineCallback(Offer::new(&PROVIDER), inline));
     let _peer = plane.connect();
@@ -359,13 +367,13 @@ fn a_provider_that_calls_after_the_close_is_counted_and_hits_nothing() {
     let _peers: Vec<_> = (0..4).map(|_| plane.connect()).collect();
     accepted(4);
     for irql in [PASSIVE_LEVEL, DISPATCH_LEVEL] {
-        // SAFETY: the slots stay until the control plane has stopped.
-        unsafe {
-            gone.call_regardless(irql, |context, dispatch| {
-                let dispatch = dispatch.cast::<CONNECTION_V1_CLIENT_DISPATCH>();
-                ((*dispatch).State)(context, 1, 0);
-            });
-        }
+        let late = |context, dispatch| {
+            let table = table(dispatch);
+            // SAFETY: weir's table; the slot behind the context stays until the control plane has stopped.
+            unsafe { (table.State)(context, 1, 0) }
+        };
+        // SAFETY: as above.
+        unsafe { gone.call_regardless(irql, late) };
     }
     assert_eq!(plane.control().extensions().late, 2);
     let told = plane.end();
@@ -382,9 +390,9 @@ fn a_provider_that_calls_although_it_was_not_taken_is_counted_and_hits_nothing()
     assert!(
         registration
             .call(0, DISPATCH_LEVEL, |context, dispatch| {
-                let dispatch = dispatch.cast::<CONNECTION_V1_CLIENT_DISPATCH>();
+                let table = table(dispatch);
                 // SAFETY: weir's table and context, while the socket is there.
-                unsafe { ((*dispatch).State)(context, 1, 0) };
+                unsafe { (table.State)(context, 1, 0) };
             })
             .is_some()
     );
@@ -423,8 +431,7 @@ fn events_are_switched_on_by_the_interfaces_own_identifier() {
     let _peer = plane.connect();
     let registration = &accepted(1)[0];
     assert_eq!(registration.enabled(), ALL);
-    // SAFETY: weir's table.
-    let table = unsafe { *registration.client_dispatch().cast::<CONNECTION_V1_CLIENT_DISPATCH>() };
+    let table = table(registration.client_dispatch());
     assert_eq!((table.Size, table.Version), (40, CONNECTION_V1));
     plane.end();
 }

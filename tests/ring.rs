@@ -176,11 +176,11 @@ fn claim_of<'a>(
     payload: &[u8],
     object: Option<&'a Connection>,
 ) -> Result<Claim<'a, Test>, Refused> {
+    let (kind, detail) = (Kind::ExtensionEvent, payload.len().try_into().unwrap());
     let mut claim = match object {
-        None => rings.claim(at, Kind::ExtensionEvent, payload.len())?,
-        Some(object) => rings.claim_for(at, Kind::ExtensionEvent, payload.len(), object)?,
+        None => rings.claim(at, kind, detail, payload.len())?,
+        Some(object) => rings.claim_for(at, kind, detail, payload.len(), object)?,
     };
-    claim.set_detail(payload.len().try_into().unwrap());
     claim.payload().copy_from_slice(payload);
     Ok(claim)
 }
@@ -197,7 +197,7 @@ struct Model {
 
 impl Model {
     fn lines(&self, len: usize, of_object: bool) -> Result<(usize, usize), Cause> {
-        let lines = (len + if of_object { 20 } else { 8 }).div_ceil(64);
+        let lines = (len + if of_object { 20 } else { 16 }).div_ceil(64);
         if lines > 1 && lines > self.capacity.div_ceil(2).min(MAX_LINES) {
             return Err(Cause::TooLong);
         }

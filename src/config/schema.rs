@@ -232,7 +232,8 @@ schema! {
         fail_mode: FailMode = "FailMode" Kind::Choice(FailMode::NAMES),
             FailMode::Open, "0", Live;
         /// Extension interfaces that each control connection is registered for: one `{NPIID}=required` or
-        /// `{NPIID}=optional` each, at most 16. A connection that cannot have a required one is closed.
+        /// `{NPIID}=optional` each, at most 16. A connection that cannot have a required one is closed. Those that weir
+        /// speaks are asked for in any case, as optional ones.
         extension_interfaces: Extensions = "ExtensionInterfaces" Kind::Extensions,
             Extensions::EMPTY, "", Restart;
         /// How many records of 64 bytes the dispatch ring of each processor holds. When it is full, telemetry is

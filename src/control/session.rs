@@ -192,6 +192,11 @@ impl Session {
     /// Does what the notes ask for. The worker's.
     pub(super) fn attend(this: &PoolArc<Self>, passive: &mut Passive, wsk_version: u16, ending: Interval) {
         let notes = this.notes.swap(0, Ordering::AcqRel);
+        if this.phase() == Phase::Admitted as u8 && notes & note::ADMITTED == 0 {
+            // Something came before the admission was noted, which will queue the session again.
+            this.notes.fetch_or(notes & !note::QUEUED, Ordering::AcqRel);
+            return;
+        }
         if notes & note::ADMITTED != 0 {
             Self::begin(this, passive, wsk_version);
         }
@@ -241,7 +246,7 @@ impl Session {
 
     /// Begins an orderly end: our side is finished too, and the peer has `bound` to finish its own.
     pub(super) fn end(this: &PoolArc<Self>, passive: &mut Passive, why: End, bound: Interval) {
-        if this.phase() >= Phase::Ending as u8 {
+        if this.phase() != Phase::Open as u8 {
             return;
         }
         this.phase.store(Phase::Ending as u8, Ordering::Relaxed);

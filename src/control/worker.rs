@@ -137,7 +137,7 @@ impl<'w> Worker<'w> {
             Listening::Waiting(at) if now >= at && !stopping => self.open(passive),
             Listening::Open(socket, owner) if stopping || owner.is_dead() => {
                 if !stopping {
-                    self.tell_failure(socket.address(), status::CONNECTION_DISCONNECTED);
+                    Self::tell_failure(socket.address(), status::CONNECTION_DISCONNECTED);
                 }
                 *self.shared.listening.lock(passive) = None;
                 socket.close(passive);
@@ -171,14 +171,14 @@ impl<'w> Worker<'w> {
         let owner = match Listener::try_new(self.shared) {
             Ok(owner) => owner,
             Err(status) => {
-                self.tell_failure(address, status);
+                Self::tell_failure(address, status);
                 return Listening::Waiting(self.next_try());
             }
         };
         let socket = match ListenSocket::bind(passive, self.provider, &owner, address) {
             Ok(socket) => socket,
             Err((error, closing)) => {
-                self.tell_failure(address, error.status);
+                Self::tell_failure(address, error.status);
                 // Any other port may do, if any was asked for.
                 self.address = self.parameters.listen;
                 return match closing {
@@ -188,7 +188,7 @@ impl<'w> Worker<'w> {
             }
         };
         if let Err(status) = self.ready(&socket, &owner) {
-            self.tell_failure(socket.address(), status);
+            Self::tell_failure(socket.address(), status);
             socket.close(passive);
             return Listening::Closing(owner);
         }
@@ -222,7 +222,7 @@ impl<'w> Worker<'w> {
         }
     }
 
-    fn tell_failure(&self, address: SocketAddr, status: Status) {
+    fn tell_failure(address: SocketAddr, status: Status) {
         let (address, port) = (address.ip(), address.port());
         trace::emit(&trace::Event::ControlListenFailed { address, port, status: status.into() });
     }

@@ -4,7 +4,7 @@
 //! registrations are told when they are settled, and told to be over when its close has completed, both as life-cycle
 //! events, which are never lost. All come out in the socket's order, at PASSIVE_LEVEL, as [`trace::Event`]s.
 
-use super::sockets::{Plan, Registration, Requirement, Slot, Sockets, State};
+use super::sockets::{Plan, Registration, Requirement, Slot, Sockets, State, guid};
 use crate::kernel::event::{self, Event};
 use crate::kernel::irql::{self, Passive};
 use crate::kernel::pool::{PoolArc, PoolBox, PoolSlice, tags};
@@ -13,7 +13,7 @@ use crate::kernel::{Result, Status};
 use crate::ring::{
     self, Cause, Entry, ExtensionEvent, Handler, Kind, LifeCycle, Line, Record, Ring, Supply, Waker,
 };
-use crate::trace::{self, Guid, events};
+use crate::trace::{self, events};
 
 /// Lines in the ring of each processor: 32 KiB.
 const LINES: usize = 512;
@@ -112,6 +112,7 @@ impl Sockets {
 }
 
 fn run(_passive: &mut Passive, sockets: PoolBox<PoolArc<Sockets>>) {
+    let sockets = sockets.into_inner();
     // There is no other dispatcher: this is the only place that asks for one, once for each `Rings`.
     let Ok(mut dispatcher) = sockets.rings.dispatcher() else { return };
     let mut consumer = Consumer { sockets: &sockets, told: 0 };
@@ -144,7 +145,7 @@ impl Consumer<'_> {
         let status = events::NtStatus::from(status);
         match state {
             State::Granted => {
-                trace::emit(&trace::Event::ExtensionRegistered { session, interface, provider })
+                trace::emit(&trace::Event::ExtensionRegistered { session, interface, provider });
             }
             State::Refused => {
                 trace::emit(&trace::Event::ExtensionRefused { session, interface, required, status });
@@ -173,7 +174,7 @@ impl Handler<Slot> for Consumer<'_> {
         let Some(event) = ExtensionEvent::decode(record.detail, record.payload) else { return };
         trace::emit(&trace::Event::ExtensionCallback {
             session: event.session,
-            interface: guid(event.interface),
+            interface: guid(&event.interface),
             code: event.code,
             value: event.value,
         });
@@ -181,6 +182,12 @@ impl Handler<Slot> for Consumer<'_> {
 
     fn life_cycle(&mut self, slot: &Slot, event: LifeCycle, _sequence: u32) {
         let session = slot.session();
+        if event == LifeCycle::Opened
+            && let Some(interface) = self.sockets.unknown_requirement()
+        {
+            let status = events::NtStatus::from(Status::NOT_SUPPORTED);
+            trace::emit(&trace::Event::ExtensionRefused { session, interface, required: true, status });
+        }
         for registration in slot.registrations() {
             match event {
                 LifeCycle::Opened => self.tell_registration(session, &registration),
@@ -191,15 +198,5 @@ impl Handler<Slot> for Consumer<'_> {
                 LifeCycle::ExtensionDetached | LifeCycle::Closed => {}
             }
         }
-    }
-}
-
-/// A GUID in the layout of the Windows structure.
-fn guid([a, b, c, d, e, f, g, h, data4 @ ..]: [u8; 16]) -> Guid {
-    Guid {
-        data1: u32::from_le_bytes([a, b, c, d]),
-        data2: u16::from_le_bytes([e, f]),
-        data3: u16::from_le_bytes([g, h]),
-        data4,
     }
 }

@@ -22,7 +22,6 @@ pub(super) struct Tag(u8);
 impl Tag {
     /// The generation in the low bits of `address`.
     pub(super) const fn from_address(address: usize) -> Self {
-        #[expect(clippy::cast_possible_truncation, reason = "the mask leaves six bits")]
         Self((address as u64 & TAG_MASK) as u8)
     }
 
@@ -31,7 +30,6 @@ impl Tag {
     }
 
     fn of(word: u64) -> Self {
-        #[expect(clippy::cast_possible_truncation, reason = "the mask leaves six bits")]
         Self((word & TAG_MASK) as u8)
     }
 }

@@ -22,6 +22,17 @@
 //! never lost.
 //!
 //! IRQL: callbacks <= DISPATCH_LEVEL, on any processor; registration <= DISPATCH_LEVEL; start and stop PASSIVE_LEVEL.
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects,
+        clippy::panic,
+        clippy::unreachable
+    )
+)]
 
 pub mod connection_v1;
 mod events;

@@ -13,7 +13,7 @@ use crate::kernel::irql::AtMostDispatch;
 use crate::kernel::pool::{PoolArc, PoolSlice, tags};
 use crate::kernel::{Result, Status};
 use crate::ring::{ExtensionEvent, LifeCycle, Link, Linked};
-use crate::sys::nt::PVOID;
+use crate::sys::nt::{GUID, PVOID};
 use crate::trace::Guid;
 use crate::wsk::status::is_unsupported;
 use crate::wsk::{Call, ExtensionProvider};
@@ -48,8 +48,8 @@ impl Plan {
     pub fn new(settings: &Extensions) -> Self {
         let mut plan = Self::OPTIONAL;
         for wanted in settings.as_slice().iter().filter(|wanted| wanted.required) {
-            let known = INTERFACES.iter().zip(&mut plan.requirements);
-            match known.filter(|(interface, _)| Guid::from(*interface.npi_id()) == wanted.interface).next() {
+            let mut known = INTERFACES.iter().zip(&mut plan.requirements);
+            match known.find(|(interface, _)| Guid::from(*interface.npi_id()) == wanted.interface) {
                 Some((_, requirement)) => *requirement = Requirement::Required,
                 None => plan.unknown = Some(wanted.interface),
             }
@@ -323,6 +323,11 @@ impl Sockets {
         self.slots.iter().filter(|slot| slot.owners.load(Ordering::Relaxed) != 0).count()
     }
 
+    /// The required interface that weir does not speak, if the settings want one.
+    pub(super) const fn unknown_requirement(&self) -> Option<Guid> {
+        self.plan.unknown
+    }
+
     pub(super) fn requirement(&self, index: usize) -> Requirement {
         self.plan.requirements.get(index).copied().unwrap_or(Requirement::Optional)
     }
@@ -522,11 +527,17 @@ impl Drop for Callback<'_> {
     }
 }
 
-/// A GUID in the layout of the Windows structure.
-fn guid_bytes(guid: &crate::sys::nt::GUID) -> [u8; 16] {
-    let [a, b, c, d] = guid.Data1.to_le_bytes();
-    let [e, f] = guid.Data2.to_le_bytes();
-    let [g, h] = guid.Data3.to_le_bytes();
-    let [i, j, k, l, m, n, o, p] = guid.Data4;
-    [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p]
+/// A GUID as the bytes of the Windows structure.
+const fn guid_bytes(guid: &GUID) -> [u8; 16] {
+    // SAFETY: 16 bytes without padding, of which any are a value.
+    unsafe { core::ptr::from_ref(guid).cast::<[u8; 16]>().read() }
+}
+
+const _: () = assert!(size_of::<GUID>() == 16);
+
+/// What [`guid_bytes`] gave.
+pub(super) fn guid(bytes: &[u8; 16]) -> Guid {
+    // SAFETY: as many bytes as the structure has, of which any are a value.
+    let guid = unsafe { bytes.as_ptr().cast::<GUID>().read_unaligned() };
+    Guid::from(guid)
 }

@@ -7,17 +7,19 @@
 use super::format::{self, MAX_APP_UNITS, NO_FALLBACK, STAR, apps, item, offset_at, pattern, u16_at, u32_at};
 
 const BACKSLASH: u16 = b'\\' as u16;
+/// How the NT path of a volume begins; its number follows.
+const VOLUME: &[u8] = br"\device\harddiskvolume";
 
-/// The NT path of an application, for example `\device\harddiskvolume2\windows\system32\svchost.exe`, as the bytes
-/// of its UTF-16 units in little-endian order: what `FWPS_FIELD_ALE_AUTH_CONNECT_V4_ALE_APP_ID` holds.
+/// The NT path of an application, for example `\device\harddiskvolume2\windows\system32\svchost.exe`, as the
+/// bytes of its UTF-16 units in little-endian order: what `FWPS_FIELD_ALE_AUTH_CONNECT_V4_ALE_APP_ID` holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct App<'a> {
     units: &'a [[u8; 2]],
 }
 
 impl<'a> App<'a> {
-    /// Takes a path with or without its terminating NUL; an odd last byte is dropped. `None` if nothing is left: an
-    /// empty path is an EMPTY field.
+    /// Takes a path with or without its terminating NUL; an odd last byte is dropped. `None` if nothing is
+    /// left: an empty path is an EMPTY field.
     pub fn from_utf16le(bytes: &'a [u8]) -> Option<Self> {
         let (mut units, _) = bytes.as_chunks::<2>();
         while let Some((&[0, 0], head)) = units.split_last() {
@@ -60,8 +62,8 @@ impl<'a> Apps<'a> {
         Some(unit.wrapping_add(u16_at(self.bytes, item(table.wrapping_add(512), entry, 2))?))
     }
 
-    /// Calls `hit` with the number of every pattern that matches `app`, in no order. Each is tried at most once
-    /// where its bucket holds it once; `None` if the image is damaged.
+    /// Calls `hit` with the number of every pattern that matches `app`, in no order. Each is tried at most
+    /// once where its bucket holds it once; `None` if the image is damaged.
     pub(super) fn matching(&self, app: App<'_>, mut hit: impl FnMut(u32)) -> Option<()> {
         if app.units.len() > MAX_APP_UNITS {
             return Some(());
@@ -97,7 +99,20 @@ impl<'a> Apps<'a> {
         self.matches(self.head(apps::FOLD)?, number, app)
     }
 
-    /// At most three steps for each unit of the path: one to compare it, and no more falling back than was advanced.
+    /// What follows the name of a volume, if the path begins with one.
+    fn after_volume<'t>(&self, table: usize, path: &'t [[u8; 2]]) -> Option<&'t [[u8; 2]]> {
+        let (volume, rest) = path.split_at_checked(VOLUME.len())?;
+        for (unit, expected) in volume.iter().zip(VOLUME) {
+            if self.fold(table, u16::from_le_bytes(*unit))? != u16::from(*expected) {
+                return None;
+            }
+        }
+        let digits = rest.iter().take_while(|unit| matches!(unit, [b'0'..=b'9', 0])).count();
+        if digits == 0 { None } else { rest.get(digits..) }
+    }
+
+    /// At most three steps for each unit of the path: one to compare it, and no more falling back than was
+    /// advanced.
     fn matches(&self, table: usize, number: u32, app: App<'_>) -> Option<bool> {
         let record = item(self.head(apps::PATTERNS)?, number as usize, pattern::LEN);
         let record: &[u8; pattern::LEN] = self.bytes.get(record..)?.first_chunk()?;
@@ -115,11 +130,18 @@ impl<'a> Apps<'a> {
             Some(text.len() == pattern.len())
         };
 
+        let text = match u16_at(record, pattern::FLAGS)? {
+            0 => app.units,
+            _ => match self.after_volume(table, app.units) {
+                Some(rest) => rest,
+                None => return Some(false),
+            },
+        };
         if tail == 0 {
-            return same(app.units, units);
+            return same(text, units);
         }
         let (beginning, ending) = (units.get(..prefix)?, units.get(tail..)?);
-        let Some((start, rest)) = app.units.split_at_checked(prefix) else {
+        let Some((start, rest)) = text.split_at_checked(prefix) else {
             return Some(false);
         };
         let Some((between, end)) = rest.split_at_checked(rest.len().wrapping_sub(ending.len())) else {
@@ -132,8 +154,8 @@ impl<'a> Apps<'a> {
             return Some(true);
         }
 
-        // Between the wildcards: the leftmost place of each piece is good enough, since whatever follows a later
-        // place follows the leftmost one too.
+        // Between the wildcards: the leftmost place of each piece is good enough, since whatever follows a
+        // later place follows the leftmost one too.
         let last_star = tail.saturating_sub(1);
         let mut at = prefix.wrapping_add(1);
         for text in between {

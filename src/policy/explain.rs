@@ -74,7 +74,10 @@ impl<'a> Image<'a> {
         let bytes = self.bytes();
 
         let protocols = rule.list(rule::PROTOCOLS)?;
-        failed.set(Fields::PROTOCOL, protocols != ANY && !holds_protocol(bytes, protocols as usize, tuple.protocol)?);
+        failed.set(
+            Fields::PROTOCOL,
+            protocols != ANY && !holds_protocol(bytes, protocols as usize, tuple.protocol)?,
+        );
         for (field, list, address) in
             [(Fields::LOCAL, rule::LOCAL, tuple.local), (Fields::REMOTE, rule::REMOTE, tuple.remote)]
         {

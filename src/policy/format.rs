@@ -1,28 +1,30 @@
-//! The policy image, version 1: where everything lies. The compiler writes by these constants, the driver reads by
-//! them; nothing else knows the layout.
+//! The policy image, version 1: where everything lies. The compiler writes by these constants, the driver
+//! reads by them; nothing else knows the layout.
 //!
-//! All integers are little-endian and need no alignment. All offsets count bytes from the start of the image. A
-//! pair "offset, count" names a table; a table of nothing has offset 0.
+//! All integers are little-endian and need no alignment. All offsets count bytes from the start of the image.
+//! A pair "offset, count" names a table; a table of nothing has offset 0.
 //!
 //! ```text
 //! header | partitions (up to four, shared where equal) | tables of the partitions | rules | lists | apps | names
 //! ```
 //!
-//! **Rules** are the policy as written, in file order: what `explain` reads, and the reference for everything else.
-//! **Partitions** are what a look-up reads, one for each direction and family. A partition has up to two parts, and
-//! the lower rule number found by them decides:
+//! **Rules** are the policy as written, in file order: what `explain` reads, and the reference for everything
+//! else. **Partitions** are what a look-up reads, one for each direction and family. A partition has up to
+//! two parts, and the lower rule number found by them decides:
 //!
-//! - the *bit-vector part*, one bit for each rule (at most [`MAX_WORDS`] words): the look-up of each field gives a
-//!   row of bits, the rules that the field's value satisfies; the first bit set in all rows is the rule;
-//! - the *hashed part*, for what does not fit there: rules are expanded to entries of one prefix, one port range
-//!   and one protocol a field, entries of like shape share a hash table (a *group*, at most [`MAX_GROUPS`]), and the
-//!   field look-ups give the groups worth probing as the bits of one word.
+//! - the *bit-vector part*, one bit for each rule (at most [`MAX_WORDS`] words): the look-up of each field
+//!   gives a row of bits, the rules that the field's value satisfies; the first bit set in all rows is the
+//!   rule;
+//! - the *hashed part*, for what does not fit there: rules are expanded to entries of one prefix, one port
+//!   range and one protocol a field, entries of like shape share a hash table (a *group*, at most
+//!   [`MAX_GROUPS`]), and the field look-ups give the groups worth probing as the bits of one word.
 //!
 //! # Bounds of a look-up
-//! Two address searches per part take at most 32 steps each, the other field look-ups one step each, the bit-vector
-//! part [`MAX_WORDS`] steps, the hashed part at most [`MAX_GROUPS`] × ([`MAX_PROBES`] + [`MAX_BUCKET`]) steps, and
-//! the application at most [`MAX_APP_CANDIDATES`] patterns of at most 3 × [`MAX_APP_UNITS`] steps each. An image
-//! over any of them is refused. [`Stats::steps`](super::Stats::steps) is the bound for the image at hand.
+//! Two address searches per part take at most 32 steps each, the other field look-ups one step each, the
+//! bit-vector part [`MAX_WORDS`] steps, the hashed part at most [`MAX_GROUPS`] × ([`MAX_PROBES`] +
+//! [`MAX_BUCKET`]) steps, and the application at most [`MAX_APP_CANDIDATES`] patterns of at most 3 ×
+//! [`MAX_APP_UNITS`] steps each. An image over any of them is refused. [`Stats::steps`](super::Stats::steps)
+//! is the bound for the image at hand.
 
 /// First bytes of every image.
 pub const MAGIC: [u8; 8] = *b"weirplcy";
@@ -111,7 +113,8 @@ pub mod rule {
     pub const RESERVED: usize = 9;
     /// 256 bits.
     pub const PROTOCOLS: usize = 12;
-    /// Counts of IPv4 and of IPv6 ranges, u32 each; the ranges, first and last address each, u32 or u128, ascending.
+    /// Counts of IPv4 and of IPv6 ranges, u32 each; the ranges, first and last address each, u32 or u128,
+    /// ascending.
     pub const LOCAL: usize = 16;
     pub const REMOTE: usize = 20;
     /// Count u32; ranges, first and last port each, u16, ascending.
@@ -134,8 +137,8 @@ pub mod field {
     pub const ROW_COUNT: usize = 4;
     /// The row of an EMPTY value.
     pub const EMPTY: usize = 8;
-    /// Address: cuts, each an address and the row (u32) of the values from it to the next; the first cut is 0.
-    /// Port: 256 page numbers (u16). Protocol: 256 rows (u16). Application: a row (u32) for each pattern.
+    /// Address: cuts, each an address and the row (u32) of the values from it to the next; the first cut is
+    /// 0. Port: 256 page numbers (u16). Protocol: 256 rows (u16). Application: a row (u32) for each pattern.
     pub const MAP: usize = 12;
     /// Address: count of cuts. Port: count of pages (each 256 rows, u16), which follow the page numbers.
     pub const MAP_COUNT: usize = 16;
@@ -203,8 +206,8 @@ pub mod slot {
     pub const COUNT: usize = 6;
 }
 
-/// An entry: one prefix, port range and protocol for each field. The addresses come first (local, remote; u32 or
-/// u128), and from their end
+/// An entry: one prefix, port range and protocol for each field. The addresses come first (local, remote; u32
+/// or u128), and from their end
 pub mod entry {
     /// Port ranges, first and last, u16 each.
     pub const LOCAL_FIRST: usize = 0;
@@ -241,13 +244,14 @@ pub mod apps {
     pub const LEN: usize = 36;
     /// Patterns: offset, count.
     pub const PATTERNS: usize = 0;
-    /// Case folding: 256 page numbers (u16) by high byte, then pages of 256 distances (u16, modulo 2^16) from a unit
-    /// to what it folds to: offset, count of pages.
+    /// Case folding: 256 page numbers (u16) by high byte, then pages of 256 distances (u16, modulo 2^16) from
+    /// a unit to what it folds to: offset, count of pages.
     pub const FOLD: usize = 8;
-    /// Buckets by the hash of the file name, each a first member and a count (u32): offset, count (a power of two).
+    /// Buckets by the hash of the file name, each a first member and a count (u32): offset, count (a power of
+    /// two).
     pub const BUCKETS: usize = 16;
-    /// Members of buckets, numbers of patterns (u32): offset, count. The first `GENERAL` of them are in no bucket and
-    /// are tried on every path.
+    /// Members of buckets, numbers of patterns (u32): offset, count. The first `GENERAL` of them are in no
+    /// bucket and are tried on every path.
     pub const MEMBERS: usize = 24;
     pub const GENERAL: usize = 32;
     pub const BUCKET_LEN: usize = 8;
@@ -265,8 +269,10 @@ pub mod pattern {
     pub const PREFIX: usize = 6;
     /// Place after the last wildcard, u16; 0 if there is none.
     pub const TAIL: usize = 8;
-    /// u16, zero.
-    pub const RESERVED: usize = 10;
+    /// u16, of `ON_*`.
+    pub const FLAGS: usize = 10;
+    /// The units follow `\device\harddiskvolume` and digits, of which there is at least one.
+    pub const ON_VOLUME: u16 = 1;
 }
 
 /// Hash of a folded file name: FNV-1a, 32 bits, over UTF-16 units.
@@ -274,11 +280,12 @@ pub fn name_hash(units: impl Iterator<Item = u16>) -> u32 {
     units.fold(0x811c_9dc5, |hash, unit| (hash ^ u32::from(unit)).wrapping_mul(0x0100_0193))
 }
 
-/// Hash of a group's key: addresses masked to the group's prefixes and folded to 64 bits, ports and protocol where
-/// the group's key has them. The slot comes from the high half, the tag from the low bits.
+/// Hash of a group's key: addresses masked to the group's prefixes and folded to 64 bits, ports and protocol
+/// where the group's key has them. The slot comes from the high half, the tag from the low bits.
 #[inline]
 pub fn key_hash(local: u64, remote: u64, rest: u64) -> u64 {
-    let mixed = local.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ remote.rotate_left(32).wrapping_mul(0xc2b2_ae3d_27d4_eb4f);
+    let mixed = local.wrapping_mul(0x9e37_79b9_7f4a_7c15)
+        ^ remote.rotate_left(32).wrapping_mul(0xc2b2_ae3d_27d4_eb4f);
     let mixed = (mixed ^ mixed.wrapping_shr(31) ^ rest).wrapping_mul(0xd6e8_feb8_6659_fd93);
     (mixed ^ mixed.wrapping_shr(32)).wrapping_mul(0xd6e8_feb8_6659_fd93)
 }
@@ -388,8 +395,8 @@ pub(super) fn offset_at(bytes: &[u8], at: usize) -> Option<usize> {
     u32_at(bytes, at).map(|value| value as usize)
 }
 
-/// Where item `index` of a table of `len`-byte items at `base` lies. Wraps instead of overflowing: what comes out is
-/// checked against the image's end when it is read.
+/// Where item `index` of a table of `len`-byte items at `base` lies. Wraps instead of overflowing: what comes
+/// out is checked against the image's end when it is read.
 #[inline]
 pub(super) fn item(base: usize, index: usize, len: usize) -> usize {
     base.wrapping_add(index.wrapping_mul(len))

@@ -1,8 +1,9 @@
 //! The policy image: validation, and the typed view that everything else reads through.
 //!
-//! [`Image::validate`] looks at every byte that a look-up can reach, once, with bounds; it takes time and may run at
-//! any IRQL but belongs at PASSIVE_LEVEL. Everything after it is bounded and allocates nothing. Safety does not hang
-//! on it: every read is checked again, so that a damaged image gives wrong answers, never a wild read.
+//! [`Image::validate`] looks at every byte that a look-up can reach, once, with bounds; it takes time and may
+//! run at any IRQL but belongs at PASSIVE_LEVEL. Everything after it is bounded and allocates nothing. Safety
+//! does not hang on it: every read is checked again, so that a damaged image gives wrong answers, never a
+//! wild read.
 
 #![forbid(unsafe_code)]
 #![cfg_attr(not(test), deny(clippy::indexing_slicing, clippy::arithmetic_side_effects))]
@@ -10,16 +11,16 @@
 
 use super::format::{
     self, ANY, Address, MAX_APP_CANDIDATES, MAX_BUCKET, MAX_ENTRIES, MAX_GROUPS, MAX_IMAGE, MAX_NAME,
-    MAX_PATTERN_UNITS, MAX_PATTERNS, MAX_PROBES, MAX_RULES, MAX_WORDS, NO_FALLBACK, STAR, apps, entry, field, group, header, item,
-    offset_at, partition, pattern, rule, slot, u8_at, u16_at, u32_at,
+    MAX_PATTERN_UNITS, MAX_PATTERNS, MAX_PROBES, MAX_RULES, MAX_WORDS, NO_FALLBACK, STAR, apps, entry, field,
+    group, header, item, offset_at, partition, pattern, rule, slot, u8_at, u16_at, u32_at,
 };
 use super::{Action, Direction, Family};
 use crc::{CRC_32_ISCSI, Crc};
 
 static CRC: Crc<u32> = Crc::<u32>::new(&CRC_32_ISCSI);
 
-/// The checksum of an image: CRC-32C of everything after the checksum field. It tells damage, not forgery: who may
-/// hand an image to the driver is for the registry's DACL and the control session to decide.
+/// The checksum of an image: CRC-32C of everything after the checksum field. It tells damage, not forgery:
+/// who may hand an image to the driver is for the registry's DACL and the control session to decide.
 pub fn checksum(image: &[u8]) -> u32 {
     CRC.checksum(image.get(header::CHECKED..).unwrap_or_default())
 }
@@ -67,7 +68,8 @@ pub struct Invalid {
 }
 
 impl Invalid {
-    /// The NTSTATUS to refuse the image with: STATUS_REVISION_MISMATCH, STATUS_CRC_ERROR or STATUS_DATA_ERROR.
+    /// The NTSTATUS to refuse the image with: STATUS_REVISION_MISMATCH, STATUS_CRC_ERROR or
+    /// STATUS_DATA_ERROR.
     pub const fn status(&self) -> i32 {
         match self.what {
             What::Version => 0xC000_0059_u32.cast_signed(),
@@ -113,7 +115,8 @@ pub struct Rule<'a> {
 }
 
 impl<'a> Image<'a> {
-    /// Checks a whole image. What passes is looked up in a bounded number of steps and answers as its tables say.
+    /// Checks a whole image. What passes is looked up in a bounded number of steps and answers as its tables
+    /// say.
     pub fn validate(bytes: &'a [u8]) -> Result<Self, Invalid> {
         Validator { bytes, stats: Stats::default(), app_steps: 0 }.image()?;
         Ok(Self { bytes })
@@ -125,8 +128,8 @@ impl<'a> Image<'a> {
         Ok((Self { bytes }, stats))
     }
 
-    /// The view of bytes that [`validate`](Self::validate) has passed before, without the cost of passing them
-    /// again. With other bytes it is a view that gives wrong answers, and nothing worse.
+    /// The view of bytes that [`validate`](Self::validate) has passed before, without the cost of passing
+    /// them again. With other bytes it is a view that gives wrong answers, and nothing worse.
     #[inline]
     pub const fn assume_valid(bytes: &'a [u8]) -> Self {
         Self { bytes }
@@ -265,7 +268,11 @@ impl Validator<'_> {
     }
 
     fn zero(&self, start: usize, end: usize, what: What) -> Checked {
-        check(self.bytes.get(start..end).is_some_and(|bytes| bytes.iter().all(|byte| *byte == 0)), what, start)
+        check(
+            self.bytes.get(start..end).is_some_and(|bytes| bytes.iter().all(|byte| *byte == 0)),
+            what,
+            start,
+        )
     }
 
     fn image(mut self) -> Checked<Stats> {
@@ -440,7 +447,7 @@ impl Validator<'_> {
         let (count, prefix, tail) = (field(pattern::COUNT)?, field(pattern::PREFIX)?, field(pattern::TAIL)?);
         check((1..=MAX_PATTERN_UNITS).contains(&count), What::Apps, at)?;
         self.table(units, count, 4, What::Apps, at)?;
-        self.zero(at.wrapping_add(pattern::RESERVED), at.wrapping_add(pattern::LEN), What::Apps)?;
+        check(field(pattern::FLAGS)? <= usize::from(pattern::ON_VOLUME), What::Apps, at)?;
         let is_star = |place: usize| self.u16(item(units, place, 2)).map(|unit| unit == STAR);
         if tail == 0 {
             check(prefix == count, What::Apps, at)?;
@@ -469,21 +476,28 @@ impl Validator<'_> {
         let words = self.usize(here(partition::WORDS))?;
         check(words <= MAX_WORDS, What::Partition, at)?;
         if words != 0 {
-            let (table, count) =
-                (self.usize(here(partition::VECTOR_RULES))?, self.usize(here(partition::VECTOR_RULES.wrapping_add(4)))?);
+            let (table, count) = (
+                self.usize(here(partition::VECTOR_RULES))?,
+                self.usize(here(partition::VECTOR_RULES.wrapping_add(4)))?,
+            );
             check(count <= words.wrapping_mul(64), What::Partition, at)?;
             self.table(table, count, 4, What::Partition, at)?;
             let mut last = None;
             for place in 0..count {
                 let number = self.u32(item(table, place, 4))?;
-                check(number < rules && last.is_none_or(|last| last < number), What::Partition, item(table, place, 4))?;
+                check(
+                    number < rules && last.is_none_or(|last| last < number),
+                    What::Partition,
+                    item(table, place, 4),
+                )?;
                 last = Some(number);
             }
             steps = steps.saturating_add(self.fields::<A>(here(partition::VECTOR_FIELDS), words)?);
             steps = steps.saturating_add(u32::try_from(words).unwrap_or(u32::MAX));
             let app = here(partition::VECTOR_FIELDS.wrapping_add(partition::APP.wrapping_mul(field::LEN)));
             steps = steps.saturating_add(self.app_field(app, words, patterns)?);
-            self.stats.vector_rules = self.stats.vector_rules.saturating_add(u32::try_from(count).unwrap_or(0));
+            self.stats.vector_rules =
+                self.stats.vector_rules.saturating_add(u32::try_from(count).unwrap_or(0));
         }
 
         let pair = |offset: usize| -> Checked<(usize, usize)> {
@@ -502,7 +516,8 @@ impl Validator<'_> {
             let (mut first, mut base) = (0, 0_usize);
             for number in 0..group_count {
                 let group = item(groups, number, group::LEN);
-                // One after the other, so that no slot is in two groups and the check's cost is the image's length.
+                // One after the other, so that no slot is in two groups and the check's cost is the image's
+                // length.
                 check(self.usize(group.wrapping_add(group::BASE))? == base, What::Group, group)?;
                 base = base.saturating_add(self.usize(group.wrapping_add(group::MASK))?).saturating_add(1);
                 check(first <= self.u32(group.wrapping_add(group::FIRST))?, What::Group, group)?;
@@ -524,14 +539,23 @@ impl Validator<'_> {
         let (base, mask) = (self.usize(here(group::BASE))?, self.usize(here(group::MASK))?);
         let count = mask.saturating_add(1);
         check(count.is_power_of_two() && base.saturating_add(count) <= slot_count, What::Group, at)?;
-        check(self.u8(here(group::LOCAL_LEN))? <= bits && self.u8(here(group::REMOTE_LEN))? <= bits, What::Group, at)?;
+        check(
+            self.u8(here(group::LOCAL_LEN))? <= bits && self.u8(here(group::REMOTE_LEN))? <= bits,
+            What::Group,
+            at,
+        )?;
         check(self.u8(here(group::KEY))? < 8 && self.u8(here(15))? == 0, What::Group, here(group::KEY))?;
         let (mut longest_run, mut run, mut longest_bucket) = (0_u32, 0_u32, 0);
         // A run may go round the end: what stands at its start is counted again after it.
         for place in (0..count).chain(0..count.min(MAX_PROBES as usize)) {
             let slot = item(slots, base.wrapping_add(place), slot::LEN);
-            let (start, length) = (self.usize(slot.wrapping_add(slot::START))?, self.u16(slot.wrapping_add(slot::COUNT))?);
-            check(start.saturating_add(usize::from(length)) <= entries && length <= MAX_BUCKET, What::Slot, slot)?;
+            let (start, length) =
+                (self.usize(slot.wrapping_add(slot::START))?, self.u16(slot.wrapping_add(slot::COUNT))?);
+            check(
+                start.saturating_add(usize::from(length)) <= entries && length <= MAX_BUCKET,
+                What::Slot,
+                slot,
+            )?;
             run = if length == 0 { 0 } else { run.saturating_add(1) };
             longest_run = longest_run.max(run);
             longest_bucket = longest_bucket.max(length);
@@ -543,7 +567,8 @@ impl Validator<'_> {
     fn entry<A: Address>(&self, at: usize, rules: u32) -> Checked {
         let tail = at.wrapping_add(A::SIZE.wrapping_mul(2));
         check(self.u32(tail.wrapping_add(entry::RULE))? < rules, What::Entry, at)?;
-        let lengths = (self.u8(tail.wrapping_add(entry::LOCAL_LEN))?, self.u8(tail.wrapping_add(entry::REMOTE_LEN))?);
+        let lengths =
+            (self.u8(tail.wrapping_add(entry::LOCAL_LEN))?, self.u8(tail.wrapping_add(entry::REMOTE_LEN))?);
         check(lengths.0 <= A::BITS && lengths.1 <= A::BITS, What::Entry, at)?;
         check(self.u8(tail.wrapping_add(entry::NAMED))? < 32, What::Entry, at)
     }

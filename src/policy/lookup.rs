@@ -7,8 +7,8 @@
 
 use super::app::Apps;
 use super::format::{
-    self, Address, MAX_GROUPS, MAX_PROBES, MAX_WORDS, entry, field, group, item, offset_at, partition, slot, u8_at,
-    u16_at, u32_at,
+    self, Address, MAX_GROUPS, MAX_PROBES, MAX_WORDS, entry, field, group, item, offset_at, partition, slot,
+    u8_at, u16_at, u32_at,
 };
 use super::image::Image;
 use super::{Decision, Family, Tuple};
@@ -74,8 +74,8 @@ impl<A: Address> Key<A> {
     }
 }
 
-/// A look-up in one partition. Records are taken out of the image whole, with one check each: what is read of them
-/// then lies in them by its type.
+/// A look-up in one partition. Records are taken out of the image whole, with one check each: what is read of
+/// them then lies in them by its type.
 struct Search<'a, A> {
     bytes: &'a [u8],
     partition: &'a [u8; partition::LEN],
@@ -86,10 +86,12 @@ impl<'a, A: Address> Search<'a, A> {
     /// The first rule whose bit is set in the rows of all fields.
     #[inline]
     fn vector(&self, words: usize, app: Row<'_>) -> Option<u32> {
-        let [local, remote, local_port, remote_port, protocol] = self.rows(partition::VECTOR_FIELDS, words)?;
+        let [local, remote, local_port, remote_port, protocol] =
+            self.rows(partition::VECTOR_FIELDS, words)?;
         let rows = local.iter().zip(remote).zip(local_port).zip(remote_port).zip(protocol).zip(app);
         for ((((((a, b), c), d), e), f), word) in rows.zip(0_u32..) {
-            let bits = [a, b, c, d, e, f].into_iter().fold(u64::MAX, |bits, word| bits & u64::from_le_bytes(*word));
+            let bits =
+                [a, b, c, d, e, f].into_iter().fold(u64::MAX, |bits, word| bits & u64::from_le_bytes(*word));
             if bits != 0 {
                 let bit = word.wrapping_mul(64).wrapping_add(bits.trailing_zeros());
                 let table = offset_at(self.partition, partition::VECTOR_RULES)?;
@@ -145,7 +147,8 @@ impl<'a, A: Address> Search<'a, A> {
         let tag = u16::from_le_bytes([t0, t1]);
         let mut place = u32::from_le_bytes([h0, h1, h2, h3]) as usize;
         for _ in 0..MAX_PROBES {
-            let slot: &[u8; slot::LEN] = self.record(item(slots, base.wrapping_add(place & mask), slot::LEN))?;
+            let slot: &[u8; slot::LEN] =
+                self.record(item(slots, base.wrapping_add(place & mask), slot::LEN))?;
             let count = u16_at(slot, slot::COUNT)?;
             if count == 0 {
                 break;

@@ -1,11 +1,12 @@
 //! The policy: an ordered list of rules, of which the first that matches a connection decides it.
 //!
-//! A policy reaches the driver as an *image* ([`image`]): one contiguous, position-independent block that the tools
-//! compile. The driver validates it once and looks connections up in place ([`lookup`]); which rule decides and why
-//! is told by [`explain`]; [`snapshot`] publishes one image to all processors and takes it back.
+//! A policy reaches the driver as an *image* ([`image`]): one contiguous, position-independent block that the
+//! tools compile. The driver validates it once and looks connections up in place ([`lookup`]); which rule
+//! decides and why is told by [`explain`]; [`snapshot`] publishes one image to all processors and takes it
+//! back.
 //!
-//! Everything here but [`snapshot`] is plain code over bytes: no kernel, no memory of its own, any IRQL, no panic,
-//! and no loop whose length the image alone decides beyond the limits of [`format`](mod@format).
+//! Everything here but [`snapshot`] is plain code over bytes: no kernel, no memory of its own, any IRQL, no
+//! panic, and no loop whose length the image alone decides beyond the limits of [`format`](mod@format).
 
 pub mod format;
 
@@ -63,8 +64,8 @@ impl Action {
     }
 }
 
-/// What is known of a connection when it is decided. A field that is `None` is EMPTY: no rule that names the field
-/// matches, whatever the rule says of it.
+/// What is known of a connection when it is decided. A field that is `None` is EMPTY: no rule that names the
+/// field matches, whatever the rule says of it.
 #[derive(Clone, Copy, Debug)]
 pub struct Tuple<'a> {
     /// Which side opens the connection.
@@ -77,8 +78,8 @@ pub struct Tuple<'a> {
     pub local: Option<[u8; 16]>,
     /// The remote address, laid out as `local` is.
     pub remote: Option<[u8; 16]>,
-    /// The local port in host byte order. Looked at for TCP and UDP only, so that an ICMP type in WFP's port slot
-    /// is never taken for a port.
+    /// The local port in host byte order. Looked at for TCP and UDP only, so that an ICMP type in WFP's port
+    /// slot is never taken for a port.
     pub local_port: Option<u16>,
     /// The remote port, as `local_port`.
     pub remote_port: Option<u16>,

@@ -1,16 +1,17 @@
 //! One policy for all processors, replaced while they look things up in it.
 //!
-//! A reader owns its processor ([`OnProcessor`]). It marks the processor's epoch odd, reads the pointer, and makes
-//! the epoch even when it is done: no lock, and no cache line that another reader writes. The writer, at
-//! PASSIVE_LEVEL, stores the new pointer, and then waits for each processor that was inside until it has been
-//! outside once: from then on nobody can hold the old pointer, and the writer gets the old policy back to free it.
-//! No interrupt, no DPC.
+//! A reader owns its processor ([`OnProcessor`]). It marks the processor's epoch odd, reads the pointer, and
+//! makes the epoch even when it is done: no lock, and no cache line that another reader writes. The writer,
+//! at PASSIVE_LEVEL, stores the new pointer, and then waits for each processor that was inside until it has
+//! been outside once: from then on nobody can hold the old pointer, and the writer gets the old policy back
+//! to free it. No interrupt, no DPC.
 //!
-//! Of the reader's mark and the writer's store, at least one is seen by the other: both put a full fence between
-//! their store and their load. So either the writer sees the mark and waits, or the reader sees the new pointer.
+//! Of the reader's mark and the writer's store, at least one is seen by the other: both put a full fence
+//! between their store and their load. So either the writer sees the mark and waits, or the reader sees the
+//! new pointer.
 //!
-//! Readers may nest on one processor (a callout may run inside another): what an inner one reads is protected by
-//! the mark of the outermost.
+//! Readers may nest on one processor (a callout may run inside another): what an inner one reads is protected
+//! by the mark of the outermost.
 
 use core::marker::PhantomData;
 use core::ops::Deref;
@@ -102,7 +103,8 @@ impl<H: Handle, E: Deref<Target = [Epoch]>> Snapshot<H, E> {
         Self { current: AtomicPtr::new(null_mut()), epochs, owns: PhantomData }
     }
 
-    /// Calls `use_it` with the current policy; `None` if there is none, or no epoch for this processor. DISPATCH_LEVEL.
+    /// Calls `use_it` with the current policy; `None` if there is none, or no epoch for this processor.
+    /// DISPATCH_LEVEL.
     #[inline]
     pub fn read<R>(&self, processor: &impl OnProcessor, use_it: impl FnOnce(Option<&H::Target>) -> R) -> R {
         let Some(epoch) = self.epochs.get(processor.processor() as usize) else {
@@ -110,15 +112,16 @@ impl<H: Handle, E: Deref<Target = [Epoch]>> Snapshot<H, E> {
         };
         let _inside = epoch.enter();
         let current = self.current.load(order(Site::Read, Ordering::Acquire));
-        // SAFETY: null, or an address from `into_raw` that is not taken back before this processor's epoch has
-        // moved on, which it does not before `_inside` is dropped.
+        // SAFETY: null, or an address from `into_raw` that is not taken back before this processor's epoch
+        // has moved on, which it does not before `_inside` is dropped.
         let policy = unsafe { current.as_ref() };
         use_it(policy)
     }
 
-    /// Publishes `next` and returns what was there, once no processor can see it any more. `pause` is called between
-    /// looks at a processor that is inside, with the count of looks so far. PASSIVE_LEVEL: the caller may not own a
-    /// processor, or it would wait for itself. Returns as soon as every reader that was inside has left.
+    /// Publishes `next` and returns what was there, once no processor can see it any more. `pause` is called
+    /// between looks at a processor that is inside, with the count of looks so far. PASSIVE_LEVEL: the caller
+    /// may not own a processor, or it would wait for itself. Returns as soon as every reader that was inside
+    /// has left.
     pub fn replace(&self, next: Option<H>, mut pause: impl FnMut(u32)) -> Option<H> {
         let next = next.map_or(null_mut(), |next| next.into_raw().as_ptr());
         let old = self.current.swap(next, order(Site::Publish, Ordering::AcqRel));
@@ -135,8 +138,8 @@ impl<H: Handle, E: Deref<Target = [Epoch]>> Snapshot<H, E> {
                 pause(looks);
             }
         }
-        // SAFETY: it came from `into_raw` and was taken out of `current` by this call only; each processor has been
-        // outside since, so that no reader still has it.
+        // SAFETY: it came from `into_raw` and was taken out of `current` by this call only; each processor
+        // has been outside since, so that no reader still has it.
         Some(unsafe { H::from_raw(old) })
     }
 }
@@ -259,7 +262,8 @@ mod models {
     /// How often a reader saw the old policy, the new one, and how often the writer had to wait.
     static SEEN: [outside::AtomicUsize; 3] = [const { outside::AtomicUsize::new(0) }; 3];
 
-    /// One reader (nested on request) on each of two processors' epochs, one writer that frees what it gets back.
+    /// One reader (nested on request) on each of two processors' epochs, one writer that frees what it gets
+    /// back.
     fn model(readers: u32, nested: bool, weak: Option<Site>) {
         let mut builder = loom::model::Builder::new();
         // What two threads can do to each other takes few switches; all of them would take hours.
@@ -320,7 +324,11 @@ mod models {
     fn nobody_reads_a_policy_that_was_given_back() {
         model(1, false, None);
         for (count, what) in SEEN.iter().zip(["old policies", "new policies", "waits"]) {
-            assert_ne!(count.load(outside::Ordering::Relaxed), 0, "no {what} seen: the model explores too little");
+            assert_ne!(
+                count.load(outside::Ordering::Relaxed),
+                0,
+                "no {what} seen: the model explores too little"
+            );
         }
     }
 
@@ -377,25 +385,26 @@ mod tests {
         Snapshot::new((0..processors).map(|_| Epoch::new()).collect())
     }
 
-    fn policy(value: u64) -> Option<Box<Policy>> {
-        Some(Box::new(Policy(AtomicU64::new(value))))
+    fn policy(value: u64) -> Box<Policy> {
+        Box::new(Policy(AtomicU64::new(value)))
     }
 
     #[test]
     fn the_policy_that_was_published_last_is_read() {
         let snapshot = snapshot(1);
-        let value = || snapshot.read(&Processor(0), |policy| policy.map(|policy| policy.0.load(Ordering::Relaxed)));
+        let value =
+            || snapshot.read(&Processor(0), |policy| policy.map(|policy| policy.0.load(Ordering::Relaxed)));
         assert_eq!(value(), None);
-        assert!(snapshot.replace(policy(7), |_| ()).is_none());
+        assert!(snapshot.replace(Some(policy(7)), |_| ()).is_none());
         assert_eq!(value(), Some(7));
-        let old = snapshot.replace(policy(8), |_| ()).map(|old| old.0.into_inner());
+        let old = snapshot.replace(Some(policy(8)), |_| ()).map(|old| old.0.into_inner());
         assert_eq!((old, value()), (Some(7), Some(8)));
     }
 
     #[test]
     fn a_processor_without_an_epoch_reads_no_policy() {
         let snapshot = snapshot(1);
-        snapshot.replace(policy(7), |_| ());
+        snapshot.replace(Some(policy(7)), |_| ());
         assert!(snapshot.read(&Processor(1), |policy| policy.is_none()));
     }
 
@@ -404,7 +413,7 @@ mod tests {
         const READERS: u32 = 3;
         const GENERATIONS: u64 = 300;
         let snapshot = snapshot(READERS as usize);
-        snapshot.replace(policy(1), |_| ());
+        snapshot.replace(Some(policy(1)), |_| ());
         std::thread::scope(|scope| {
             for number in 0..READERS {
                 let snapshot = &snapshot;
@@ -420,7 +429,9 @@ mod tests {
                 });
             }
             for generation in 2..=GENERATIONS {
-                let old = snapshot.replace(policy(generation), |_| std::thread::yield_now()).expect("there was one");
+                let old = snapshot
+                    .replace(Some(policy(generation)), |_| std::thread::yield_now())
+                    .expect("there was one");
                 old.0.store(0, Ordering::Relaxed);
             }
         });

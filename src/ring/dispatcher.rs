@@ -124,17 +124,17 @@ impl<'a, S: Supply> Dispatcher<'a, S> {
         let mut any = false;
         for (processor, ring) in self.rings.rings() {
             let mut records: u64 = 0;
-            let lines = ring.drain(self.bounds.batch, |View { head, object, sequence, payload }| {
-                let Some(kind) = Kind::from_u8(head.kind()) else {
+            let lines = ring.drain(self.bounds.batch, |View { header, owner, payload }| {
+                let Some(kind) = Kind::from_u8(header.kind()) else {
                     return;
                 };
                 let record = Record {
                     processor,
                     kind,
-                    detail: head.detail(),
-                    lost: head.lost(),
-                    object,
-                    sequence,
+                    detail: header.detail(),
+                    lost: header.lost(),
+                    object: owner.map(|(object, _)| object),
+                    sequence: owner.map_or(0, |(_, sequence)| sequence),
                     payload,
                 };
                 records = records.wrapping_add(1);

@@ -6,21 +6,28 @@
 //! | 1 | how many lines the record takes |
 //! | 2–3 | detail: a word for the kind's own use |
 //! | 4–7 | records that the processor lost since its last one |
-//! | 8–15 | the object's address; without an object, payload |
-//! | 16–19 | the record's number among those of its object; without an object, payload |
+//! | 8–15 | the object's address |
+//! | from 16 | payload |
+//! | the last 4 | the record's number among those of its object; without an object, payload |
 //!
-//! The first eight bytes are written in one store.
+//! That is the order of writing, from the first byte to the last: processors send stores to a line that another
+//! one has read along in one go then. With the header written last, or stores of 16 bytes that are not aligned, a
+//! record took half as long again, up to three times as long.
 
-use core::{cell::UnsafeCell, mem::size_of};
+use core::{cell::UnsafeCell, mem::size_of, ptr::null};
 
 use static_assertions::const_assert_eq;
 
 /// Bytes in a line.
 pub const LINE: usize = 64;
+/// Bytes before the payload.
+pub const HEADER: usize = size_of::<Header>();
 /// Payload bytes of a record of one line that belongs to no object.
-pub const PAYLOAD: usize = LINE - size_of::<Head>();
+pub const PAYLOAD: usize = LINE - HEADER;
 /// Payload bytes of a record of one line that belongs to an object.
-pub const OBJECT_PAYLOAD: usize = PAYLOAD - size_of::<Owner>();
+pub const OBJECT_PAYLOAD: usize = PAYLOAD - SEQUENCE;
+/// Bytes behind the payload of a record that belongs to an object.
+pub const SEQUENCE: usize = size_of::<u32>();
 /// Most lines that one record may take.
 pub const MAX_LINES: usize = u8::MAX as usize;
 
@@ -45,60 +52,62 @@ impl Default for Line {
     }
 }
 
-/// The first eight bytes of each record.
+/// The start of each record.
 #[derive(Clone, Copy)]
-pub struct Head(u64);
+#[repr(C, align(16))]
+pub struct Header {
+    word: u64,
+    /// The object's address. Valid if [`of_object`](Header::of_object).
+    pub object: *const (),
+}
 
-impl Head {
+impl Header {
     const OBJECT: u64 = 0x80;
     const KIND: u64 = 0x7F;
 
-    /// The head of a record of `lines` lines, at most [`MAX_LINES`].
+    /// The header of a record of `lines` lines, at most [`MAX_LINES`], of an object if that is not null.
     #[inline(always)]
-    pub const fn new(kind: u8, of_object: bool, lines: usize, detail: u16, lost: u32) -> Self {
-        let object = if of_object { Self::OBJECT } else { 0 };
-        Self((lost as u64) << 32 | (detail as u64) << 16 | (lines as u64) << 8 | object | kind as u64)
+    pub fn new(kind: u8, lines: usize, detail: u16, lost: u32, object: *const ()) -> Self {
+        let flag = if object.is_null() { 0 } else { Self::OBJECT };
+        let word =
+            u64::from(lost) << 32 | u64::from(detail) << 16 | (lines as u64) << 8 | flag | u64::from(kind);
+        Self { word, object }
+    }
+
+    /// The header of lines that nobody uses.
+    pub fn filler(lines: usize) -> Self {
+        Self::new(FILLER, lines, 0, 0, null())
     }
 
     /// The kind's number, or [`FILLER`].
     #[inline(always)]
     pub const fn kind(self) -> u8 {
-        (self.0 & Self::KIND) as u8
+        (self.word & Self::KIND) as u8
     }
 
-    /// Whether an [`Owner`] follows.
+    /// Whether the record belongs to an object, and ends with its number.
     #[inline(always)]
     pub const fn of_object(self) -> bool {
-        self.0 & Self::OBJECT != 0
+        self.word & Self::OBJECT != 0
     }
 
     /// Lines that the record takes, this one included.
     #[inline(always)]
     pub const fn lines(self) -> usize {
-        (self.0 >> 8 & 0xFF) as usize
+        (self.word >> 8 & 0xFF) as usize
     }
 
     /// The kind's own word.
     #[inline(always)]
     pub const fn detail(self) -> u16 {
-        (self.0 >> 16 & 0xFFFF) as u16
+        (self.word >> 16 & 0xFFFF) as u16
     }
 
     /// Records lost directly before this one.
     #[inline(always)]
     pub const fn lost(self) -> u32 {
-        (self.0 >> 32) as u32
+        (self.word >> 32) as u32
     }
-}
-
-/// What follows the head of an object's record. Packed, so that the payload may begin right behind it.
-#[derive(Clone, Copy)]
-#[repr(C, packed(4))]
-pub struct Owner {
-    /// The object's address.
-    pub object: *const (),
-    /// The record's number among those of its object.
-    pub sequence: u32,
 }
 
 /// Kind of the record that fills the end of the ring where the next one did not fit.
@@ -106,18 +115,11 @@ pub const FILLER: u8 = 0x7F;
 
 const_assert_eq!(size_of::<Line>(), LINE);
 const_assert_eq!(align_of::<Line>(), LINE);
-const_assert_eq!(PAYLOAD, 56);
-const_assert_eq!(OBJECT_PAYLOAD, 44);
-
-/// Bytes before the payload.
-#[inline(always)]
-pub const fn header(of_object: bool) -> usize {
-    LINE - if of_object { OBJECT_PAYLOAD } else { PAYLOAD }
-}
+const_assert_eq!(HEADER, 16);
 
 /// Lines for a record of `len` payload bytes.
 #[inline(always)]
 pub const fn lines_for(of_object: bool, len: usize) -> usize {
-    let first = LINE - header(of_object);
+    let first = if of_object { OBJECT_PAYLOAD } else { PAYLOAD };
     if len <= first { 1 } else { 1 + (len - first).div_ceil(LINE) }
 }

@@ -161,11 +161,10 @@ impl Handler<Connection> for Log {
 fn push(rings: &Rings<Model>, processor: u32, value: u8, len: u16, object: Option<&Connection>) -> bool {
     let at = At(processor);
     let claim = match object {
-        None => rings.claim(&at, Kind::Verdict, len.into()),
-        Some(object) => rings.claim_for(&at, Kind::Verdict, len.into(), object),
+        None => rings.claim(&at, Kind::Verdict, len, len.into()),
+        Some(object) => rings.claim_for(&at, Kind::Verdict, len, len.into(), object),
     };
     let Ok(mut claim) = claim else { return false };
-    claim.set_detail(len);
     claim.payload().fill(value);
     claim.commit();
     true
@@ -355,7 +354,7 @@ fn an_abandoned_claim_leaves_no_trace() {
             let rings = rings.clone();
             thread::spawn(move || {
                 let at = At(0);
-                let mut claim = rings.claim(&at, Kind::Verdict, 4).unwrap();
+                let mut claim = rings.claim(&at, Kind::Verdict, 4, 4).unwrap();
                 claim.payload().fill(7);
                 drop(claim);
                 assert!(push(&rings, 0, 1, 4, None));

@@ -14,7 +14,7 @@ use core::{
 
 use super::{
     life::{Linked, take_number},
-    line::{FILLER, Head, LINE, Line, MAX_LINES, Owner, header, lines_for},
+    line::{FILLER, HEADER, Header, LINE, Line, MAX_LINES, SEQUENCE, lines_for},
     record::{Kind, Payload},
     rings::{Rings, Supply},
     sync::{AtomicU64, AtomicUsize, Ordering, Site, Track, order},
@@ -45,6 +45,9 @@ const CAUSES: usize = 3;
 /// The record was not taken; it is counted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Refused(pub Cause);
+
+/// How many lines ahead of the record the owner asks for: as many as may be on their way at once.
+const AHEAD: usize = 16;
 
 /// Why a ring was not accepted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -159,33 +162,37 @@ impl<S: Supply> Ring<S> {
         unsafe { lines.as_ptr().add(position & lines.len().wrapping_sub(1)) }.cast_mut()
     }
 
-    /// Room for a record of `len` payload bytes, not marked as taken: another one may be given out.
+    /// Room for a record with its header in it, not marked as taken: another one may be given out.
     #[inline(always)]
-    fn room(&self, kind: Kind, of_object: bool, len: usize) -> Result<Room<'_, S>, Refused> {
-        let lines = lines_for(of_object, len);
+    fn room<'a>(&'a self, asked: Asked<'a, S>) -> Result<Room<'a, S>, Refused> {
+        let Asked { kind, detail, len, object } = asked;
+        let lines = lines_for(object.is_some(), len);
         let tail = self.writer.tail.load(Ordering::Relaxed);
         let skipped = if lines == 1 { 0 } else { self.skip(kind, tail, lines)? };
         let end = tail.wrapping_add(skipped).wrapping_add(lines);
         if self.writer.limit.get().wrapping_sub(end).cast_signed() < 0 {
             self.refresh(kind, tail, end)?;
         }
-        let record = self.line(tail.wrapping_add(skipped));
-        Ok(Room { ring: self, record, tail, skipped, lines })
+        if skipped != 0 {
+            self.fill(tail, skipped);
+        }
+        let start = tail.wrapping_add(skipped);
+        let (record, lost) = (self.line(start), self.writer.lost.get());
+        self.track.write(self.index(start), lines);
+        let address = object.map_or(null(), |object| from_ref(object).cast());
+        // SAFETY: lines behind the tail and before the limit are this side's alone until published.
+        unsafe { record.cast::<Header>().write(Header::new(kind as u8, lines, detail, lost, address)) };
+        Ok(Room { ring: self, record, object, end, lost, len })
     }
 
-    /// Claims room for `len` payload bytes.
+    /// Claims room for a record.
     ///
     /// # Safety
     /// The caller owns the ring's processor until the claim is gone.
     #[inline(always)]
-    pub(super) unsafe fn claim(
-        &self,
-        kind: Kind,
-        of_object: bool,
-        len: usize,
-    ) -> Result<Open<'_, S>, Refused> {
-        let room = self.room(kind, of_object, len)?;
-        let limit = self.writer.limit.replace(room.tail.wrapping_sub(1));
+    pub(super) unsafe fn claim<'a>(&'a self, asked: Asked<'a, S>) -> Result<Open<'a, S>, Refused> {
+        let room = self.room(asked)?;
+        let limit = self.writer.limit.replace(self.writer.tail.load(Ordering::Relaxed).wrapping_sub(1));
         Ok(Open { room, limit })
     }
 
@@ -200,10 +207,10 @@ impl<S: Supply> Ring<S> {
         payload: &P,
         object: Option<&S::Object>,
     ) -> Result<(), Refused> {
-        let len = payload.size();
-        let mut room = self.room(P::KIND, object.is_some(), len)?;
-        payload.encode(room.payload(object.is_some(), len));
-        room.publish(P::KIND, payload.detail(), object);
+        let (detail, len) = (payload.detail(), payload.size());
+        let mut room = self.room(Asked { kind: P::KIND, detail, len, object })?;
+        payload.encode(room.payload());
+        room.publish();
         Ok(())
     }
 
@@ -248,8 +255,8 @@ impl<S: Supply> Ring<S> {
     #[cold]
     fn fill(&self, position: usize, lines: usize) {
         self.track.write(self.index(position), lines);
-        // SAFETY: claimed lines are this side's alone until published; each begins with room for a head.
-        unsafe { self.line(position).cast::<Head>().write(Head::new(FILLER, false, lines, 0, 0)) };
+        // SAFETY: lines behind the tail and before the limit are this side's alone until published.
+        unsafe { self.line(position).cast::<Header>().write(Header::filler(lines)) };
     }
 
     /// Whether records came since the dispatcher last looked. The dispatcher's.
@@ -276,32 +283,33 @@ impl<S: Supply> Ring<S> {
         let mut records: u64 = 0;
         while at != tail && at.wrapping_sub(start) < bound {
             let record = self.line(at);
-            // SAFETY: committed and not given back, the line is the dispatcher's and starts with a head.
-            let head = unsafe { record.cast::<Head>().read() };
-            let lines = head.lines();
+            // SAFETY: committed and not given back, the line is the dispatcher's and starts with a header.
+            let header = unsafe { record.cast::<Header>().read() };
+            let lines = header.lines();
             self.track.read(self.index(at), lines);
-            if head.kind() != FILLER {
-                let (object, sequence) = if head.of_object() {
-                    // SAFETY: within the record's first line.
-                    let owner = unsafe { record.cast::<u8>().add(size_of::<Head>()) }.cast::<Owner>();
-                    // SAFETY: a record of an object has it behind its head, aligned to four bytes as it asks.
-                    let Owner { object, sequence } = unsafe { owner.read() };
-                    // SAFETY: the object is retained until its `Closed` is delivered, which comes after.
-                    (unsafe { object.cast::<S::Object>().as_ref() }, sequence)
-                } else {
-                    (None, 0)
-                };
-                if object.is_some_and(|object| !object.link().is_next(sequence)) {
+            if header.kind() != FILLER {
+                let mut len = lines.wrapping_mul(LINE).wrapping_sub(HEADER);
+                // SAFETY: within the record's lines, which lie in one piece.
+                let payload = unsafe { record.cast::<u8>().add(HEADER) };
+                let mut owner = None;
+                if header.of_object() {
+                    len = len.wrapping_sub(SEQUENCE);
+                    // SAFETY: within the record's lines.
+                    let sequence = unsafe { payload.add(len) }.cast::<u32>();
+                    // SAFETY: a record of an object ends with its number, aligned as the line's end is.
+                    let sequence = unsafe { sequence.read() };
+                    // SAFETY: the object is retained until its `Closed` is delivered, which comes after; null if it
+                    // had been raised before.
+                    owner = unsafe { header.object.cast::<S::Object>().as_ref() }
+                        .map(|object| (object, sequence));
+                }
+                if owner.is_some_and(|(object, sequence)| !object.link().is_next(sequence)) {
                     break;
                 }
-                let offset = header(head.of_object());
-                // SAFETY: within the record's lines, which lie in one piece.
-                let payload = unsafe { record.cast::<u8>().add(offset) };
-                let len = lines.wrapping_mul(LINE).wrapping_sub(offset);
                 // SAFETY: committed lines are initialised and not written until they are given back.
                 let payload = unsafe { slice::from_raw_parts(payload, len) };
-                deliver(View { head, object, sequence, payload });
-                if let Some(object) = object {
+                deliver(View { header, owner, payload });
+                if let Some((object, _)) = owner {
                     object.link().advance();
                 }
                 records = records.wrapping_add(1);
@@ -318,56 +326,68 @@ impl<S: Supply> Ring<S> {
 
 /// A committed record as the dispatcher finds it.
 pub(super) struct View<'a, T> {
-    pub head: Head,
-    pub object: Option<&'a T>,
-    pub sequence: u32,
+    pub header: Header,
+    /// The object, and the record's number.
+    pub owner: Option<(&'a T, u32)>,
     pub payload: &'a [u8],
 }
 
-/// Lines behind the tail, which the dispatcher does not look at before they are published.
+/// A record to be.
+pub(super) struct Asked<'a, S: Supply> {
+    pub kind: Kind,
+    pub detail: u16,
+    /// Payload bytes.
+    pub len: usize,
+    pub object: Option<&'a S::Object>,
+}
+
+/// A record behind the tail, which the dispatcher does not look at before it is published.
 struct Room<'a, S: Supply> {
     ring: &'a Ring<S>,
     record: *mut Line,
-    tail: usize,
-    skipped: usize,
-    lines: usize,
+    object: Option<&'a S::Object>,
+    /// The position behind the record.
+    end: usize,
+    /// What the header says was lost.
+    lost: u32,
+    len: usize,
 }
 
 impl<S: Supply> Room<'_, S> {
     #[inline(always)]
-    fn payload(&mut self, of_object: bool, len: usize) -> &mut [u8] {
-        // SAFETY: within the lines given out, which lie in one piece.
-        let payload = unsafe { self.record.cast::<u8>().add(header(of_object)) };
-        // SAFETY: `len` was asked for behind that header; the lines are this side's alone until published.
-        unsafe { slice::from_raw_parts_mut(payload, len) }
+    fn payload(&mut self) -> &mut [u8] {
+        // SAFETY: within the record's lines, which lie in one piece.
+        let payload = unsafe { self.record.cast::<u8>().add(HEADER) };
+        // SAFETY: `len` was asked for; the lines are this side's alone until published.
+        unsafe { slice::from_raw_parts_mut(payload, self.len) }
     }
 
     #[inline(always)]
-    fn publish(&self, kind: Kind, detail: u16, object: Option<&S::Object>) {
-        let ring = self.ring;
-        let lost = ring.writer.lost.get();
-        if lost != 0 {
-            ring.writer.lost.set(0);
+    fn publish(&self) {
+        if let Some(object) = self.object {
+            self.number(object);
         }
-        ring.track.write(ring.index(self.tail.wrapping_add(self.skipped)), self.lines);
-        let head = Head::new(kind as u8, object.is_some(), self.lines, detail, lost);
-        // SAFETY: the line is this side's alone until published.
-        unsafe { self.record.cast::<Head>().write(head) };
-        if let Some(object) = object {
-            let owner = match take_number(object) {
-                Some(sequence) => Owner { object: from_ref(object).cast(), sequence },
-                None => Owner { object: null(), sequence: 0 },
-            };
+        let writer = &self.ring.writer;
+        if self.lost != 0 {
+            writer.lost.set(writer.lost.get().saturating_sub(self.lost));
+        }
+        writer.tail.store(self.end, order(Site::Publish, Ordering::Release));
+    }
+
+    /// Ends the record with the object's next number.
+    #[inline]
+    fn number(&self, object: &S::Object) {
+        let Some(number) = take_number(object) else {
             // SAFETY: within the record's first line.
-            let place = unsafe { self.record.cast::<u8>().add(size_of::<Head>()) }.cast::<Owner>();
-            // SAFETY: as above; the type asks for an alignment of four bytes only.
-            unsafe { place.write(owner) };
-        }
-        if self.skipped != 0 {
-            ring.fill(self.tail, self.skipped);
-        }
-        let end = self.tail.wrapping_add(self.skipped).wrapping_add(self.lines);
-        ring.writer.tail.store(end, order(Site::Publish, Ordering::Release));
+            let owner = unsafe { &raw mut (*self.record.cast::<Header>()).object };
+            // SAFETY: the line is this side's alone until published.
+            return unsafe { owner.write(null()) };
+        };
+        let end = lines_for(true, self.len).wrapping_mul(LINE).wrapping_sub(SEQUENCE);
+        // SAFETY: within the record's lines.
+        let place = unsafe { self.record.cast::<u8>().add(end) }.cast::<u32>();
+        // SAFETY: as above; aligned as the line's end is.
+        unsafe { place.write(number) };
     }
 }
 
@@ -396,36 +416,21 @@ impl<S: Supply> Drop for Open<'_, S> {
 pub struct Claim<'a, S: Supply> {
     rings: &'a Rings<S>,
     open: Open<'a, S>,
-    object: Option<&'a S::Object>,
-    kind: Kind,
-    detail: u16,
-    len: usize,
     /// Neither `Send` nor `Sync`: the claim is bound to its processor.
     here: PhantomData<*const ()>,
 }
 
 impl<'a, S: Supply> Claim<'a, S> {
     #[inline(always)]
-    pub(super) fn new(
-        rings: &'a Rings<S>,
-        open: Open<'a, S>,
-        object: Option<&'a S::Object>,
-        kind: Kind,
-        len: usize,
-    ) -> Self {
-        Self { rings, open, object, kind, detail: 0, len, here: PhantomData }
+    pub(super) fn new(rings: &'a Rings<S>, open: Open<'a, S>) -> Self {
+        Self { rings, open, here: PhantomData }
     }
 
-    /// The payload, as long as was claimed. It holds stale bytes of earlier records until it is written.
+    /// The payload, as long as was claimed. It holds stale bytes of earlier records until it is written; from the
+    /// first byte to the last is the fastest way.
     #[inline(always)]
     pub fn payload(&mut self) -> &mut [u8] {
-        self.open.room.payload(self.object.is_some(), self.len)
-    }
-
-    /// Sets the word in the header that is for the kind's own use (0 unless set).
-    #[inline(always)]
-    pub fn set_detail(&mut self, detail: u16) {
-        self.detail = detail;
+        self.open.room.payload()
     }
 
     /// Publishes the record and wakes the dispatcher if it is parked.
@@ -440,6 +445,10 @@ impl<'a, S: Supply> Claim<'a, S> {
     /// last of a batch, before it leaves the processor: otherwise the record may lie until the next one comes.
     #[inline(always)]
     pub fn commit_quietly(self) {
-        self.open.room.publish(self.kind, self.detail, self.object);
+        let Open { room: Room { ring, record, object, end, lost, len }, .. } = self.open;
+        let room = Room { ring, record, object, end, lost, len };
+        // The mark goes before the record is published: if nobody can have seen it, it need not even be written.
+        drop(self);
+        room.publish();
     }
 }

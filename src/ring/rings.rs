@@ -11,7 +11,7 @@ use super::{
     dispatcher::Dispatcher,
     life::{LifeCycle, Linked, List},
     line::Line,
-    processor::{AttachError, Cause, Claim, Refused, Ring},
+    processor::{Asked, AttachError, Cause, Claim, Refused, Ring},
     record::{Kind, Payload},
     sync::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering, Site, Track, fence, order},
 };
@@ -175,16 +175,17 @@ impl<S: Supply> Rings<S> {
         Ok(())
     }
 
-    /// Claims room for a record of `kind` with `len` bytes of payload, which belongs to no object.
-    /// IRQL = DISPATCH_LEVEL (by `at`).
+    /// Claims room for a record of `kind` with `len` bytes of payload, which belongs to no object; `detail` is the
+    /// word in the header for the kind's own use. IRQL = DISPATCH_LEVEL (by `at`).
     #[inline(always)]
     pub fn claim<'a>(
         &'a self,
         at: &'a impl OnProcessor,
         kind: Kind,
+        detail: u16,
         len: usize,
     ) -> Result<Claim<'a, S>, Refused> {
-        self.claim_any(at, kind, len, None)
+        self.claim_any(at, Asked { kind, detail, len, object: None })
     }
 
     /// Claims room for a record that will be the next of `object`: committed, it is delivered after all that took
@@ -195,26 +196,25 @@ impl<S: Supply> Rings<S> {
         &'a self,
         at: &'a impl OnProcessor,
         kind: Kind,
+        detail: u16,
         len: usize,
         object: &'a S::Object,
     ) -> Result<Claim<'a, S>, Refused> {
-        self.claim_any(at, kind, len, Some(object))
+        self.claim_any(at, Asked { kind, detail, len, object: Some(object) })
     }
 
     #[inline(always)]
     fn claim_any<'a>(
         &'a self,
         at: &'a impl OnProcessor,
-        kind: Kind,
-        len: usize,
-        object: Option<&'a S::Object>,
+        asked: Asked<'a, S>,
     ) -> Result<Claim<'a, S>, Refused> {
         let Some(ring) = self.ring(at.processor()) else {
-            return Err(self.refuse_without_ring(kind));
+            return Err(self.refuse_without_ring(asked.kind));
         };
         // SAFETY: the ring is the one of the processor that `at` owns, and `at` is borrowed by the claim.
-        let open = unsafe { ring.claim(kind, object.is_some(), len) }?;
-        Ok(Claim::new(self, open, object, kind, len))
+        let open = unsafe { ring.claim(asked) }?;
+        Ok(Claim::new(self, open))
     }
 
     /// Writes and commits `payload` in one go, as [`claim_for`](Rings::claim_for) if there is an `object`; true

@@ -601,4 +601,10 @@ events! {
         /// Records lost; each was told by RingLoss.
         lost: u64 ["records"],
     }
+
+    /// weir's filters are in force: every new connection is decided on from now on.
+    80 FiltersInForce(Information, LIFECYCLE) {}
+    /// The filtering engine has stopped, and weir's filters have gone with it: until they are back, weir decides on
+    /// nothing.
+    81 FiltersGone(Warning, FAULT) {}
 }

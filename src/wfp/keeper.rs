@@ -221,8 +221,10 @@ impl Work {
         let void = self.shared.stopped.swap(false, Ordering::AcqRel);
         // SAFETY: callable up to DISPATCH_LEVEL.
         let running = unsafe { fwp::FwpmBfeStateGet0() } == FWPM_SERVICE_RUNNING;
-        if void || !running || self.session.as_ref().is_some_and(|session| !session.holds(passive)) {
-            self.let_go(passive);
+        if (void || !running || self.session.as_ref().is_some_and(|session| !session.holds(passive)))
+            && self.let_go(passive)
+        {
+            trace::emit(&trace::Event::FiltersGone {});
         }
         if !running || self.session.is_some() {
             return Ok(());
@@ -232,6 +234,7 @@ impl Work {
             Ok(()) => {
                 self.session = Some(session);
                 self.shared.filtering.store(true, Ordering::Release);
+                trace::emit(&trace::Event::FiltersInForce {});
                 Ok(())
             }
             Err(status) => {
@@ -241,11 +244,11 @@ impl Work {
         }
     }
 
-    /// Closes the session, if one is open.
-    fn let_go(&mut self, passive: &Passive) {
-        if let Some(session) = self.session.take() {
-            self.shared.filtering.store(false, Ordering::Release);
-            session.close(passive);
-        }
+    /// Closes the session; false if none is open.
+    fn let_go(&mut self, passive: &Passive) -> bool {
+        let Some(session) = self.session.take() else { return false };
+        self.shared.filtering.store(false, Ordering::Release);
+        session.close(passive);
+        true
     }
 }

@@ -27,14 +27,14 @@ pub const fn to_sockaddr(address: &SocketAddr) -> SOCKADDR_INET {
         SocketAddr::V4(v4) => {
             // The IPv6 form is the larger one: the rest of the union is initialised too.
             let mut inet = unspecified();
-            inet.Ipv4 = to_v4(v4);
+            inet.Ipv4 = to_v4(*v4);
             inet
         }
         SocketAddr::V6(v6) => SOCKADDR_INET { Ipv6: to_v6(v6) },
     }
 }
 
-const fn to_v4(address: &SocketAddrV4) -> SOCKADDR_IN {
+const fn to_v4(address: SocketAddrV4) -> SOCKADDR_IN {
     SOCKADDR_IN {
         sin_family: AF_INET,
         sin_port: address.port().to_be(),

@@ -9,6 +9,17 @@
 //!
 //! `unsafe` ends here: users of this module own sockets by safe types. A socket's owner is shared with WSK until the
 //! socket's close has completed, so no callback outlives what it is for.
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects,
+        clippy::panic,
+        clippy::unreachable
+    )
+)]
 
 pub mod address;
 mod events;

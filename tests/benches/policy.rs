@@ -4,6 +4,7 @@
 //! Connections are drawn at the borders of random rules and near them.
 
 #[path = "../../tools/weir/tests/policy/reference.rs"]
+#[allow(dead_code, reason = "shared with tests")]
 mod reference;
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
@@ -39,12 +40,16 @@ fn made_up(size: usize) -> String {
         let mut network = || {
             let len = [32, 32, 32, 30, 28, 24, 24, 21, 16, 0][usize::try_from(numbers(10)).unwrap()];
             let address = u32::try_from(numbers(1 << 32)).unwrap() & 0x3fff_ffff;
-            format!("{}/{len}", std::net::Ipv4Addr::from(address & u32::MAX.checked_shl(32 - len).unwrap_or(0)))
+            format!(
+                "{}/{len}",
+                std::net::Ipv4Addr::from(address & u32::MAX.checked_shl(32 - len).unwrap_or(0))
+            )
         };
         let (source, destination) = (network(), network());
         let port = numbers(30) * numbers(30) * 7;
         let (first, last) = if port == 0 { (0, 65535) } else { (port, port) };
-        writeln!(out, "@{source}\t{destination}\t0 : 65535\t{first} : {last}\t0x06/0xFF\t0x0000/0x0000\t").unwrap();
+        writeln!(out, "@{source}\t{destination}\t0 : 65535\t{first} : {last}\t0x06/0xFF\t0x0000/0x0000\t")
+            .unwrap();
     }
     out
 }
@@ -63,7 +68,9 @@ impl Flat {
         let address = |list: &[std::ops::RangeInclusive<std::net::IpAddr>]| match list.first() {
             None => (0, u32::MAX),
             Some(range) => match (range.start(), range.end()) {
-                (std::net::IpAddr::V4(first), std::net::IpAddr::V4(last)) => ((*first).into(), u32::from(*last) - u32::from(*first)),
+                (std::net::IpAddr::V4(first), std::net::IpAddr::V4(last)) => {
+                    ((*first).into(), u32::from(*last) - u32::from(*first))
+                }
                 _ => unreachable!("the linear filter is measured on IPv4"),
             },
         };
@@ -145,7 +152,9 @@ fn lookup(criterion: &mut Criterion) {
                 bencher.iter(|| {
                     flat_tuples.iter().fold(0_usize, |sum, tuple| {
                         let tuple = black_box(tuple);
-                        sum.wrapping_add(flat.iter().position(|rule| rule.matches(tuple)).unwrap_or(usize::MAX))
+                        sum.wrapping_add(
+                            flat.iter().position(|rule| rule.matches(tuple)).unwrap_or(usize::MAX),
+                        )
                     })
                 });
             });
@@ -155,7 +164,9 @@ fn lookup(criterion: &mut Criterion) {
 }
 
 fn flat_tuple(tuple: &Tuple<'_>) -> FlatTuple {
-    let address = |wire: Option<[u8; 16]>| wire.map_or(0, |wire| u32::from_be_bytes([wire[0], wire[1], wire[2], wire[3]]));
+    let address = |wire: Option<[u8; 16]>| {
+        wire.map_or(0, |wire| u32::from_be_bytes([wire[0], wire[1], wire[2], wire[3]]))
+    };
     let ports = matches!(tuple.protocol, Some(6 | 17));
     FlatTuple {
         remote: address(tuple.remote),
@@ -170,9 +181,12 @@ fn flat_tuple(tuple: &Tuple<'_>) -> FlatTuple {
 fn applications(criterion: &mut Criterion) {
     let mut text = "version = 1\ndefault = \"allow\"\n".to_owned();
     for number in 0..100 {
-        writeln!(text, "[[rule]]\nname = \"r{number}\"\naction = \"block\"\napp = \"program{number}.exe\"").unwrap();
+        writeln!(text, "[[rule]]\nname = \"r{number}\"\naction = \"block\"\napp = \"program{number}.exe\"")
+            .unwrap();
     }
-    text.push_str("[[rule]]\nname = \"all\"\naction = \"block\"\napp = '\\device\\harddiskvolume*\\temp\\*'\n");
+    text.push_str(
+        "[[rule]]\nname = \"all\"\naction = \"block\"\napp = '\\device\\harddiskvolume*\\temp\\*'\n",
+    );
     let compiled = weir_cli::policy::compile(&text).expect("no faults");
     let image = Image::validate(&compiled.image).expect("valid");
     let path = weir_cli::policy::app_bytes(r"\device\harddiskvolume3\program files\vendor\program77.exe");
@@ -189,7 +203,8 @@ fn applications(criterion: &mut Criterion) {
     connection.with_tuple(|tuple| {
         let tuple = Tuple { app: weir::policy::App::from_utf16le(&path), ..*tuple };
         assert_eq!(image.decide(&tuple).rule, Some(77));
-        criterion.bench_function("policy/app-100", |bencher| bencher.iter(|| image.decide(black_box(&tuple))));
+        criterion
+            .bench_function("policy/app-100", |bencher| bencher.iter(|| image.decide(black_box(&tuple))));
     });
 }
 
@@ -198,9 +213,13 @@ fn build(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("policy-build");
     group.sample_size(10);
     let text = toml(Action::Block, &rules(10_000, false));
-    group.bench_function("compile-10000", |bencher| bencher.iter(|| weir_cli::policy::compile(black_box(&text))));
+    group.bench_function("compile-10000", |bencher| {
+        bencher.iter(|| weir_cli::policy::compile(black_box(&text)))
+    });
     let compiled = weir_cli::policy::compile(&text).expect("no faults");
-    group.bench_function("validate-10000", |bencher| bencher.iter(|| Image::validate(black_box(&compiled.image)).is_ok()));
+    group.bench_function("validate-10000", |bencher| {
+        bencher.iter(|| Image::validate(black_box(&compiled.image)).is_ok())
+    });
     group.finish();
 }
 

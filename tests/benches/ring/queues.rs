@@ -200,8 +200,9 @@ impl Handler<NoObject> for Sum {
     #[inline(always)]
     fn record(&mut self, record: &Record<'_, NoObject>) {
         self.0 = self.0.wrapping_add(u64::from(record.lost) ^ u64::from(record.detail));
-        for word in record.payload.chunks_exact(4) {
-            self.0 = self.0.wrapping_add(u64::from(u32::from_le_bytes(word.try_into().expect("four bytes"))));
+        let (words, _) = record.payload.as_chunks::<8>();
+        for word in words {
+            self.0 = self.0.wrapping_add(u64::from_le_bytes(*word));
         }
         self.1 += 1;
     }
@@ -219,7 +220,7 @@ enum Fill {
     Mixed,
 }
 
-const LENGTHS: [usize; 8] = [8, 56, 120, 30, 56, 184, 16, 100];
+const LENGTHS: [usize; 8] = [8, 48, 112, 30, 48, 176, 16, 96];
 
 /// Writes words while there is room for whole ones.
 #[inline(always)]
@@ -243,21 +244,21 @@ fn weir(name: &'static str, role: Role, fill_with: Fill, looks: bool) -> Queue {
     let producer = |processor| match fill_with {
         Fill::Fixed(PAYLOAD) if looks => produce(move |number| {
             let at = At(processor);
-            let Ok(mut claim) = rings.claim(&at, Kind::Verdict, PAYLOAD) else { return false };
+            let Ok(mut claim) = rings.claim(&at, Kind::Verdict, 0, PAYLOAD) else { return false };
             fill(claim.payload(), number);
             claim.commit();
             true
         }),
         Fill::Fixed(PAYLOAD) => produce(move |number| {
             let at = At(processor);
-            let Ok(mut claim) = rings.claim(&at, Kind::Verdict, PAYLOAD) else { return false };
+            let Ok(mut claim) = rings.claim(&at, Kind::Verdict, 0, PAYLOAD) else { return false };
             fill(claim.payload(), number);
             claim.commit_quietly();
             true
         }),
         Fill::Fixed(_) => produce(move |number| {
             let at = At(processor);
-            let Ok(mut claim) = rings.claim(&at, Kind::Verdict, PAYLOAD + 64) else { return false };
+            let Ok(mut claim) = rings.claim(&at, Kind::Verdict, 0, PAYLOAD + 64) else { return false };
             fill(claim.payload(), number);
             claim.commit_quietly();
             true
@@ -267,7 +268,7 @@ fn weir(name: &'static str, role: Role, fill_with: Fill, looks: bool) -> Queue {
             produce(move |number| {
                 let at = At(processor);
                 let len = lengths[(number % 8) as usize];
-                let Ok(mut claim) = rings.claim(&at, Kind::ExtensionEvent, len) else { return false };
+                let Ok(mut claim) = rings.claim(&at, Kind::ExtensionEvent, 0, len) else { return false };
                 fill(claim.payload(), number);
                 claim.commit_quietly();
                 true

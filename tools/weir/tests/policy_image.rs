@@ -23,7 +23,8 @@ fn policies() -> Vec<(Vec<u8>, Vec<Rule>)> {
         let host = u32::try_from(number(1 << 16)).unwrap() | 0x0a00_0000;
         let network = std::net::Ipv4Addr::from(host & u32::MAX << (32 - len));
         let port = number(2000);
-        lines += &format!("@{network}/{len}\t0.0.0.0/0\t0 : 65535\t{port} : {}\t0x06/0xFF\t\n", port + number(2));
+        lines +=
+            &format!("@{network}/{len}\t0.0.0.0/0\t0 : 65535\t{port} : {}\t0x06/0xFF\t\n", port + number(2));
     }
     let rules = classbench(&lines, false);
     let large = compile(&toml(Action::Block, &rules)).expect("no faults");
@@ -81,7 +82,8 @@ fn damaged_images_are_refused_or_do_no_harm() {
                 .map(|_| {
                     let rule = &rules[usize::try_from(numbers(rules.len() as u64)).unwrap()];
                     let mut connection = near(rule, &mut numbers, seed == 3);
-                    connection.app = Some(r"\device\harddiskvolume1\windows\system32\regsvr32.exe".to_owned());
+                    connection.app =
+                        Some(r"\device\harddiskvolume1\windows\system32\regsvr32.exe".to_owned());
                     connection
                 })
                 .collect();
@@ -154,7 +156,8 @@ fn equal_policies_make_equal_images() {
 
 #[test]
 fn ten_thousand_rules_take_less_than_two_megabytes() {
-    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/rulesets/acl1_10000.rules");
+    let path =
+        std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/rulesets/acl1_10000.rules");
     let Ok(text) = std::fs::read_to_string(&path) else {
         println!("skipped: no {}", path.display());
         return;

@@ -88,7 +88,8 @@ fn every_fault_is_named_with_line_column_and_what_is_allowed() {
         (9, 8, "the name `a` is taken by the rule on line 4"),
         (11, 12, "unknown protocol \"tpc\""),
     ];
-    let expected: Vec<_> = expected.iter().map(|(line, column, message)| (*line, *column, (*message).to_owned())).collect();
+    let expected: Vec<_> =
+        expected.iter().map(|(line, column, message)| (*line, *column, (*message).to_owned())).collect();
     assert_eq!(found, expected);
 }
 
@@ -123,7 +124,8 @@ fn values_that_are_not_allowed_are_faults() {
         assert_eq!(found[0].line, 6, "{lines}");
     }
     for name in ["", "default", " r", "a\\nb", &"x".repeat(129)] {
-        let text = format!("version = 1\ndefault = \"allow\"\n[[rule]]\naction = \"block\"\nname = \"{name}\"\n");
+        let text =
+            format!("version = 1\ndefault = \"allow\"\n[[rule]]\naction = \"block\"\nname = \"{name}\"\n");
         assert_eq!(faults(&text)[0].line, 5, "{name:?}");
     }
 }
@@ -151,6 +153,9 @@ fn applications_match_as_documented() {
         ("python*.exe", r"\device\harddiskvolume3\p\Python3.12.EXE", true),
         (r"C:\Windows\x.exe", r"\device\harddiskvolume12\WINDOWS\X.exe", true),
         (r"C:\Windows\x.exe", r"\device\harddiskvolume12\y\windows\x.exe", false),
+        (r"C:\Windows\x.exe", r"\device\harddiskvolume\windows\x.exe", false),
+        (r"C:\Windows\*\x.exe", r"\device\harddiskvolume1\windows\y\x.exe", true),
+        (r"C:\Windows\x.exe", r"\device\harddiskvolume1x\windows\x.exe", false),
         (r"\device\harddiskvolume3\tools\*", r"\device\harddiskvolume3\tools\a\b.exe", true),
         ("System", "System", true),
         ("System", r"\device\harddiskvolume3\system", false),
@@ -179,7 +184,8 @@ fn applications_match_as_documented() {
 
 #[test]
 fn explain_names_the_fields_that_fail() {
-    let compiled = good(&with("direction = \"out\"\nprotocol = \"tcp\"\nremote = \"10.0.0.0/8\"\nremote_port = 23"));
+    let compiled =
+        good(&with("direction = \"out\"\nprotocol = \"tcp\"\nremote = \"10.0.0.0/8\"\nremote_port = 23"));
     let image = Image::validate(&compiled.image).unwrap();
     let mut tuple = Tuple {
         direction: Direction::Out,
@@ -223,11 +229,17 @@ fn a_pattern_that_shows_to_cover_another_shadows_it() {
     for (first, second, shadows) in [
         (r"'*\curl*.exe'", r"['curl-7.exe', 'C:\x\curl.EXE']", true),
         (r"'*\curl*.exe'", r"['curl-7.exe', 'wget.exe']", false),
+        (r"'C:\x\*'", r"'C:\x\y.exe'", true),
+        (r"'\device\harddiskvolume*\x.exe'", r"'C:\x.exe'", true),
+        (r"'C:\x.exe'", r"'\device\harddiskvolume*\x.exe'", false),
         (r"'*'", r"'\device\*\a*b*'", true),
         (r"'\device\*\a*b*'", r"'*'", false),
         (r"['a.exe', 'b.exe']", r"['b.exe', 'a.exe']", true),
     ] {
-        let text = format!("{}[[rule]]\nname = \"s\"\naction = \"allow\"\napp = {second}\n", with(&format!("app = {first}")));
+        let text = format!(
+            "{}[[rule]]\nname = \"s\"\naction = \"allow\"\napp = {second}\n",
+            with(&format!("app = {first}"))
+        );
         assert_eq!(warned(&good(&text)).contains("s"), shadows, "{first} {second}");
     }
 }
@@ -239,7 +251,10 @@ fn small_rule() -> impl Strategy<Value = Rule> {
     (
         prop::sample::subsequence(vec![Direction::In, Direction::Out], 1..=2),
         prop::sample::subsequence(vec![1, 6, 17], 0..=3),
-        prop::collection::vec((0_u8..8, 0_u8..8).prop_map(move |(a, b)| address(a.min(b))..=address(a.max(b))), 0..=2),
+        prop::collection::vec(
+            (0_u8..8, 0_u8..8).prop_map(move |(a, b)| address(a.min(b))..=address(a.max(b))),
+            0..=2,
+        ),
         prop::collection::vec(range, 0..=2),
     )
         .prop_map(|(directions, protocols, remote, remote_ports)| Rule {
@@ -334,7 +349,16 @@ fn check_writes_an_image_that_the_driver_takes() {
 fn explain_tells_the_rule_and_the_near_misses() {
     let policy = file(OFFICE.as_bytes());
     let policy = policy.path().to_str().unwrap();
-    let connection = ["--direction", "out", "--protocol", "tcp", "--local", "192.168.1.2:1234", "--remote", "203.0.113.5:23"];
+    let connection = [
+        "--direction",
+        "out",
+        "--protocol",
+        "tcp",
+        "--local",
+        "192.168.1.2:1234",
+        "--remote",
+        "203.0.113.5:23",
+    ];
     let output = weir(&[&["policy", "explain", policy][..], &connection].concat());
     let stdout = String::from_utf8(output.stdout).unwrap();
     assert!(stdout.ends_with("block, by rule `no-telnet` (line 32)\n"), "{stdout}");

@@ -1,19 +1,23 @@
 //! Rules that can never match: contradictions in themselves, and rules that earlier ones leave nothing to.
 //!
-//! A rule is a product of sets, one for each field; EMPTY is a value of each field that only a rule that does not
-//! name the field has. What earlier rules leave of a rule is found by cutting their products out of its own, piece
-//! by piece; if no piece is left, the rule can never match. That is exact, but for application patterns: one
-//! pattern is taken to cover another only if that shows by holding one against the other, and several patterns
-//! never cover one together. So a rule that is reported never matches; one that is not might.
+//! A rule is a product of sets, one for each field; EMPTY is a value of each field that only a rule that does
+//! not name the field has. What earlier rules leave of a rule is found by cutting their products out of its
+//! own, piece by piece; if no piece is left, the rule can never match. That is exact, but for application
+//! patterns: one pattern is taken to cover another only if that shows by holding one against the other, and
+//! several patterns never cover one together. So a rule that is reported never matches; one that is not
+//! might.
 //!
-//! The work is bounded by `MAX_COMPARISONS` over the policy and `MAX_PIECES` for a rule; the rules that this leaves
-//! unchecked are counted.
+//! The work is bounded by `MAX_COMPARISONS` over the policy and `MAX_PIECES` for a rule; the rules that this
+//! leaves unchecked are counted.
 
 use super::finding::{Finding, Severity, Source};
+use super::fold;
 use super::model::{Addresses, IN, Number, OUT, Pattern, Policy, Protocols, Ranges, Rule, V4, V6, normalise};
 use std::collections::{BTreeSet, HashMap};
 use weir::policy::format::{Address, STAR};
 
+/// What the name of a volume is part of.
+const ANY_VOLUME: &str = r"\device\harddiskvolume*";
 /// Comparisons of two rules over the whole policy.
 const MAX_COMPARISONS: usize = 200_000_000;
 /// Pieces that a rule may be cut into.
@@ -36,13 +40,22 @@ pub(super) fn warnings(policy: &Policy, source: &Source<'_>) -> (Vec<Finding>, u
             out.push(finding);
         };
         if rule.families() == 0 {
-            let message = format!("rule `{}` can never match: `local` and `remote` are of different families", rule.name);
+            let message = format!(
+                "rule `{}` can never match: `local` and `remote` are of different families",
+                rule.name
+            );
             warn(message, "both ends of a connection are IPv4, or both are IPv6: write a rule for each");
             continue;
         }
         if rule.ports_without_protocol() {
-            let message = format!("rule `{}` can never match: it names ports, and no protocol that has them", rule.name);
-            warn(message, "ports match TCP and UDP only: leave the ports out, or name `protocol = \"tcp\"` or \"udp\"");
+            let message = format!(
+                "rule `{}` can never match: it names ports, and no protocol that has them",
+                rule.name
+            );
+            warn(
+                message,
+                "ports match TCP and UDP only: leave the ports out, or name `protocol = \"tcp\"` or \"udp\"",
+            );
             continue;
         }
         let mut by = BTreeSet::new();
@@ -68,7 +81,10 @@ pub(super) fn warnings(policy: &Policy, source: &Source<'_>) -> (Vec<Finding>, u
             rule.name,
             named.join(", ")
         );
-        warn(message, "the first rule that matches decides: move this rule up, narrow the others, or remove it");
+        warn(
+            message,
+            "the first rule that matches decides: move this rule up, narrow the others, or remove it",
+        );
     }
     (out, unchecked)
 }
@@ -113,7 +129,11 @@ impl<T: Number> Set<T> {
             if first <= last {
                 ranges.push((first, last));
             }
-            if b <= d { left.next() } else { right.next() };
+            if b <= d {
+                left.next()
+            } else {
+                right.next()
+            };
         }
         Self { ranges, empty: self.empty && other.empty }
     }
@@ -159,12 +179,13 @@ struct Piece<'a, A> {
     apps: Option<Vec<&'a Pattern>>,
 }
 
-impl<'a, A: Number> Piece<'a, A> {
+impl<A: Number> Piece<'_, A> {
     /// What is left of this piece when `cover` is taken out of it.
     fn without(self, cover: &Self, out: &mut Vec<Self>) {
         let mut inside = self;
         if let Some(covers) = &cover.apps {
-            // What a pattern leaves of "any", or of a pattern that it does not cover, is taken to be all of it.
+            // What a pattern leaves of "any", or of a pattern that it does not cover, is taken to be all of
+            // it.
             let Some(apps) = inside.apps.take() else {
                 out.push(inside);
                 return;
@@ -342,7 +363,9 @@ impl<'a, A: Field> Planes<'a, A> {
         }
         cover.comparisons -= count;
         let mut meeting: Vec<usize> = match lists {
-            Some([a, b]) => a.iter().chain(b).copied().filter(|other| self.may_meet(*other, bounds, direction)).collect(),
+            Some([a, b]) => {
+                a.iter().chain(b).copied().filter(|other| self.may_meet(*other, bounds, direction)).collect()
+            }
             None => (0..index).filter(|other| self.may_meet(*other, bounds, direction)).collect(),
         };
         meeting.sort_unstable();
@@ -427,10 +450,15 @@ fn piece<A: Field>(rule: &Rule, family: u8) -> Option<Piece<'_, A>> {
 }
 
 impl Pattern {
-    /// Whether it shows that all that `other` matches is matched by this: a wildcard of `other` can only be part of
-    /// what a wildcard here stands for.
+    /// Whether it shows that all that `other` matches is matched by this: a wildcard of `other` can only be
+    /// part of what a wildcard here stands for.
     fn covers(&self, other: &Self) -> bool {
-        let (pattern, text) = (&self.0, &other.0);
+        let named = match (self.on_volume, other.on_volume) {
+            (true, false) => return false,
+            (false, true) => fold::units(ANY_VOLUME),
+            _ => Vec::new(),
+        };
+        let (pattern, text) = (&self.units, &[named, other.units.clone()].concat());
         let (mut at, mut place) = (0, 0);
         let mut retry = None;
         while place < text.len() {

@@ -6,8 +6,8 @@ use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::Hash;
 use weir::policy::format::{
-    self, Address, MAX_APP_CANDIDATES, MAX_BUCKET, MAX_ENTRIES, MAX_GROUPS, MAX_IMAGE, MAX_PROBES, MAX_VECTOR_RULES,
-    NO_FALLBACK, STAR, apps, entry, field, group, header, partition, pattern, rule, slot,
+    self, Address, MAX_APP_CANDIDATES, MAX_BUCKET, MAX_ENTRIES, MAX_GROUPS, MAX_IMAGE, MAX_PROBES,
+    MAX_VECTOR_RULES, NO_FALLBACK, STAR, apps, entry, field, group, header, partition, pattern, rule, slot,
 };
 
 /// Why no image can be made of a policy.
@@ -29,7 +29,8 @@ pub(super) fn image(policy: &Policy, text: &str) -> Result<Vec<u8>, TooLarge> {
     let mut block = Block(vec![0; header::LEN]);
     block.0[..8].copy_from_slice(&format::MAGIC);
     block.0[header::VERSION..][..2].copy_from_slice(&format::VERSION.to_le_bytes());
-    block.0[header::HEADER_LEN..][..2].copy_from_slice(&u16::try_from(header::LEN).expect("small").to_le_bytes());
+    block.0[header::HEADER_LEN..][..2]
+        .copy_from_slice(&u16::try_from(header::LEN).expect("small").to_le_bytes());
     block.set(header::GENERATION, policy.generation);
     block.0[header::DEFAULT] = policy.default as u8;
     block.0[header::DIGEST..][..32].copy_from_slice(&Sha256::digest(text.as_bytes()));
@@ -114,7 +115,11 @@ macro_rules! field {
             }
             fn at_step(base: Self, step: usize, shift: u32) -> Self {
                 let step = Self::try_from(step).unwrap_or(Self::MAX);
-                let add = if step.leading_zeros() < shift { Self::MAX } else { step.checked_shl(shift).unwrap_or(0) };
+                let add = if step.leading_zeros() < shift {
+                    Self::MAX
+                } else {
+                    step.checked_shl(shift).unwrap_or(0)
+                };
                 base.saturating_add(add)
             }
             fn prefix_end(self, len: u8) -> Self {
@@ -182,7 +187,11 @@ fn partitions<A: Field>(
 }
 
 /// Writes a partition and says where.
-fn partition<A: Field>(block: &mut Block, terms: Vec<Term<'_, A>>, patterns: &Patterns<'_>) -> Result<u32, TooLarge> {
+fn partition<A: Field>(
+    block: &mut Block,
+    terms: Vec<Term<'_, A>>,
+    patterns: &Patterns<'_>,
+) -> Result<u32, TooLarge> {
     let (mut vector, hashed) = divide(terms)?;
     let at = block.align();
     block.0.resize(at as usize + partition::LEN, 0);
@@ -193,13 +202,14 @@ fn partition<A: Field>(block: &mut Block, terms: Vec<Term<'_, A>>, patterns: &Pa
         let room = MAX_VECTOR_RULES - vector.len();
         if overflow.len() > room {
             let message = format!(
-                "more than {MAX_BUCKET} rules of this kind overlap so much that only the bit-vector can hold them, and it is full ({MAX_VECTOR_RULES} rules)"
+                "more than {MAX_BUCKET} rules of this kind overlap so much that only the bit-vector \
+                     can hold them, and it is full ({MAX_VECTOR_RULES} rules)"
             );
             return Err(TooLarge::new(overflow.iter().nth(room).copied(), message));
         }
         vector.extend(hashed.into_iter().filter(|term| overflow.contains(&term.rule)));
         vector.sort_unstable_by_key(|term| term.rule);
-        write_groups(block, at, groups);
+        write_groups(block, at, &groups);
     }
     if !vector.is_empty() {
         write_vector(block, at, &vector, patterns);
@@ -220,7 +230,8 @@ fn divide<A: Field>(terms: Vec<Term<'_, A>>) -> Result<(Vec<Term<'_, A>>, Vec<Te
     order.sort_unstable_by_key(|(app, entries, at)| (!app, std::cmp::Reverse(*entries), *at));
     if let Some((true, _, at)) = order.get(MAX_VECTOR_RULES) {
         let message = format!(
-            "a policy with more than {MAX_VECTOR_RULES} rules for one direction and family can have {MAX_VECTOR_RULES} of them name an app, and this is one more"
+            "a policy with more than {MAX_VECTOR_RULES} rules for one direction and family can have \
+                 {MAX_VECTOR_RULES} of them name an app, and this is one more"
         );
         return Err(TooLarge::new(Some(terms[*at].rule), message));
     }
@@ -309,7 +320,8 @@ fn expand<A: Field>(terms: &[Term<'_, A>]) -> Result<Vec<Entry<A>>, TooLarge> {
                     for remote_port in ports(term.remote_ports) {
                         for protocol in protocols.iter().copied() {
                             let rule = term.rule;
-                            let entry = Entry { local, remote, local_port, remote_port, protocol, named, rule };
+                            let entry =
+                                Entry { local, remote, local_port, remote_port, protocol, named, rule };
                             // What an earlier rule says of the very same connections stands.
                             if seen.insert(Entry { rule: 0, ..entry }) {
                                 out.push(entry);
@@ -321,7 +333,8 @@ fn expand<A: Field>(terms: &[Term<'_, A>]) -> Result<Vec<Entry<A>>, TooLarge> {
         }
         if out.len() > MAX_ENTRIES {
             let message = format!(
-                "the rules of one direction and family expand to more than {MAX_ENTRIES} combinations of one prefix, port range and protocol each; this rule is over that"
+                "the rules of one direction and family expand to more than {MAX_ENTRIES} combinations \
+                     of one prefix, port range and protocol each; this rule is over that"
             );
             return Err(TooLarge::new(Some(term.rule), message));
         }
@@ -398,9 +411,9 @@ impl<A> Group<A> {
 
 /// Sorts entries into at most `MAX_GROUPS` hash tables, and names the rules of which an entry fits in none.
 ///
-/// Entries of one shape would each need a table of their own; a table of a coarser shape can take them as long as
-/// its buckets stay short. What is left of the count of tables is used to cut the largest into parts of neighbouring
-/// addresses: the field look-ups then name the one part worth probing.
+/// Entries of one shape would each need a table of their own; a table of a coarser shape can take them as
+/// long as its buckets stay short. What is left of the count of tables is used to cut the largest into parts
+/// of neighbouring addresses: the field look-ups then name the one part worth probing.
 fn group_entries<A: Field>(entries: Vec<Entry<A>>) -> (Vec<Group<A>>, std::collections::BTreeSet<u32>) {
     const SHORT: usize = 8;
     let total = entries.len();
@@ -419,7 +432,8 @@ fn group_entries<A: Field>(entries: Vec<Entry<A>>) -> (Vec<Group<A>>, std::colle
             table.shape.admits(shape)
                 && table.buckets.get(&table.shape.key(&entry)).is_none_or(|bucket| bucket.len() < limit)
         };
-        let best = tables.iter_mut().filter(|table| room(table)).max_by_key(|table| table.shape.selectivity());
+        let best =
+            tables.iter_mut().filter(|table| room(table)).max_by_key(|table| table.shape.selectivity());
         let Some(table) = best else {
             return Some(entry);
         };
@@ -467,7 +481,7 @@ fn group_entries<A: Field>(entries: Vec<Entry<A>>) -> (Vec<Group<A>>, std::colle
     (groups, overflow)
 }
 
-fn write_groups<A: Field>(block: &mut Block, at: usize, groups: Vec<Group<A>>) {
+fn write_groups<A: Field>(block: &mut Block, at: usize, groups: &[Group<A>]) {
     let mut slots: Vec<(u32, u16, u16)> = Vec::new();
     let mut entries: Vec<Entry<A>> = Vec::new();
     let mut records = Vec::new();
@@ -486,7 +500,11 @@ fn write_groups<A: Field>(block: &mut Block, at: usize, groups: Vec<Group<A>>) {
                 slots.push((0, 0, 0));
                 continue;
             };
-            slots.push((number(entries.len()), tag, u16::try_from(bucket.len()).expect("at most MAX_BUCKET")));
+            slots.push((
+                number(entries.len()),
+                tag,
+                u16::try_from(bucket.len()).expect("at most MAX_BUCKET"),
+            ));
             let mut bucket = bucket.clone();
             bucket.sort_unstable_by_key(|entry| entry.rule);
             entries.extend(bucket);
@@ -607,30 +625,30 @@ fn set(row: &mut [u64], bit: usize) {
 struct Rows {
     words: usize,
     numbers: HashMap<Vec<u64>, u32>,
-    rows: Vec<u64>,
+    distinct: Vec<u64>,
 }
 
 impl Rows {
     fn new(words: usize) -> Self {
-        Self { words, numbers: HashMap::new(), rows: Vec::new() }
+        Self { words, numbers: HashMap::new(), distinct: Vec::new() }
     }
 
     fn number(&mut self, row: &[u64]) -> u32 {
         if let Some(number) = self.numbers.get(row) {
             return *number;
         }
-        let number = number(self.rows.len() / self.words);
-        self.rows.extend_from_slice(row);
+        let number = number(self.distinct.len() / self.words);
+        self.distinct.extend_from_slice(row);
         self.numbers.insert(row.to_vec(), number);
         number
     }
 
     fn write(self, block: &mut Block, field: usize, empty: u32) {
         let at = block.align();
-        for word in &self.rows {
+        for word in &self.distinct {
             block.0.extend_from_slice(&word.to_le_bytes());
         }
-        block.set_table(field + field::ROWS, at, self.rows.len() / self.words);
+        block.set_table(field + field::ROWS, at, self.distinct.len() / self.words);
         block.set(field + field::EMPTY, empty);
     }
 }
@@ -663,7 +681,8 @@ impl<T: Number> Column<T> {
         let mut value = T::MIN;
         loop {
             while let Some((_, bit, begins)) = events.next_if(|event| event.0 == value) {
-                // An end may be taken before a beginning at the same value: the count goes below zero and back.
+                // An end may be taken before a beginning at the same value: the count goes below zero and
+                // back.
                 counts[bit] = if begins { counts[bit].wrapping_add(1) } else { counts[bit].wrapping_sub(1) };
                 let matches = counts[bit] != 0 || self.any[bit / 64] >> (bit % 64) & 1 != 0;
                 let mask = 1 << (bit % 64);
@@ -861,7 +880,8 @@ impl<'a> Patterns<'a> {
             return Ok(());
         }
         if self.list.len() > format::MAX_PATTERNS as usize {
-            let message = format!("{} distinct apps; at most {} are possible", self.list.len(), format::MAX_PATTERNS);
+            let message =
+                format!("{} distinct apps; at most {} are possible", self.list.len(), format::MAX_PATTERNS);
             return Err(TooLarge::new(None, message));
         }
         // Patterns whose file name is spelt out are found by it; the others are tried on every path.
@@ -886,7 +906,9 @@ impl<'a> Patterns<'a> {
             }
             if general.len() >= limit || capacity >= named.len() * 64 {
                 let message = format!(
-                    "{} apps have a `*` in the file name, and up to {longest} share a file name; together they may be {limit}, because each of them is tried on every connection of such an app",
+                    "{} apps have a `*` in the file name, and up to {longest} share a file name; \
+                         together they may be {limit}, because each of them is tried on every \
+                         connection of such an app",
                     general.len()
                 );
                 return Err(TooLarge::new(None, message));
@@ -902,26 +924,28 @@ impl<'a> Patterns<'a> {
         let mut units_at = Vec::new();
         for pattern in &self.list {
             units_at.push(block.end());
-            pattern.0.iter().for_each(|unit| block.push_u16(*unit));
+            pattern.units.iter().for_each(|unit| block.push_u16(*unit));
             pattern.fallbacks().into_iter().for_each(|place| block.push_u16(place));
         }
         let patterns_at = block.align();
         for (pattern, units) in self.list.iter().zip(units_at) {
             let short = |count: usize| u16::try_from(count).expect("at most MAX_PATTERN_UNITS");
-            let first = pattern.0.iter().position(|unit| *unit == STAR);
-            let last = pattern.0.iter().rposition(|unit| *unit == STAR);
+            let first = pattern.units.iter().position(|unit| *unit == STAR);
+            let last = pattern.units.iter().rposition(|unit| *unit == STAR);
             block.push_u32(units);
-            block.push_u16(short(pattern.0.len()));
-            block.push_u16(short(first.unwrap_or(pattern.0.len())));
+            block.push_u16(short(pattern.units.len()));
+            block.push_u16(short(first.unwrap_or(pattern.units.len())));
             block.push_u16(short(last.map_or(0, |last| last + 1)));
-            block.push_u16(0);
+            block.push_u16(if pattern.on_volume { pattern::ON_VOLUME } else { 0 });
         }
         debug_assert_eq!(block.0.len(), patterns_at as usize + self.list.len() * pattern::LEN);
         block.set_table(at + apps::PATTERNS, patterns_at, self.list.len());
 
         let members: Vec<u32> = general.iter().chain(buckets.iter().flatten()).copied().collect();
         let members_at = block.align();
-        members.iter().for_each(|member| block.push_u32(*member));
+        for member in &members {
+            block.push_u32(*member);
+        }
         block.set_table(at + apps::MEMBERS, members_at, members.len());
         block.set(at + apps::GENERAL, number(general.len()));
         let buckets_at = block.align();
@@ -933,7 +957,8 @@ impl<'a> Patterns<'a> {
         }
         block.set_table(at + apps::BUCKETS, buckets_at, buckets.len());
 
-        let fold: Vec<u16> = (0..=u16::MAX).zip(fold::table()).map(|(unit, folded)| folded.wrapping_sub(unit)).collect();
+        let fold: Vec<u16> =
+            (0..=u16::MAX).zip(fold::table()).map(|(unit, folded)| folded.wrapping_sub(unit)).collect();
         let mut pages: Vec<&[u16]> = Vec::new();
         let fold_at = block.align();
         for page in fold.chunks(256) {
@@ -954,8 +979,8 @@ impl<'a> Patterns<'a> {
 impl Pattern {
     /// The file name, if the pattern spells it out.
     fn file_name(&self) -> Option<&[u16]> {
-        let tail = self.0.rsplit(|unit| *unit == STAR).next()?;
-        let wild = tail.len() < self.0.len();
+        let tail = self.units.rsplit(|unit| *unit == STAR).next()?;
+        let wild = tail.len() < self.units.len();
         let slash = tail.iter().rposition(|unit| *unit == u16::from(b'\\'));
         match slash {
             Some(slash) => Some(&tail[slash + 1..]),
@@ -964,12 +989,12 @@ impl Pattern {
         }
     }
 
-    /// For each unit between wildcards, where to go on when it does not match: after the longest end of what matched
-    /// that is a beginning too (Knuth, Morris and Pratt).
+    /// For each unit between wildcards, where to go on when it does not match: after the longest end of what
+    /// matched that is a beginning too (Knuth, Morris and Pratt).
     fn fallbacks(&self) -> Vec<u16> {
-        let mut out = vec![NO_FALLBACK; self.0.len()];
+        let mut out = vec![NO_FALLBACK; self.units.len()];
         let mut start = 0;
-        for piece in self.0.split(|unit| *unit == STAR) {
+        for piece in self.units.split(|unit| *unit == STAR) {
             let mut border = 0;
             for place in 1..piece.len() {
                 out[start + place] = u16::try_from(start + border).expect("at most MAX_PATTERN_UNITS");
@@ -1011,7 +1036,10 @@ fn rules(block: &mut Block, policy: &Policy, patterns: &Patterns<'_>) {
             });
             block.set(at + field, offset);
         };
-        list(rule::PROTOCOLS, rule.protocols.map(|set| set.0.iter().flat_map(|word| word.to_le_bytes()).collect()));
+        list(
+            rule::PROTOCOLS,
+            rule.protocols.map(|set| set.0.iter().flat_map(|word| word.to_le_bytes()).collect()),
+        );
         list(rule::LOCAL, rule.local.as_ref().map(address_list));
         list(rule::REMOTE, rule.remote.as_ref().map(address_list));
         list(rule::LOCAL_PORTS, rule.local_ports.as_ref().map(|ports| port_list(ports)));

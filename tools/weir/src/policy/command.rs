@@ -20,13 +20,14 @@ pub enum Command {
 
 /// Compiles a policy and names every fault, and rules that can never match
 ///
-/// Exits with 0 if the policy is good (with warnings, too), with 1 if it is not, with 2 if it cannot be read. The
-/// language is described in tools/weir/POLICY.md.
+/// Exits with 0 if the policy is good (with warnings, too), with 1 if it is not, with 2 if it cannot be read.
+/// The language is described in tools/weir/POLICY.md.
 #[derive(clap::Args, Debug)]
 pub struct CheckArgs {
     /// The policy; `-` is standard input
     file: PathBuf,
-    /// Print one JSON object a line: {"event":"finding", …} for each fault and warning, then {"event":"summary", …}
+    /// Print one JSON object a line: {"event":"finding", …} for each fault and warning, then
+    /// {"event":"summary", …}
     #[arg(long)]
     json: bool,
     /// Exit with 1 on warnings, too
@@ -39,8 +40,8 @@ pub struct CheckArgs {
 
 /// Tells which rule decides a connection, and why those before it do not
 ///
-/// What is not given is EMPTY: no rule that names it matches. Exits with 0 whatever is decided, with 1 if the policy
-/// has faults, with 2 if it cannot be read.
+/// What is not given is EMPTY: no rule that names it matches. Exits with 0 whatever is decided, with 1 if the
+/// policy has faults, with 2 if it cannot be read.
 #[derive(clap::Args, Debug)]
 pub struct ExplainArgs {
     /// The policy; `-` is standard input
@@ -87,14 +88,16 @@ fn protocol(text: &str) -> Result<u8, String> {
     if let Some((_, number)) = PROTOCOLS.iter().find(|(name, _)| text.eq_ignore_ascii_case(name)) {
         return Ok(*number);
     }
-    text.parse().map_err(|_| "allowed: a number from 0 to 255, or a name such as tcp, udp, icmp, icmpv6".to_owned())
+    text.parse()
+        .map_err(|_| "allowed: a number from 0 to 255, or a name such as tcp, udp, icmp, icmpv6".to_owned())
 }
 
 fn endpoint(text: &str) -> Result<Endpoint, String> {
     if let Ok(address) = text.trim_matches(['[', ']']).parse() {
         return Ok(Endpoint { address, port: None });
     }
-    let with_port: SocketAddr = text.parse().map_err(|_| "allowed: 192.0.2.1, 192.0.2.1:80, [2001:db8::1]:80".to_owned())?;
+    let with_port: SocketAddr =
+        text.parse().map_err(|_| "allowed: 192.0.2.1, 192.0.2.1:80, [2001:db8::1]:80".to_owned())?;
     Ok(Endpoint { address: with_port.ip(), port: Some(with_port.port()) })
 }
 
@@ -223,7 +226,10 @@ fn check(args: &CheckArgs) -> Result<ExitCode, String> {
                 writeln!(out, "{file}: good: {rules}, an image of {} bytes{warned}", compiled.image.len())?;
                 if compiled.unchecked > 0 {
                     let unchecked = plural(compiled.unchecked, "rule");
-                    writeln!(out, "{unchecked} could not be checked for being covered by earlier ones: too many to compare")?;
+                    writeln!(
+                        out,
+                        "{unchecked} could not be checked for being covered by earlier ones: too many to compare"
+                    )?;
                 }
                 Ok(())
             }
@@ -342,7 +348,11 @@ fn explanation(
         return json_line(out, "decision", &Decided { verdict, rule: name, line });
     }
     if left_out > 0 {
-        writeln!(out, "  {} more did not match in more than one field (--all lists them)", plural(left_out, "rule"))?;
+        writeln!(
+            out,
+            "  {} more did not match in more than one field (--all lists them)",
+            plural(left_out, "rule")
+        )?;
     }
     match line {
         Some(line) => writeln!(out, "{verdict}, by rule `{name}` (line {line})"),

@@ -2,8 +2,8 @@
 
 use std::sync::LazyLock;
 
-/// What each unit folds to: the lower case of its upper case, where both are one unit long. Nothing outside ASCII
-/// folds into it: to Windows the Kelvin sign is no `k`.
+/// What each unit folds to: the lower case of its upper case, where both are one unit long. Nothing outside
+/// ASCII folds into it: to Windows the Kelvin sign is no `k`.
 pub(super) fn table() -> &'static [u16] {
     static TABLE: LazyLock<Vec<u16>> = LazyLock::new(|| (0..=u16::MAX).map(fold).collect());
     &TABLE

@@ -1,5 +1,5 @@
-//! Policies: from TOML text to the image that the driver looks up in, with every fault named. `POLICY.md` is the
-//! language's reference.
+//! Policies: from TOML text to the image that the driver looks up in, with every fault named. `POLICY.md` is
+//! the language's reference.
 
 mod analysis;
 mod builder;
@@ -74,7 +74,9 @@ pub fn compile(text: &str) -> Result<Compiled, Vec<Finding>> {
             })
         }
         Err(invalid) => {
-            let message = format!("the compiler made an image that the driver refuses ({invalid:?}): this is a defect of weir");
+            let message = format!(
+                "the compiler made an image that the driver refuses ({invalid:?}): this is a defect of weir"
+            );
             findings.push(source.finding(Severity::Fault, 0..0, message));
             Err(findings)
         }

@@ -1,4 +1,5 @@
-//! A policy as understood: what the parser makes of the text, and what the analysis and the image builder read.
+//! A policy as understood: what the parser makes of the text, and what the analysis and the image builder
+//! read.
 
 use std::ops::Range;
 use weir::policy::Action;
@@ -62,9 +63,14 @@ pub(super) struct Addresses {
     pub v6: Ranges<u128>,
 }
 
-/// An application pattern: case-folded UTF-16 units, `*` as wildcard, no two wildcards in a row.
+/// An application pattern.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Pattern(pub Vec<u16>);
+pub(super) struct Pattern {
+    /// Case-folded UTF-16 units, `*` as wildcard, no two wildcards in a row.
+    pub units: Vec<u16>,
+    /// Whether the units follow the name of a volume, of whatever number.
+    pub on_volume: bool,
+}
 
 impl Rule {
     /// The families for which the addresses leave anything to match.
@@ -72,7 +78,8 @@ impl Rule {
         let of = |addresses: &Option<Addresses>| match addresses {
             None => V4 | V6,
             Some(addresses) => {
-                (if addresses.v4.is_empty() { 0 } else { V4 }) | (if addresses.v6.is_empty() { 0 } else { V6 })
+                (if addresses.v4.is_empty() { 0 } else { V4 })
+                    | (if addresses.v6.is_empty() { 0 } else { V6 })
             }
         };
         of(&self.local) & of(&self.remote)

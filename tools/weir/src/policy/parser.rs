@@ -50,8 +50,12 @@ const RULE_KEYS: [&str; 10] = [
 const ACTIONS: &str = "allowed: \"allow\", \"block\", \"audit\"";
 const DIRECTIONS: &str = "allowed: \"in\", \"out\", \"both\"";
 const PORTS: &str = "allowed: a number from 0 to 65535, a range such as \"1000-2000\", or a list of these";
-const ADDRESSES: &str = "allowed: an address such as \"192.0.2.1\" or \"2001:db8::1\", a network such as \"10.0.0.0/8\", a range such as \"10.0.0.1-10.0.0.9\", or a list of these";
-const APPS: &str = "allowed: an NT path such as '\\device\\harddiskvolume*\\windows\\system32\\svchost.exe', a path with a drive letter (which stands for any volume), a file name such as \"curl.exe\", \"System\", or a list of these; `*` stands for any characters";
+const ADDRESSES: &str = "allowed: an address such as \"192.0.2.1\" or \"2001:db8::1\", a network such \
+     as \"10.0.0.0/8\", a range such as \"10.0.0.1-10.0.0.9\", or a list of these";
+const APPS: &str = "allowed: an NT path such as \
+     '\\device\\harddiskvolume*\\windows\\system32\\svchost.exe', a path with a drive letter (which \
+     stands for any volume), a file name such as \"curl.exe\", \"System\", or a list of these; `*` \
+     stands for any characters";
 
 type Value<'i> = Spanned<DeValue<'i>>;
 
@@ -126,9 +130,10 @@ impl Parser<'_, '_> {
             if known.contains(&name) {
                 continue;
             }
-            let near = known.iter().filter(|known| strsim::damerau_levenshtein(known, name) <= 2).min_by_key(|known| {
-                strsim::damerau_levenshtein(known, name)
-            });
+            let near = known
+                .iter()
+                .filter(|known| strsim::damerau_levenshtein(known, name) <= 2)
+                .min_by_key(|known| strsim::damerau_levenshtein(known, name));
             let help = match near {
                 Some(near) => format!("did you mean `{near}`?"),
                 None => format!("keys of {place}: {}", known.join(", ")),
@@ -151,13 +156,13 @@ impl Parser<'_, '_> {
                 None => self.mistyped("version", value, help),
             },
         }
-        let default = match table.get("default") {
-            Some(value) => self.action("default", value),
-            None => {
-                let help = "say what happens to connections that no rule matches: `default = \"allow\"`, \"block\" or \"audit\"";
-                self.fault(start, format!("{MISSING} `default`"), Some(help));
-                None
-            }
+        let default = if let Some(value) = table.get("default") {
+            self.action("default", value)
+        } else {
+            let help = "say what happens to connections that no rule matches: `default = \"allow\"`, \
+                 \"block\" or \"audit\"";
+            self.fault(start, format!("{MISSING} `default`"), Some(help));
+            None
         };
         let mut generation = 0;
         if let Some(value) = table.get("generation") {
@@ -173,7 +178,7 @@ impl Parser<'_, '_> {
             let help = "write each rule as a table that begins with the line `[[rule]]`";
             match value.get_ref() {
                 DeValue::Array(items) => {
-                    for item in items.iter() {
+                    for item in items {
                         match item.get_ref() {
                             DeValue::Table(table) => rules.extend(self.rule(table, item.span())),
                             _ => self.mistyped("rule", item, help),
@@ -209,7 +214,11 @@ impl Parser<'_, '_> {
                     name = (text, value.span());
                 }
             }
-            None => self.fault(head.clone(), format!("{MISSING} `name`"), Some("every rule has a name of its own")),
+            None => self.fault(
+                head.clone(),
+                format!("{MISSING} `name`"),
+                Some("every rule has a name of its own"),
+            ),
         }
         self.unknown_keys(table, &RULE_KEYS, "a rule");
         if let Some(value) = table.get("description")
@@ -217,12 +226,11 @@ impl Parser<'_, '_> {
         {
             self.mistyped("description", value, "allowed: any text");
         }
-        let action = match table.get("action") {
-            Some(value) => self.action("action", value),
-            None => {
-                self.fault(head, format!("{MISSING} `action`"), Some(ACTIONS));
-                None
-            }
+        let action = if let Some(value) = table.get("action") {
+            self.action("action", value)
+        } else {
+            self.fault(head, format!("{MISSING} `action`"), Some(ACTIONS));
+            None
         };
         let directions = match table.get("direction") {
             None => IN | OUT,
@@ -265,7 +273,11 @@ impl Parser<'_, '_> {
             self.mistyped("name", value, &help);
             return None;
         };
-        if name.is_empty() || name.len() > MAX_NAME || name.chars().any(char::is_control) || name.trim() != name {
+        if name.is_empty()
+            || name.len() > MAX_NAME
+            || name.chars().any(char::is_control)
+            || name.trim() != name
+        {
             self.fault(value.span(), "unusable name", Some(&format!("{help}, and no blanks at either end")));
             return None;
         }
@@ -294,13 +306,23 @@ impl Parser<'_, '_> {
     }
 
     /// Calls `each` with the value, or with each item of it if it is a list.
-    fn items<'v, 'i>(&mut self, key: &str, value: &'v Value<'i>, help: &str, mut each: impl FnMut(&mut Self, &'v Value<'i>)) {
+    fn items<'v, 'i>(
+        &mut self,
+        key: &str,
+        value: &'v Value<'i>,
+        help: &str,
+        mut each: impl FnMut(&mut Self, &'v Value<'i>),
+    ) {
         match value.get_ref() {
             DeValue::Array(items) if items.is_empty() => {
-                self.fault(value.span(), format!("`{key}` is an empty list, which nothing matches"), Some("leave the key out to match anything"));
+                self.fault(
+                    value.span(),
+                    format!("`{key}` is an empty list, which nothing matches"),
+                    Some("leave the key out to match anything"),
+                );
             }
             DeValue::Array(items) => {
-                for item in items.iter() {
+                for item in items {
                     match item.get_ref() {
                         DeValue::Array(_) => self.mistyped(key, item, help),
                         _ => each(self, item),
@@ -346,7 +368,11 @@ impl Parser<'_, '_> {
                         let help = format!("the lower port comes first: \"{last}-{first}\"");
                         parser.fault(item.span(), "an empty range", Some(&help));
                     }
-                    _ => parser.fault(item.span(), format!("\"{text}\" is no port and no range of ports"), Some(PORTS)),
+                    _ => parser.fault(
+                        item.span(),
+                        format!("\"{text}\" is no port and no range of ports"),
+                        Some(PORTS),
+                    ),
                 }
             }
             _ => parser.mistyped(key, item, PORTS),
@@ -362,7 +388,12 @@ impl Parser<'_, '_> {
                 Ok(AddressRange::V6(first, last)) => {
                     if first >> 32 == 0xffff && last >> 32 == 0xffff {
                         let help = "write the IPv4 address itself";
-                        parser.warn(item.span(), "an IPv4-mapped address matches nothing: Windows decides such connections as IPv4", Some(help));
+                        parser.warn(
+                            item.span(),
+                            "an IPv4-mapped address matches nothing: Windows \
+                             decides such connections as IPv4",
+                            Some(help),
+                        );
                     }
                     out.v6.push((first, last));
                 }
@@ -420,7 +451,10 @@ fn address_range(text: &str) -> Result<AddressRange, (String, String)> {
         };
         let outside = |network: IpAddr| {
             let message = format!("{address}/{len} has bits set outside its {len}-bit prefix");
-            (message, format!("write \"{network}/{len}\" for the network, or \"{address}\" for the one address"))
+            (
+                message,
+                format!("write \"{network}/{len}\" for the network, or \"{address}\" for the one address"),
+            )
         };
         return match address {
             IpAddr::V4(address) => {
@@ -443,8 +477,12 @@ fn address_range(text: &str) -> Result<AddressRange, (String, String)> {
     }
     let (first, last) = text.split_once('-').unwrap_or((text, text));
     let range = match (parse(first)?, parse(last)?) {
-        (IpAddr::V4(first), IpAddr::V4(last)) => ordered(u32::from(first), u32::from(last)).map(|(f, l)| AddressRange::V4(f, l)),
-        (IpAddr::V6(first), IpAddr::V6(last)) => ordered(u128::from(first), u128::from(last)).map(|(f, l)| AddressRange::V6(f, l)),
+        (IpAddr::V4(first), IpAddr::V4(last)) => {
+            ordered(u32::from(first), u32::from(last)).map(|(f, l)| AddressRange::V4(f, l))
+        }
+        (IpAddr::V6(first), IpAddr::V6(last)) => {
+            ordered(u128::from(first), u128::from(last)).map(|(f, l)| AddressRange::V6(f, l))
+        }
         _ => return Err(("a range from one family to the other".to_owned(), ADDRESSES.to_owned())),
     };
     range.ok_or_else(|| ("an empty range".to_owned(), "the lower address comes first".to_owned()))
@@ -458,7 +496,8 @@ fn ordered<T: Number>(first: T, last: T) -> Option<(T, T)> {
 fn app(text: &str) -> Result<Pattern, String> {
     let drive = |text: &str| {
         let mut characters = text.chars();
-        characters.next().is_some_and(|letter| letter.is_ascii_alphabetic()) && characters.as_str().starts_with(":\\")
+        characters.next().is_some_and(|letter| letter.is_ascii_alphabetic())
+            && characters.as_str().starts_with(":\\")
     };
     if text.is_empty() {
         return Err("an empty path matches nothing".to_owned());
@@ -467,12 +506,15 @@ fn app(text: &str) -> Result<Pattern, String> {
         return Err("Windows paths are written with `\\`".to_owned());
     }
     if text.chars().any(char::is_control) {
-        return Err("a path with control characters (in \"…\" TOML reads `\\` as an escape: use '…')".to_owned());
+        return Err(
+            "a path with control characters (in \"…\" TOML reads `\\` as an escape: use '…')".to_owned()
+        );
     }
+    let on_volume = drive(text);
     let path = if text.eq_ignore_ascii_case("system") || text.starts_with(['\\', '*']) {
         text.to_owned()
-    } else if drive(text) {
-        format!("\\device\\harddiskvolume*{}", &text[2..])
+    } else if on_volume {
+        text[2..].to_owned()
     } else if text.contains('\\') {
         return Err(format!("\"{text}\" is neither an NT path nor a path with a drive letter"));
     } else {
@@ -481,7 +523,10 @@ fn app(text: &str) -> Result<Pattern, String> {
     let mut units = fold::units(&path);
     units.dedup_by(|next, last| *next == STAR && *last == STAR);
     if units.len() > MAX_PATTERN_UNITS {
-        return Err(format!("a path of {} characters; at most {MAX_PATTERN_UNITS} are possible", units.len()));
+        return Err(format!(
+            "a path of {} characters; at most {MAX_PATTERN_UNITS} are possible",
+            units.len()
+        ));
     }
-    Ok(Pattern(units))
+    Ok(Pattern { units, on_volume })
 }

@@ -1,5 +1,5 @@
-//! Rules as plain values, decided by trying one after the other: what the compiler and the look-up are held against.
-//! Knows nothing of either.
+//! Rules as plain values, decided by trying one after the other: what the compiler and the look-up are held
+//! against. Knows nothing of either.
 
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -172,8 +172,9 @@ pub fn wire(address: IpAddr) -> [u8; 16] {
     }
 }
 
-/// Reads rules in ClassBench's format, as a remote source and a local destination. With `v6`, each IPv4 network
-/// becomes the IPv6 network 2001:db8:a.b.c.d::/(64 + length), so that both families are tried on the same sets.
+/// Reads rules in ClassBench's format, as a remote source and a local destination. With `v6`, each IPv4
+/// network becomes the IPv6 network 2001:db8:a.b.c.d::/(64 + length), so that both families are tried on the
+/// same sets.
 pub fn classbench(text: &str, v6: bool) -> Vec<Rule> {
     let network = |text: &str| -> Vec<RangeInclusive<IpAddr>> {
         let (address, len) = text.split_once('/').unwrap();
@@ -195,7 +196,7 @@ pub fn classbench(text: &str, v6: bool) -> Vec<Rule> {
         let (value, mask) = fields[4].split_once('/').unwrap();
         let protocol = u8::from_str_radix(value.trim_start_matches("0x"), 16).unwrap();
         Rule {
-            action: if fields[1].len() % 2 == 0 { Action::Allow } else { Action::Block },
+            action: if fields[1].len().is_multiple_of(2) { Action::Allow } else { Action::Block },
             protocols: if mask == "0xFF" { vec![protocol] } else { Vec::new() },
             remote: network(fields[0]),
             local: network(fields[1]),
