@@ -591,14 +591,13 @@ fn a_flow_that_takes_no_context_passes_and_is_counted_as_untracked() {
 
 #[test]
 fn connections_beyond_the_bound_pass_and_are_counted_as_untracked() {
-    const BOUND: usize = 1024;
+    const BOUND: u16 = 1024;
     let mut machine = Machine::boot();
     machine.policy(ALLOW_ALL);
-    machine.set("MaxConnections", Registry::Dword(BOUND as u32));
+    machine.set("MaxConnections", Registry::Dword(BOUND.into()));
     machine.load().unwrap();
-    let peers: Vec<Peer> = (0..BOUND + 10)
-        .map(|port| Peer::new(UDP, "192.0.2.1", 53, "198.51.100.7", 1000 + u16::try_from(port).unwrap()))
-        .collect();
+    let peers: Vec<Peer> =
+        (0..BOUND + 10).map(|port| Peer::new(UDP, "192.0.2.1", 53, "198.51.100.7", 1000 + port)).collect();
     for peer in &peers {
         assert_eq!(peer.connect().action, PERMITTED);
     }
@@ -606,8 +605,8 @@ fn connections_beyond_the_bound_pass_and_are_counted_as_untracked() {
         peer.closure();
         peer.end();
     }
-    let closed = machine.events.wait_for("FlowClosed", BOUND);
-    assert_eq!(closed.len(), BOUND);
+    let closed = machine.events.wait_for("FlowClosed", BOUND.into());
+    assert_eq!(closed.len(), usize::from(BOUND));
     // There is room again.
     let again = web();
     again.connect();
@@ -615,7 +614,7 @@ fn connections_beyond_the_bound_pass_and_are_counted_as_untracked() {
     let events = machine.finish();
     let untracked: u64 = events.named("FlowsUntracked").iter().map(|told| told.number("count")).sum();
     assert_eq!(untracked, 10);
-    assert_eq!(events.named("FlowClosed").len(), BOUND + 1);
+    assert_eq!(events.named("FlowClosed").len(), usize::from(BOUND) + 1);
 }
 
 #[test]

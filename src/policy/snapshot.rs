@@ -252,6 +252,7 @@ mod models {
         }
     }
 
+    #[expect(clippy::unnecessary_box_returns, reason = "the box is the handle")]
     fn policy(value: u32) -> Box<Policy> {
         let policy = Box::new(Policy { value: UnsafeCell::new(0) });
         // SAFETY: not shared yet; a plain write, which readers must not see half-done.
@@ -385,6 +386,7 @@ mod tests {
         Snapshot::new((0..processors).map(|_| Epoch::new()).collect())
     }
 
+    #[expect(clippy::unnecessary_box_returns, reason = "the box is the handle")]
     fn policy(value: u64) -> Box<Policy> {
         Box::new(Policy(AtomicU64::new(value)))
     }

@@ -6,7 +6,7 @@
 //! | 1 | how many lines the record takes |
 //! | 2–3 | detail: a word for the kind's own use |
 //! | 4–7 | records that the processor lost since its last one |
-//! | 8–15 | the object's address |
+//! | 8–15 | the object's address; without an object, nothing |
 //! | from 16 | payload |
 //! | the last 4 | the record's number among those of its object; without an object, payload |
 //!
@@ -14,16 +14,16 @@
 //! one has read along in one go then. With the header written last, or stores of 16 bytes that are not aligned, a
 //! record took half as long again, up to three times as long.
 
-use core::{cell::UnsafeCell, mem::size_of, ptr::null};
+use core::{cell::UnsafeCell, mem::size_of};
 
 use static_assertions::const_assert_eq;
 
 /// Bytes in a line.
 pub const LINE: usize = 64;
-/// Bytes before the payload.
-pub const HEADER: usize = size_of::<Header>();
+/// Bytes before the payload: the header, and the object's address or room for it.
+pub const BEFORE: usize = size_of::<Header>() + size_of::<*const ()>();
 /// Payload bytes of a record of one line that belongs to no object.
-pub const PAYLOAD: usize = LINE - HEADER;
+pub const PAYLOAD: usize = LINE - BEFORE;
 /// Payload bytes of a record of one line that belongs to an object.
 pub const OBJECT_PAYLOAD: usize = PAYLOAD - SEQUENCE;
 /// Bytes behind the payload of a record that belongs to an object.
@@ -52,61 +52,54 @@ impl Default for Line {
     }
 }
 
-/// The start of each record.
+/// The first word of each record. The object's address follows, if it has one.
 #[derive(Clone, Copy)]
-#[repr(C, align(16))]
-pub struct Header {
-    word: u64,
-    /// The object's address. Valid if [`of_object`](Header::of_object).
-    pub object: *const (),
-}
+pub struct Header(u64);
 
 impl Header {
     const OBJECT: u64 = 0x80;
     const KIND: u64 = 0x7F;
 
-    /// The header of a record of `lines` lines, at most [`MAX_LINES`], of an object if that is not null.
+    /// The header of a record of `lines` lines, at most [`MAX_LINES`].
     #[inline(always)]
-    pub fn new(kind: u8, lines: usize, detail: u16, lost: u32, object: *const ()) -> Self {
-        let flag = if object.is_null() { 0 } else { Self::OBJECT };
-        let word =
-            u64::from(lost) << 32 | u64::from(detail) << 16 | (lines as u64) << 8 | flag | u64::from(kind);
-        Self { word, object }
+    pub const fn new(kind: u8, of_object: bool, lines: usize, detail: u16) -> Self {
+        let flag = if of_object { Self::OBJECT } else { 0 };
+        Self((detail as u64) << 16 | (lines as u64) << 8 | flag | kind as u64)
     }
 
-    /// The header of lines that nobody uses.
-    pub fn filler(lines: usize) -> Self {
-        Self::new(FILLER, lines, 0, 0, null())
+    /// The same, after the loss of so many records.
+    pub const fn after_losing(self, lost: u32) -> Self {
+        Self(self.0 | (lost as u64) << 32)
     }
 
     /// The kind's number, or [`FILLER`].
     #[inline(always)]
     pub const fn kind(self) -> u8 {
-        (self.word & Self::KIND) as u8
+        (self.0 & Self::KIND) as u8
     }
 
     /// Whether the record belongs to an object, and ends with its number.
     #[inline(always)]
     pub const fn of_object(self) -> bool {
-        self.word & Self::OBJECT != 0
+        self.0 & Self::OBJECT != 0
     }
 
     /// Lines that the record takes, this one included.
     #[inline(always)]
     pub const fn lines(self) -> usize {
-        (self.word >> 8 & 0xFF) as usize
+        (self.0 >> 8 & 0xFF) as usize
     }
 
     /// The kind's own word.
     #[inline(always)]
     pub const fn detail(self) -> u16 {
-        (self.word >> 16 & 0xFFFF) as u16
+        (self.0 >> 16 & 0xFFFF) as u16
     }
 
     /// Records lost directly before this one.
     #[inline(always)]
     pub const fn lost(self) -> u32 {
-        (self.word >> 32) as u32
+        (self.0 >> 32) as u32
     }
 }
 
@@ -115,7 +108,7 @@ pub const FILLER: u8 = 0x7F;
 
 const_assert_eq!(size_of::<Line>(), LINE);
 const_assert_eq!(align_of::<Line>(), LINE);
-const_assert_eq!(HEADER, 16);
+const_assert_eq!(BEFORE, 16);
 
 /// Lines for a record of `len` payload bytes.
 #[inline(always)]

@@ -14,7 +14,7 @@ use core::{
 
 use super::{
     life::{Linked, take_number},
-    line::{FILLER, HEADER, Header, LINE, Line, MAX_LINES, SEQUENCE, lines_for},
+    line::{BEFORE, FILLER, Header, LINE, Line, MAX_LINES, SEQUENCE, lines_for},
     record::{Kind, Payload},
     rings::{Rings, Supply},
     sync::{AtomicU64, AtomicUsize, Ordering, Site, Track, order},
@@ -46,9 +46,6 @@ const CAUSES: usize = 3;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Refused(pub Cause);
 
-/// How many lines ahead of the record the owner asks for: as many as may be on their way at once.
-const AHEAD: usize = 16;
-
 /// Why a ring was not accepted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum AttachError {
@@ -66,13 +63,18 @@ pub enum AttachError {
 struct Writer<S: Supply> {
     /// Every position before it is committed. Stored by the owner, last of all that a record takes.
     tail: AtomicUsize,
-    /// Positions before it are known to be free. One before the tail while a claim is open, so that no record
-    /// fits.
+    /// Positions before it are known to be free. [`OPEN`] behind the tail while a claim is open, and not beyond the
+    /// tail while losses are to be told: so that neither needs a look of its own on the way that most records go.
     limit: Cell<usize>,
-    /// Records lost since the last one committed.
-    lost: Cell<u32>,
+    /// Losses are to be told. (Their number is kept elsewhere: refusals leave this line to the dispatcher.)
+    owes: Cell<bool>,
+    /// Lines less one.
+    mask: usize,
     lines: S::Lines,
 }
+
+/// How far behind the tail the limit is while a claim is open.
+const OPEN: usize = 1 << 62;
 
 /// What the dispatcher works with.
 #[repr(C, align(64))]
@@ -87,9 +89,25 @@ struct Reader {
     delivered: AtomicU64,
 }
 
-/// Written by the owner only, read by anyone.
+/// What was lost. The owner's.
 #[repr(C, align(64))]
-struct Losses([[AtomicU64; CAUSES]; Kind::COUNT]);
+struct Losses {
+    /// By kind and cause, since the start. Written by the owner only, read by anyone.
+    counts: [[AtomicU64; CAUSES]; Kind::COUNT],
+    /// How many of them records have told.
+    told: Cell<u64>,
+}
+
+impl Losses {
+    /// Losses that no record has told yet.
+    #[cold]
+    fn untold(&self) -> u64 {
+        let counts = self.counts.iter().flatten();
+        counts
+            .fold(0_u64, |sum, count| sum.wrapping_add(count.load(Ordering::Relaxed)))
+            .wrapping_sub(self.told.get())
+    }
+}
 
 /// The ring of one processor.
 #[repr(C)]
@@ -117,21 +135,30 @@ impl<S: Supply> Ring<S> {
         }
         Ok(Self {
             track: Track::new(count),
-            writer: Writer { tail: AtomicUsize::new(0), limit: Cell::new(count), lost: Cell::new(0), lines },
+            writer: Writer {
+                tail: AtomicUsize::new(0),
+                limit: Cell::new(count),
+                owes: Cell::new(false),
+                mask: count.wrapping_sub(1),
+                lines,
+            },
             reader: Reader {
                 head: AtomicUsize::new(0),
                 at: Cell::new(0),
                 seen: Cell::new(0),
                 delivered: AtomicU64::new(0),
             },
-            losses: Losses(core::array::from_fn(|_| core::array::from_fn(|_| AtomicU64::new(0)))),
+            losses: Losses {
+                counts: core::array::from_fn(|_| core::array::from_fn(|_| AtomicU64::new(0))),
+                told: Cell::new(0),
+            },
         })
     }
 
     /// Lines in the ring.
     #[inline(always)]
     pub fn capacity(&self) -> usize {
-        self.writer.lines.len()
+        self.writer.mask.wrapping_add(1)
     }
 
     /// Records of `kind` that this processor lost for `cause`, so far.
@@ -146,20 +173,20 @@ impl<S: Supply> Ring<S> {
 
     #[inline(always)]
     fn loss(&self, kind: Kind, cause: Cause) -> Option<&AtomicU64> {
-        self.losses.0.get(kind as usize)?.get(cause as usize)
+        self.losses.counts.get(kind as usize)?.get(cause as usize)
     }
 
     #[inline(always)]
     fn index(&self, position: usize) -> usize {
-        position & self.capacity().wrapping_sub(1)
+        position & self.writer.mask
     }
 
     /// The address of the line at `position`.
     #[inline(always)]
     fn line(&self, position: usize) -> *mut Line {
         let lines: &[Line] = &self.writer.lines;
-        // SAFETY: the length is a power of two, so the index is within the slice.
-        unsafe { lines.as_ptr().add(position & lines.len().wrapping_sub(1)) }.cast_mut()
+        // SAFETY: the slice has a power of two of lines, of which `mask` is one less.
+        unsafe { lines.as_ptr().add(self.index(position)) }.cast_mut()
     }
 
     /// Room for a record with its header in it, not marked as taken: another one may be given out.
@@ -170,19 +197,28 @@ impl<S: Supply> Ring<S> {
         let tail = self.writer.tail.load(Ordering::Relaxed);
         let skipped = if lines == 1 { 0 } else { self.skip(kind, tail, lines)? };
         let end = tail.wrapping_add(skipped).wrapping_add(lines);
-        if self.writer.limit.get().wrapping_sub(end).cast_signed() < 0 {
-            self.refresh(kind, tail, end)?;
+        let mut limit = self.writer.limit.get();
+        let mut lost = 0;
+        let mut header = Header::new(kind as u8, object.is_some(), lines, detail);
+        if limit.wrapping_sub(end).cast_signed() < 0 {
+            (limit, lost) = self.refresh(kind, tail, end)?;
+            header = header.after_losing(lost);
         }
         if skipped != 0 {
             self.fill(tail, skipped);
         }
         let start = tail.wrapping_add(skipped);
-        let (record, lost) = (self.line(start), self.writer.lost.get());
+        let record = self.line(start).cast::<Header>();
         self.track.write(self.index(start), lines);
-        let address = object.map_or(null(), |object| from_ref(object).cast());
         // SAFETY: lines behind the tail and before the limit are this side's alone until published.
-        unsafe { record.cast::<Header>().write(Header::new(kind as u8, lines, detail, lost, address)) };
-        Ok(Room { ring: self, record, object, end, lost, len })
+        unsafe { record.write(header) };
+        if let Some(object) = object {
+            // SAFETY: within the record's first line.
+            let place = unsafe { record.add(1) }.cast::<*const S::Object>();
+            // SAFETY: as above.
+            unsafe { place.write(from_ref(object)) };
+        }
+        Ok(Room { ring: self, record: record.cast(), object, tail, limit, end, lost, len })
     }
 
     /// Claims room for a record.
@@ -192,8 +228,8 @@ impl<S: Supply> Ring<S> {
     #[inline(always)]
     pub(super) unsafe fn claim<'a>(&'a self, asked: Asked<'a, S>) -> Result<Open<'a, S>, Refused> {
         let room = self.room(asked)?;
-        let limit = self.writer.limit.replace(self.writer.tail.load(Ordering::Relaxed).wrapping_sub(1));
-        Ok(Open { room, limit })
+        self.writer.limit.set(room.tail.wrapping_sub(OPEN));
+        Ok(Open { room })
     }
 
     /// Writes and publishes `payload`.
@@ -218,37 +254,57 @@ impl<S: Supply> Ring<S> {
     /// at most half the ring always fits into an empty ring, wherever that starts.
     fn skip(&self, kind: Kind, position: usize, lines: usize) -> Result<usize, Refused> {
         if lines > MAX_LINES || lines > self.capacity().div_ceil(2) {
-            return Err(self.refuse(kind, Cause::TooLong));
+            if position.wrapping_sub(self.writer.limit.get()) == OPEN {
+                return Err(self.refuse_nested(kind));
+            }
+            return Err(self.refuse(kind, Cause::TooLong, position));
         }
         let to_end = self.capacity().wrapping_sub(self.index(position));
         Ok(if lines > to_end { to_end } else { 0 })
     }
 
-    /// Looks how far the dispatcher has come, for a record from `tail` to `end`; a counted refusal if not far
-    /// enough.
+    /// Looks how far the dispatcher has come, for a record from `tail` to `end`: the limit, and what was lost; or a
+    /// counted refusal.
     #[inline]
-    fn refresh(&self, kind: Kind, tail: usize, end: usize) -> Result<(), Refused> {
-        if self.writer.limit.get() == tail.wrapping_sub(1) {
-            return Err(self.refuse(kind, Cause::Nested));
+    fn refresh(&self, kind: Kind, tail: usize, end: usize) -> Result<(usize, u32), Refused> {
+        let writer = &self.writer;
+        if tail.wrapping_sub(writer.limit.get()) == OPEN {
+            return Err(self.refuse_nested(kind));
         }
         let head = self.reader.head.load(order(Site::Reuse, Ordering::Acquire));
         let limit = head.wrapping_add(self.capacity());
-        self.writer.limit.set(limit);
-        if limit.wrapping_sub(end).cast_signed() < 0 { Err(self.refuse(kind, Cause::Full)) } else { Ok(()) }
+        if limit.wrapping_sub(end).cast_signed() < 0 {
+            return Err(self.refuse(kind, Cause::Full, tail));
+        }
+        let untold = if writer.owes.get() { self.losses.untold() } else { 0 };
+        writer.limit.set(limit);
+        Ok((limit, u32::try_from(untold).unwrap_or(u32::MAX)))
+    }
+
+    /// Counts a record as lost for lack of room, to be told by the next one.
+    #[inline]
+    fn refuse(&self, kind: Kind, cause: Cause, tail: usize) -> Refused {
+        // Only the first refusal writes to the line that the dispatcher reads.
+        if !self.writer.owes.get() {
+            self.writer.owes.set(true);
+            self.writer.limit.set(tail);
+        }
+        self.count(kind, cause)
+    }
+
+    /// Counts a record as lost because a claim is open, to be told by the next one.
+    #[cold]
+    fn refuse_nested(&self, kind: Kind) -> Refused {
+        self.writer.owes.set(true);
+        self.count(kind, Cause::Nested)
     }
 
     #[inline]
-    fn refuse(&self, kind: Kind, cause: Cause) -> Refused {
-        self.count(kind, cause);
-        self.writer.lost.set(self.writer.lost.get().saturating_add(1));
-        Refused(cause)
-    }
-
-    #[inline]
-    fn count(&self, kind: Kind, cause: Cause) {
+    fn count(&self, kind: Kind, cause: Cause) -> Refused {
         if let Some(count) = self.loss(kind, cause) {
             count.store(count.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
         }
+        Refused(cause)
     }
 
     /// Marks the lines before the ring's end as nobody's.
@@ -256,7 +312,7 @@ impl<S: Supply> Ring<S> {
     fn fill(&self, position: usize, lines: usize) {
         self.track.write(self.index(position), lines);
         // SAFETY: lines behind the tail and before the limit are this side's alone until published.
-        unsafe { self.line(position).cast::<Header>().write(Header::filler(lines)) };
+        unsafe { self.line(position).cast::<Header>().write(Header::new(FILLER, false, lines, 0)) };
     }
 
     /// Whether records came since the dispatcher last looked. The dispatcher's.
@@ -288,9 +344,9 @@ impl<S: Supply> Ring<S> {
             let lines = header.lines();
             self.track.read(self.index(at), lines);
             if header.kind() != FILLER {
-                let mut len = lines.wrapping_mul(LINE).wrapping_sub(HEADER);
+                let mut len = lines.wrapping_mul(LINE).wrapping_sub(BEFORE);
                 // SAFETY: within the record's lines, which lie in one piece.
-                let payload = unsafe { record.cast::<u8>().add(HEADER) };
+                let payload = unsafe { record.cast::<u8>().add(BEFORE) };
                 let mut owner = None;
                 if header.of_object() {
                     len = len.wrapping_sub(SEQUENCE);
@@ -298,10 +354,13 @@ impl<S: Supply> Ring<S> {
                     let sequence = unsafe { payload.add(len) }.cast::<u32>();
                     // SAFETY: a record of an object ends with its number, aligned as the line's end is.
                     let sequence = unsafe { sequence.read() };
+                    // SAFETY: within the record's first line.
+                    let object = unsafe { record.cast::<Header>().add(1) }.cast::<*const S::Object>();
+                    // SAFETY: a record of an object has its address behind the header.
+                    let object = unsafe { object.read() };
                     // SAFETY: the object is retained until its `Closed` is delivered, which comes after; null if it
                     // had been raised before.
-                    owner = unsafe { header.object.cast::<S::Object>().as_ref() }
-                        .map(|object| (object, sequence));
+                    owner = unsafe { object.as_ref() }.map(|object| (object, sequence));
                 }
                 if owner.is_some_and(|(object, sequence)| !object.link().is_next(sequence)) {
                     break;
@@ -346,6 +405,9 @@ struct Room<'a, S: Supply> {
     ring: &'a Ring<S>,
     record: *mut Line,
     object: Option<&'a S::Object>,
+    /// The tail and the limit as they were found.
+    tail: usize,
+    limit: usize,
     /// The position behind the record.
     end: usize,
     /// What the header says was lost.
@@ -357,7 +419,7 @@ impl<S: Supply> Room<'_, S> {
     #[inline(always)]
     fn payload(&mut self) -> &mut [u8] {
         // SAFETY: within the record's lines, which lie in one piece.
-        let payload = unsafe { self.record.cast::<u8>().add(HEADER) };
+        let payload = unsafe { self.record.cast::<u8>().add(BEFORE) };
         // SAFETY: `len` was asked for; the lines are this side's alone until published.
         unsafe { slice::from_raw_parts_mut(payload, self.len) }
     }
@@ -369,7 +431,9 @@ impl<S: Supply> Room<'_, S> {
         }
         let writer = &self.ring.writer;
         if self.lost != 0 {
-            writer.lost.set(writer.lost.get().saturating_sub(self.lost));
+            let losses = &self.ring.losses;
+            losses.told.set(losses.told.get().wrapping_add(self.lost.into()));
+            writer.owes.set(losses.untold() != 0);
         }
         writer.tail.store(self.end, order(Site::Publish, Ordering::Release));
     }
@@ -379,9 +443,9 @@ impl<S: Supply> Room<'_, S> {
     fn number(&self, object: &S::Object) {
         let Some(number) = take_number(object) else {
             // SAFETY: within the record's first line.
-            let owner = unsafe { &raw mut (*self.record.cast::<Header>()).object };
+            let place = unsafe { self.record.cast::<Header>().add(1) }.cast::<*const S::Object>();
             // SAFETY: the line is this side's alone until published.
-            return unsafe { owner.write(null()) };
+            return unsafe { place.write(null()) };
         };
         let end = lines_for(true, self.len).wrapping_mul(LINE).wrapping_sub(SEQUENCE);
         // SAFETY: within the record's lines.
@@ -394,14 +458,14 @@ impl<S: Supply> Room<'_, S> {
 /// Room that nobody else gets, until this is gone.
 pub(super) struct Open<'a, S: Supply> {
     room: Room<'a, S>,
-    /// The limit under the mark.
-    limit: usize,
 }
 
 impl<S: Supply> Drop for Open<'_, S> {
     #[inline(always)]
     fn drop(&mut self) {
-        self.room.ring.writer.limit.set(self.limit);
+        let writer = &self.room.ring.writer;
+        // What was lost meanwhile is to be told.
+        writer.limit.set(if writer.owes.get() { self.room.tail } else { self.room.limit });
     }
 }
 
@@ -445,8 +509,8 @@ impl<'a, S: Supply> Claim<'a, S> {
     /// last of a batch, before it leaves the processor: otherwise the record may lie until the next one comes.
     #[inline(always)]
     pub fn commit_quietly(self) {
-        let Open { room: Room { ring, record, object, end, lost, len }, .. } = self.open;
-        let room = Room { ring, record, object, end, lost, len };
+        let Room { ring, record, object, tail, limit, end, lost, len } = self.open.room;
+        let room = Room { ring, record, object, tail, limit, end, lost, len };
         // The mark goes before the record is published: if nobody can have seen it, it need not even be written.
         drop(self);
         room.publish();

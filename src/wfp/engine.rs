@@ -116,7 +116,7 @@ impl Session {
     ///
     /// # Errors
     /// The first that any step returns; nothing has been added then.
-    pub fn add(&self, passive: &Passive, plan: &Plan) -> Result {
+    pub fn add(&self, passive: &Passive, plan: Plan) -> Result {
         // SAFETY: an open handle; PASSIVE_LEVEL says the token.
         Status(unsafe { fwp::FwpmTransactionBegin0(self.engine, 0) }).exact()?;
         let tx = Tx { session: self, _passive: passive };
@@ -142,7 +142,7 @@ struct Tx<'a> {
 }
 
 impl Tx<'_> {
-    fn add(&self, plan: &Plan) -> Result {
+    fn add(&self, plan: Plan) -> Result {
         self.provider()?;
         self.sublayer()?;
         for layer in &LAYERS {
@@ -207,7 +207,7 @@ impl Tx<'_> {
     }
 
     /// The filter without conditions that calls weir at `layer`.
-    fn filter(&self, layer: &Layer, plan: &Plan) -> Result {
+    fn filter(&self, layer: &Layer, plan: Plan) -> Result {
         let flags = match layer.role {
             Role::Authorize(_) if plan.fail_open => fwp::FWPM_FILTER_FLAG_PERMIT_IF_CALLOUT_UNREGISTERED,
             _ => fwp::FWPM_FILTER_FLAG_NONE,

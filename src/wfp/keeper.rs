@@ -230,7 +230,7 @@ impl Work {
             return Ok(());
         }
         let session = Session::open(passive)?;
-        match session.add(passive, &self.plan) {
+        match session.add(passive, self.plan) {
             Ok(()) => {
                 self.session = Some(session);
                 self.shared.filtering.store(true, Ordering::Release);

@@ -115,6 +115,7 @@ macro_rules! wide {
 pub(super) use wide;
 
 /// For [`wide`], at compile time: text that is not ASCII, or not one shorter than the array, does not compile.
+#[expect(clippy::indexing_slicing, clippy::arithmetic_side_effects, reason = "for the compiler to evaluate")]
 pub(super) const fn widen<const N: usize>(text: &str) -> [u16; N] {
     let bytes = text.as_bytes();
     assert!(text.is_ascii() && bytes.len() + 1 == N);

@@ -214,11 +214,11 @@ fn build(criterion: &mut Criterion) {
     group.sample_size(10);
     let text = toml(Action::Block, &rules(10_000, false));
     group.bench_function("compile-10000", |bencher| {
-        bencher.iter(|| weir_cli::policy::compile(black_box(&text)))
+        bencher.iter(|| weir_cli::policy::compile(black_box(&text)));
     });
     let compiled = weir_cli::policy::compile(&text).expect("no faults");
     group.bench_function("validate-10000", |bencher| {
-        bencher.iter(|| Image::validate(black_box(&compiled.image)).is_ok())
+        bencher.iter(|| Image::validate(black_box(&compiled.image)).is_ok());
     });
     group.finish();
 }

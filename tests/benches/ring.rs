@@ -22,7 +22,7 @@ use queues::{Queue, Shape};
 use report::{Row, Unit};
 
 /// Records that a producer writes in one sample; every queue holds that many of each of its producers.
-const RECORDS: u64 = 1024;
+const RECORDS: u64 = 4096;
 /// How long the two producers and the consumer run against each other in one sample.
 const LIVE: Duration = Duration::from_millis(4);
 

@@ -41,9 +41,8 @@ impl Told {
                 Value::NtStatus(it) => it.to_string(),
                 Value::Guid(it) => it.to_string(),
                 Value::Address(it) => it.to_string(),
-                Value::Text(it) => it.to_owned(),
+                Value::Text(it) | Value::Named(_, it) => it.to_owned(),
                 Value::Wide(it) => String::from_utf16_lossy(it),
-                Value::Named(_, it) => it.to_owned(),
             };
             fields.push((name, text));
         });
@@ -94,7 +93,8 @@ impl Events {
         let deadline = Instant::now() + Duration::from_secs(20);
         let mut told = self.lock();
         loop {
-            let found: Vec<Told> = told.iter().filter(|told| told.name == name).take(count).cloned().collect();
+            let found: Vec<Told> =
+                told.iter().filter(|told| told.name == name).take(count).cloned().collect();
             if found.len() == count {
                 return found;
             }
@@ -476,6 +476,10 @@ impl Peer {
 
     /// OUTBOUND_TRANSPORT: the data starts with the transport header; one list may hold several packets.
     pub fn outbound(&self, packets: &[u32]) -> Outcome {
+        self.outbound_packet(packets).run(Some(&self.flow))
+    }
+
+    pub fn outbound_packet(&self, packets: &[u32]) -> Classification {
         use field::outbound_transport as at;
         let layer = self.pair(FWPS_LAYER_OUTBOUND_TRANSPORT_V4, FWPS_LAYER_OUTBOUND_TRANSPORT_V6);
         let mut it = Classification::new(layer, at::COUNT);
@@ -484,7 +488,8 @@ impl Peer {
         it.set(at::IP_PROTOCOL, Field::U8(self.protocol));
         it.metadata.currentMetadataValues |= FWPS_METADATA_FIELD_TRANSPORT_HEADER_SIZE;
         it.metadata.transportHeaderSize = 20;
-        it.packet(packets).run(Some(&self.flow))
+        it.packet(packets);
+        it
     }
 
     /// The flow is over.
@@ -545,8 +550,7 @@ impl Engine {
         filter.flags = flags;
         let mut id = 0;
         // SAFETY: an open handle; the structure lives for the call.
-        let status =
-            unsafe { FwpmFilterAdd0(self.0, &raw const filter, std::ptr::null_mut(), &raw mut id) };
+        let status = unsafe { FwpmFilterAdd0(self.0, &raw const filter, std::ptr::null_mut(), &raw mut id) };
         assert_eq!(status, 0);
         id
     }

@@ -117,11 +117,6 @@ impl Cores {
             nanoseconds(time, records)
         };
         let (one, two) = self.both(|| work(one, 0), || work(two, 1));
-        let last = (WARM - 1 + round) % 2; // who drained before the measured turn
-        let (local, remote) = if last == 0 { (one, two) } else { (two, one) };
-        if std::env::var_os("SPLIT").is_some() {
-            eprintln!("SPLIT {} local {local:.2} remote {remote:.2}", queue.name);
-        }
         f64::midpoint(one, two)
     }
 

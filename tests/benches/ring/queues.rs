@@ -137,14 +137,15 @@ fn sum(words: &[u64]) -> u64 {
     words.iter().fold(0, |sum, word| sum.wrapping_add(*word))
 }
 
-/// A producer that pushes one by one. Its count is local while it works: in the closures themselves, two producers'
-/// counts may share a cache line.
+/// A producer that pushes one by one. No queue may keep its state in registers from one push to the next: an event
+/// finds none there. The count is local while it works: in the closures themselves, two producers' counts may share a
+/// cache line.
 fn produce(mut push: impl FnMut(u64) -> bool + Send + 'static) -> Produce {
     let mut next = 0_u64;
     Box::new(move |records| {
         let mut accepted = 0;
         for number in next..next + records {
-            accepted += u64::from(push(number));
+            accepted += u64::from(black_box(&mut push)(number));
         }
         next += records;
         accepted
@@ -285,8 +286,17 @@ fn weir(name: &'static str, role: Role, fill_with: Fill, looks: bool) -> Queue {
     Queue { name, role, producers: [producer(0), producer(1)], drain }
 }
 
-/// Writes of the same bytes without any publication.
-struct Plain<const W: usize>(Box<[UnsafeCell<[u64; W]>]>);
+/// The same bytes written to a ring of one's own, without a look at a consumer and without publication.
+struct Plain<const W: usize> {
+    places: Box<[Place<W>]>,
+    next: Position,
+}
+
+#[repr(align(64))]
+struct Place<const W: usize>(UnsafeCell<[u64; W]>);
+
+#[repr(align(64))]
+struct Position(UnsafeCell<usize>);
 
 // SAFETY: one side at a time, by the shape of the measurement.
 unsafe impl<const W: usize> Sync for Plain<W> {}
@@ -294,28 +304,34 @@ unsafe impl<const W: usize> Sync for Plain<W> {}
 unsafe impl<const W: usize> Send for Plain<W> {}
 
 fn floor<const W: usize>() -> Queue {
-    let memory: [Arc<Plain<W>>; 2] =
-        std::array::from_fn(|_| Arc::new(Plain((0..PLACES).map(|_| UnsafeCell::new([0; W])).collect())));
+    let plain = || {
+        let places = (0..PLACES).map(|_| Place(UnsafeCell::new([0; W]))).collect();
+        Arc::new(Plain::<W> { places, next: Position(UnsafeCell::new(0)) })
+    };
+    let memory = [plain(), plain()];
     let producer = |memory: Arc<Plain<W>>| {
         produce(move |number| {
-            let at = memory.0[(number % PLACES as u64) as usize].get();
+            // SAFETY: only the producer comes here.
+            let next = unsafe { &mut *memory.next.0.get() };
+            let place = &memory.places[*next % PLACES];
             // SAFETY: nobody reads while this writes, by the shape of the measurement.
-            unsafe { at.write(words(number)) };
-            std::sync::atomic::compiler_fence(std::sync::atomic::Ordering::SeqCst);
+            unsafe { place.0.get().write(words(number)) };
+            *next += 1;
             true
         })
     };
     let producers = [producer(memory[0].clone()), producer(memory[1].clone())];
-    let mut empty = false;
+    let mut read = false;
     let drain = Box::new(move || {
-        let mut total = 0_u64;
-        for place in memory.iter().flat_map(|memory| memory.0.iter()) {
-            // SAFETY: nobody writes while this reads, by the shape of the measurement.
-            total = total.wrapping_add(sum(unsafe { &*place.get() }));
+        read = !read;
+        if !read {
+            return 0;
         }
+        let places = memory.iter().flat_map(|memory| &memory.places);
+        // SAFETY: nobody writes while this reads, by the shape of the measurement.
+        let total = places.fold(0_u64, |total, place| total.wrapping_add(sum(unsafe { &*place.0.get() })));
         black_box(total);
-        empty = !empty;
-        u64::from(empty)
+        1
     });
     Queue { name: "plain write of the same bytes", role: Role::Beside, producers, drain }
 }

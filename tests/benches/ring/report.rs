@@ -61,11 +61,7 @@ impl Row {
     /// Medians, ours first, then the others from the best on.
     fn medians(&self) -> Vec<Median> {
         let figures = |rounds: &[Round]| median(rounds.iter().map(|round| round.figure).collect());
-        let mut medians: Vec<_> = self
-            .queues
-            .iter()
-            .map(|(name, role, rounds)| Median { name, role: *role, figure: figures(rounds) })
-            .collect();
+XXX
         medians.sort_by(|one, two| match self.unit {
             Unit::Nanoseconds => one.figure.total_cmp(&two.figure),
             Unit::MillionsPerSecond => two.figure.total_cmp(&one.figure),
@@ -84,7 +80,7 @@ impl Row {
 
     /// How many times as good ours is as the best peer.
     fn ratio_to_best(&self) -> f64 {
-        self.of(Role::Peer).first().map_or(f64::NAN, |best| self.unit.ratio(self.ours(), best.figure))
+        self.of(Role::Peer).iter().map(|peer| peer.ratio).fold(f64::INFINITY, f64::min)
     }
 
     /// One object on a line.
@@ -118,11 +114,13 @@ impl Row {
     }
 }
 
-/// One queue's figure.
+/// One queue's figure, and how many times as good ours is: both medians over the rounds. The ratio is taken round by
+/// round, so that a drift of the machine meets both sides of it.
 struct Median {
     name: &'static str,
     role: Role,
     figure: f64,
+    ratio: f64,
 }
 
 /// For people.
@@ -131,7 +129,7 @@ pub fn table(rows: &[Row]) -> String {
     for row in rows {
         let _ = writeln!(out, "{}: {} ({}); cores {}", row.name, row.what, row.unit.json(), row.cores());
         for median in row.medians() {
-            let ratio = row.unit.ratio(row.ours(), median.figure);
+            let ratio = median.ratio;
             let said = match median.role {
                 Role::Ours => String::new(),
                 Role::Peer => format!("weir is {ratio:.2} times as fast"),

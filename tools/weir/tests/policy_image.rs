@@ -5,6 +5,8 @@
 #[allow(dead_code, reason = "shared with other tests")]
 mod reference;
 
+use std::fmt::Write as _;
+
 use reference::{Connection, Rule, classbench, near, numbers, toml};
 use weir::policy::format::{
     MAX_APP_CANDIDATES, MAX_APP_UNITS, MAX_BUCKET, MAX_GROUPS, MAX_PROBES, MAX_WORDS, header,
@@ -23,8 +25,8 @@ fn policies() -> Vec<(Vec<u8>, Vec<Rule>)> {
         let host = u32::try_from(number(1 << 16)).unwrap() | 0x0a00_0000;
         let network = std::net::Ipv4Addr::from(host & u32::MAX << (32 - len));
         let port = number(2000);
-        lines +=
-            &format!("@{network}/{len}\t0.0.0.0/0\t0 : 65535\t{port} : {}\t0x06/0xFF\t\n", port + number(2));
+        writeln!(lines, "@{network}/{len}\t0.0.0.0/0\t0 : 65535\t{port} : {}\t0x06/0xFF\t", port + number(2))
+            .unwrap();
     }
     let rules = classbench(&lines, false);
     let large = compile(&toml(Action::Block, &rules)).expect("no faults");
@@ -91,18 +93,20 @@ fn damaged_images_are_refused_or_do_no_harm() {
                 Ok((image, stats)) => {
                     passed += 1;
                     assert!(stats.steps <= bound, "round {round}: {stats:?}");
-                    connections.iter().for_each(|connection| look_up(&image, connection));
+                    for connection in &connections {
+                        look_up(&image, connection);
+                    }
                 }
                 Err(invalid) => {
                     refused += 1;
                     assert_ne!(invalid.what, What::Checksum, "it was put right");
                     assert!(invalid.offset <= image.len(), "{invalid:?}");
                     let image = Image::assume_valid(&image);
-                    connections.iter().for_each(|connection| {
+                    for connection in &connections {
                         connection.with_tuple(|tuple| {
                             let _ = image.decide(tuple);
                         });
-                    });
+                    }
                 }
             }
         }

@@ -300,6 +300,38 @@ proptest! {
     }
 }
 
+fn naive(pattern: &[u8], text: &[u8]) -> bool {
+    match pattern {
+        [] => text.is_empty(),
+        [b'*', rest @ ..] => (0..=text.len()).any(|skip| naive(rest, &text[skip..])),
+        [first, rest @ ..] => text.first() == Some(first) && naive(rest, &text[1..]),
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(3000) })]
+
+    /// Wildcards, on texts that repeat themselves enough to lead a careless search astray.
+    #[test]
+    fn a_wildcard_stands_for_any_characters(pattern in r"[\\*]([ab]{0,3}\*){0,3}[ab]{0,2}", path in "[ab]{0,14}") {
+        let path = format!("\\{path}");
+        let compiled = good(&with(&format!("app = '{pattern}'")));
+        let image = Image::validate(&compiled.image).unwrap();
+        let bytes = app_bytes(&path);
+        let tuple = Tuple {
+            direction: Direction::In,
+            family: Family::V4,
+            protocol: None,
+            local: None,
+            remote: None,
+            local_port: None,
+            remote_port: None,
+            app: App::from_utf16le(&bytes),
+        };
+        prop_assert_eq!(image.decide(&tuple).rule.is_some(), naive(pattern.as_bytes(), path.as_bytes()));
+    }
+}
+
 fn weir(args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_weir")).args(args).output().expect("the command line runs")
 }

@@ -75,11 +75,12 @@ fn the_carried_capture_under_the_office_policy() {
 }
 
 #[test]
-fn without_arguments_it_allows_everything() {
+fn without_arguments_everything_passes_and_what_deserves_a_look_is_audited() {
     let run = Run::of(weir().args(["run", "--json"]));
     let summary = run.clean();
-    assert_eq!(summary["allowed"], summary["flows"]);
-    assert_eq!(summary["by_rule"]["default"]["flows"], summary["flows"]);
+    assert_eq!(summary["blocked"], 0);
+    assert_eq!(summary["by_rule"]["clear-text-login"]["flows"], 1);
+    assert_eq!(summary["audited"], 3);
 }
 
 #[test]

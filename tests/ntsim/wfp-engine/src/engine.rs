@@ -303,11 +303,8 @@ impl<R: Runtime> Engine<R> {
         if self.locked(session, read_only) {
             return Err(Error::Timeout);
         }
-        let transaction = if read_only {
-            Transaction::ReadOnly
-        } else {
-            Transaction::Write(Work::new(&self.objects))
-        };
+        let transaction =
+            if read_only { Transaction::ReadOnly } else { Transaction::Write(Work::new(&self.objects)) };
         if let Some(open) = self.sessions.get_mut(&session) {
             open.transaction = Some(transaction);
         }

@@ -1085,7 +1085,10 @@ fn a_test_can_step_the_subsystem_itself_and_gets_the_same_run_for_the_same_seed(
         assert_eq!(socket.events(ALL), STATUS_SUCCESS);
         peer.send(&pattern(3000)).unwrap();
         assert!(settle(super::PATIENCE));
-        let trace = (lock(&app.seen).indications, lock(&app.seen).dispatch_calls);
+        let trace = {
+            let seen = lock(&app.seen);
+            (seen.indications, seen.dispatch_calls)
+        };
         assert_eq!(app.data(), pattern(3000));
         socket.close();
         drop((peer, client));
