@@ -241,7 +241,7 @@ impl Model {
     }
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 enum Step {
     Push { processor: u32, len: usize, object: Option<usize> },
     Abandon { processor: u32, len: usize },
@@ -410,7 +410,7 @@ proptest! {
         };
         let ending = (0..OBJECTS).map(|object| Step::Raise { object, event: LifeCycle::Closed });
         let polls = (0..2 * steps.len() + 2 * OBJECTS).map(|_| Step::Poll);
-        for step in steps.iter().cloned().chain(ending).chain(polls) {
+        for step in steps.iter().copied().chain(ending).chain(polls) {
             both.step(step);
         }
         for model in &both.models {

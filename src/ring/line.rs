@@ -26,8 +26,10 @@ pub const BEFORE: usize = size_of::<Header>() + size_of::<*const ()>();
 pub const PAYLOAD: usize = LINE - BEFORE;
 /// Payload bytes of a record of one line that belongs to an object.
 pub const OBJECT_PAYLOAD: usize = PAYLOAD - SEQUENCE;
-/// Bytes behind the payload of a record that belongs to an object.
-pub const SEQUENCE: usize = size_of::<u32>();
+/// The number behind the payload of a record that belongs to an object.
+pub type Sequence = [u8; 4];
+/// Its size.
+pub const SEQUENCE: usize = size_of::<Sequence>();
 /// Most lines that one record may take.
 pub const MAX_LINES: usize = u8::MAX as usize;
 

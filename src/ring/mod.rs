@@ -1,17 +1,17 @@
-//! The dispatch ring: carries records from DISPATCH_LEVEL to one dispatcher without blocking.
-
+#![doc = include_str!("README.md")]
+#![doc = include_str!("FIGURES.md")]
+#![doc = include_str!("figures.svg")]
 #![allow(clippy::inline_always, reason = "a push takes a few nanoseconds, calls included")]
 
 mod dispatcher;
 mod life;
 mod line;
+#[cfg(all(loom, test))]
+mod loom_models;
 mod processor;
 mod record;
 mod rings;
 mod sync;
-
-#[cfg(all(loom, test))]
-mod loom_models;
 
 pub use dispatcher::{Bounds, Dispatcher, Handler, Record, Summary};
 pub use life::{LifeCycle, Link, Linked, NoObject};

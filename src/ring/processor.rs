@@ -14,7 +14,7 @@ use core::{
 
 use super::{
     life::{Linked, take_number},
-    line::{BEFORE, FILLER, Header, LINE, Line, MAX_LINES, SEQUENCE, lines_for},
+    line::{BEFORE, FILLER, Header, LINE, Line, MAX_LINES, SEQUENCE, Sequence, lines_for},
     record::{Kind, Payload},
     rings::{Rings, Supply},
     sync::{AtomicU64, AtomicUsize, Ordering, Site, Track, order},
@@ -63,18 +63,17 @@ pub enum AttachError {
 struct Writer<S: Supply> {
     /// Every position before it is committed. Stored by the owner, last of all that a record takes.
     tail: AtomicUsize,
-    /// Positions before it are known to be free. [`OPEN`] behind the tail while a claim is open, and not beyond the
-    /// tail while losses are to be told: so that neither needs a look of its own on the way that most records go.
+    /// Positions before it are known to be free. Not beyond the tail while losses are to be told, so that they need
+    /// no look of their own on the way that most records go.
     limit: Cell<usize>,
+    /// A claim is open.
+    open: Cell<bool>,
     /// Losses are to be told. (Their number is kept elsewhere: refusals leave this line to the dispatcher.)
     owes: Cell<bool>,
     /// Lines less one.
     mask: usize,
     lines: S::Lines,
 }
-
-/// How far behind the tail the limit is while a claim is open.
-const OPEN: usize = 1 << 62;
 
 /// What the dispatcher works with.
 #[repr(C, align(64))]
@@ -138,6 +137,7 @@ impl<S: Supply> Ring<S> {
             writer: Writer {
                 tail: AtomicUsize::new(0),
                 limit: Cell::new(count),
+                open: Cell::new(false),
                 owes: Cell::new(false),
                 mask: count.wrapping_sub(1),
                 lines,
@@ -193,15 +193,17 @@ impl<S: Supply> Ring<S> {
     #[inline(always)]
     fn room<'a>(&'a self, asked: Asked<'a, S>) -> Result<Room<'a, S>, Refused> {
         let Asked { kind, detail, len, object } = asked;
+        if self.writer.open.get() {
+            return Err(self.refuse_nested(kind));
+        }
         let lines = lines_for(object.is_some(), len);
         let tail = self.writer.tail.load(Ordering::Relaxed);
         let skipped = if lines == 1 { 0 } else { self.skip(kind, tail, lines)? };
         let end = tail.wrapping_add(skipped).wrapping_add(lines);
-        let mut limit = self.writer.limit.get();
         let mut lost = 0;
         let mut header = Header::new(kind as u8, object.is_some(), lines, detail);
-        if limit.wrapping_sub(end).cast_signed() < 0 {
-            (limit, lost) = self.refresh(kind, tail, end)?;
+        if self.writer.limit.get().wrapping_sub(end).cast_signed() < 0 {
+            lost = self.refresh(kind, tail, end)?;
             header = header.after_losing(lost);
         }
         if skipped != 0 {
@@ -218,7 +220,7 @@ impl<S: Supply> Ring<S> {
             // SAFETY: as above.
             unsafe { place.write(from_ref(object)) };
         }
-        Ok(Room { ring: self, record: record.cast(), object, tail, limit, end, lost, len })
+        Ok(Room { ring: self, record: record.cast(), object, end, lost, len })
     }
 
     /// Claims room for a record.
@@ -228,7 +230,7 @@ impl<S: Supply> Ring<S> {
     #[inline(always)]
     pub(super) unsafe fn claim<'a>(&'a self, asked: Asked<'a, S>) -> Result<Open<'a, S>, Refused> {
         let room = self.room(asked)?;
-        self.writer.limit.set(room.tail.wrapping_sub(OPEN));
+        self.writer.open.set(true);
         Ok(Open { room })
     }
 
@@ -254,23 +256,17 @@ impl<S: Supply> Ring<S> {
     /// at most half the ring always fits into an empty ring, wherever that starts.
     fn skip(&self, kind: Kind, position: usize, lines: usize) -> Result<usize, Refused> {
         if lines > MAX_LINES || lines > self.capacity().div_ceil(2) {
-            if position.wrapping_sub(self.writer.limit.get()) == OPEN {
-                return Err(self.refuse_nested(kind));
-            }
             return Err(self.refuse(kind, Cause::TooLong, position));
         }
         let to_end = self.capacity().wrapping_sub(self.index(position));
         Ok(if lines > to_end { to_end } else { 0 })
     }
 
-    /// Looks how far the dispatcher has come, for a record from `tail` to `end`: the limit, and what was lost; or a
-    /// counted refusal.
+    /// Looks how far the dispatcher has come, for a record from `tail` to `end`: what was lost before it; or a counted
+    /// refusal.
     #[inline]
-    fn refresh(&self, kind: Kind, tail: usize, end: usize) -> Result<(usize, u32), Refused> {
+    fn refresh(&self, kind: Kind, tail: usize, end: usize) -> Result<u32, Refused> {
         let writer = &self.writer;
-        if tail.wrapping_sub(writer.limit.get()) == OPEN {
-            return Err(self.refuse_nested(kind));
-        }
         let head = self.reader.head.load(order(Site::Reuse, Ordering::Acquire));
         let limit = head.wrapping_add(self.capacity());
         if limit.wrapping_sub(end).cast_signed() < 0 {
@@ -278,7 +274,7 @@ impl<S: Supply> Ring<S> {
         }
         let untold = if writer.owes.get() { self.losses.untold() } else { 0 };
         writer.limit.set(limit);
-        Ok((limit, u32::try_from(untold).unwrap_or(u32::MAX)))
+        Ok(u32::try_from(untold).unwrap_or(u32::MAX))
     }
 
     /// Counts a record as lost for lack of room, to be told by the next one.
@@ -295,8 +291,7 @@ impl<S: Supply> Ring<S> {
     /// Counts a record as lost because a claim is open, to be told by the next one.
     #[cold]
     fn refuse_nested(&self, kind: Kind) -> Refused {
-        self.writer.owes.set(true);
-        self.count(kind, Cause::Nested)
+        self.refuse(kind, Cause::Nested, self.writer.tail.load(Ordering::Relaxed))
     }
 
     #[inline]
@@ -351,9 +346,9 @@ impl<S: Supply> Ring<S> {
                 if header.of_object() {
                     len = len.wrapping_sub(SEQUENCE);
                     // SAFETY: within the record's lines.
-                    let sequence = unsafe { payload.add(len) }.cast::<u32>();
-                    // SAFETY: a record of an object ends with its number, aligned as the line's end is.
-                    let sequence = unsafe { sequence.read() };
+                    let sequence = unsafe { payload.add(len) }.cast::<Sequence>();
+                    // SAFETY: a record of an object ends with its number.
+                    let sequence = u32::from_ne_bytes(unsafe { sequence.read() });
                     // SAFETY: within the record's first line.
                     let object = unsafe { record.cast::<Header>().add(1) }.cast::<*const S::Object>();
                     // SAFETY: a record of an object has its address behind the header.
@@ -392,6 +387,7 @@ pub(super) struct View<'a, T> {
 }
 
 /// A record to be.
+#[derive(Clone, Copy)]
 pub(super) struct Asked<'a, S: Supply> {
     pub kind: Kind,
     pub detail: u16,
@@ -405,9 +401,6 @@ struct Room<'a, S: Supply> {
     ring: &'a Ring<S>,
     record: *mut Line,
     object: Option<&'a S::Object>,
-    /// The tail and the limit as they were found.
-    tail: usize,
-    limit: usize,
     /// The position behind the record.
     end: usize,
     /// What the header says was lost.
@@ -449,9 +442,9 @@ impl<S: Supply> Room<'_, S> {
         };
         let end = lines_for(true, self.len).wrapping_mul(LINE).wrapping_sub(SEQUENCE);
         // SAFETY: within the record's lines.
-        let place = unsafe { self.record.cast::<u8>().add(end) }.cast::<u32>();
-        // SAFETY: as above; aligned as the line's end is.
-        unsafe { place.write(number) };
+        let place = unsafe { self.record.cast::<u8>().add(end) }.cast::<Sequence>();
+        // SAFETY: as above.
+        unsafe { place.write(number.to_ne_bytes()) };
     }
 }
 
@@ -463,9 +456,7 @@ pub(super) struct Open<'a, S: Supply> {
 impl<S: Supply> Drop for Open<'_, S> {
     #[inline(always)]
     fn drop(&mut self) {
-        let writer = &self.room.ring.writer;
-        // What was lost meanwhile is to be told.
-        writer.limit.set(if writer.owes.get() { self.room.tail } else { self.room.limit });
+        self.room.ring.writer.open.set(false);
     }
 }
 
@@ -509,8 +500,8 @@ impl<'a, S: Supply> Claim<'a, S> {
     /// last of a batch, before it leaves the processor: otherwise the record may lie until the next one comes.
     #[inline(always)]
     pub fn commit_quietly(self) {
-        let Room { ring, record, object, tail, limit, end, lost, len } = self.open.room;
-        let room = Room { ring, record, object, tail, limit, end, lost, len };
+        let Room { ring, record, object, end, lost, len } = self.open.room;
+        let room = Room { ring, record, object, end, lost, len };
         // The mark goes before the record is published: if nobody can have seen it, it need not even be written.
         drop(self);
         room.publish();

@@ -8,6 +8,8 @@
 //! rounds. A record is the same for all: 64 or 128 bytes, of which the ring's header is a part; it is written in place
 //! where the queue can (weir, thingbuf, disruptor) and read whole by the consumer.
 
+#![allow(clippy::cast_precision_loss, reason = "counts are far below 2^52")]
+
 #[path = "ring/measure.rs"]
 mod measure;
 #[path = "ring/queues.rs"]
@@ -22,7 +24,7 @@ use queues::{Queue, Shape};
 use report::{Row, Unit};
 
 /// Records that a producer writes in one sample; every queue holds that many of each of its producers.
-const RECORDS: u64 = 4096;
+const RECORDS: u32 = 4096;
 /// How long the two producers and the consumer run against each other in one sample.
 const LIVE: Duration = Duration::from_millis(4);
 
@@ -102,9 +104,9 @@ fn main() -> ExitCode {
 /// One sample of `queue` in the shape of the row.
 fn measure(queue: &mut Queue, cores: &Cores, round: usize, row: &str) -> f64 {
     match Shape::of(row) {
-        Shape::Contended => cores.contended(queue, RECORDS, round),
+        Shape::Contended => cores.contended(queue, RECORDS.into(), round),
         Shape::Live => cores.live(queue, LIVE),
-        Shape::Single => cores.single(queue, RECORDS),
-        Shape::Refused => cores.refused(queue, RECORDS),
+        Shape::Single => cores.single(queue, RECORDS.into()),
+        Shape::Refused => cores.refused(queue, RECORDS.into()),
     }
 }

@@ -91,6 +91,7 @@ pub union SOCKADDR_INET {
 
 #[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(clippy::pub_underscore_fields, reason = "the header's names")]
 pub struct SOCKADDR_STORAGE {
     pub ss_family: ADDRESS_FAMILY,
     pub __ss_pad1: [u8; 6],
@@ -742,18 +743,18 @@ pub const IOC_WS2: u32 = 0x0800_0000;
 pub const IOC_VENDOR: u32 = 0x1800_0000;
 pub const IOC_WSK: u32 = IOC_WS2 | 0x0700_0000;
 
-pub const SIO_WSK_SET_REMOTE_ADDRESS: u32 = IOC_IN | IOC_WSK | 1;
-pub const SIO_WSK_REGISTER_EXTENSION: u32 = IOC_INOUT | IOC_WSK | 2;
-pub const SIO_WSK_QUERY_IDEAL_SEND_BACKLOG: u32 = IOC_OUT | IOC_WSK | 3;
-pub const SIO_WSK_QUERY_RECEIVE_BACKLOG: u32 = IOC_OUT | IOC_WSK | 4;
-pub const SIO_WSK_QUERY_INSPECT_ID: u32 = IOC_OUT | IOC_WSK | 5;
-pub const SIO_WSK_SET_SENDTO_ADDRESS: u32 = IOC_IN | IOC_WSK | 6;
-pub const SIO_WSK_SET_TCP_SILENT_MODE: u32 = IOC_VOID | IOC_WSK | 7;
-pub const SIO_WSK_SET_RECEIVE_EX_CALLBACK: u32 = IOC_IN | IOC_WSK | 8;
-pub const SIO_ADDRESS_LIST_QUERY: u32 = IOC_OUT | IOC_WS2 | 22;
-pub const SIO_ADDRESS_LIST_CHANGE: u32 = IOC_VOID | IOC_WS2 | 23;
-pub const SIO_ADDRESS_LIST_SORT: u32 = IOC_INOUT | IOC_WS2 | 25;
-pub const SIO_SET_WFP_CONNECTION_REDIRECT_RECORDS: u32 = IOC_IN | IOC_VENDOR | 222;
+pub const SIO_WSK_SET_REMOTE_ADDRESS: u32 = IOC_IN | IOC_WSK | 0x1;
+pub const SIO_WSK_REGISTER_EXTENSION: u32 = IOC_INOUT | IOC_WSK | 0x2;
+pub const SIO_WSK_QUERY_IDEAL_SEND_BACKLOG: u32 = IOC_OUT | IOC_WSK | 0x3;
+pub const SIO_WSK_QUERY_RECEIVE_BACKLOG: u32 = IOC_OUT | IOC_WSK | 0x4;
+pub const SIO_WSK_QUERY_INSPECT_ID: u32 = IOC_OUT | IOC_WSK | 0x5;
+pub const SIO_WSK_SET_SENDTO_ADDRESS: u32 = IOC_IN | IOC_WSK | 0x6;
+pub const SIO_WSK_SET_TCP_SILENT_MODE: u32 = IOC_VOID | IOC_WSK | 0x7;
+pub const SIO_WSK_SET_RECEIVE_EX_CALLBACK: u32 = IOC_IN | IOC_WSK | 0x8;
+pub const SIO_ADDRESS_LIST_QUERY: u32 = IOC_OUT | IOC_WS2 | 0x16;
+pub const SIO_ADDRESS_LIST_CHANGE: u32 = IOC_VOID | IOC_WS2 | 0x17;
+pub const SIO_ADDRESS_LIST_SORT: u32 = IOC_INOUT | IOC_WS2 | 0x19;
+pub const SIO_SET_WFP_CONNECTION_REDIRECT_RECORDS: u32 = IOC_IN | IOC_VENDOR | 0xde;
 
 pub const SOL_SOCKET: u32 = 0xFFFF;
 pub const SO_REUSEADDR: u32 = 0x4;

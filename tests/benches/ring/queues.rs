@@ -127,12 +127,12 @@ pub fn make(row: &str) -> Vec<Queue> {
     }
 }
 
-#[inline(always)]
+#[inline]
 fn words<const W: usize>(number: u64) -> [u64; W] {
     std::array::from_fn(|word| number.wrapping_add(word as u64))
 }
 
-#[inline(always)]
+#[inline]
 fn sum(words: &[u64]) -> u64 {
     words.iter().fold(0, |sum, word| sum.wrapping_add(*word))
 }
@@ -198,7 +198,7 @@ unsafe impl OnProcessor for At {
 struct Sum(u64, u64);
 
 impl Handler<NoObject> for Sum {
-    #[inline(always)]
+    #[inline]
     fn record(&mut self, record: &Record<'_, NoObject>) {
         self.0 = self.0.wrapping_add(u64::from(record.lost) ^ u64::from(record.detail));
         let (words, _) = record.payload.as_chunks::<8>();
@@ -224,7 +224,7 @@ enum Fill {
 const LENGTHS: [usize; 8] = [8, 48, 112, 30, 48, 176, 16, 96];
 
 /// Writes words while there is room for whole ones.
-#[inline(always)]
+#[inline]
 fn fill(payload: &mut [u8], number: u64) {
     let (words, _) = payload.as_chunks_mut::<8>();
     for (word, place) in words.iter_mut().enumerate() {

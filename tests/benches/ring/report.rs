@@ -60,8 +60,21 @@ impl Row {
 
     /// Medians, ours first, then the others from the best on.
     fn medians(&self) -> Vec<Median> {
-        let figures = |rounds: &[Round]| median(rounds.iter().map(|round| round.figure).collect());
-XXX
+        let ours = self.queues.iter().find(|queue| queue.1 == Role::Ours).map_or(&[][..], |queue| &queue.2);
+        let figure = |rounds: &[Round]| median(rounds.iter().map(|round| round.figure).collect());
+        let ratio = |rounds: &[Round]| {
+            let pairs = ours.iter().zip(rounds);
+            median(pairs.map(|(ours, other)| self.unit.ratio(ours.figure, other.figure)).collect())
+        };
+        let queues = self.queues.iter();
+        let mut medians: Vec<_> = queues
+            .map(|(name, role, rounds)| Median {
+                name,
+                role: *role,
+                figure: figure(rounds),
+                ratio: ratio(rounds),
+            })
+            .collect();
         medians.sort_by(|one, two| match self.unit {
             Unit::Nanoseconds => one.figure.total_cmp(&two.figure),
             Unit::MillionsPerSecond => two.figure.total_cmp(&one.figure),

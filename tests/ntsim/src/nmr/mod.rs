@@ -355,9 +355,8 @@ fn detach_side(binding: &Arc<Binding>, side: Side) {
         let completed = *progress == Detach::Calling { completed: true };
         *progress = if answer == STATUS_PENDING && !completed { Detach::Pending } else { Detach::Done };
         match answer {
-            STATUS_PENDING => None,
             STATUS_SUCCESS if completed => Some(&NMR_COMPLETE),
-            STATUS_SUCCESS => None,
+            STATUS_SUCCESS | STATUS_PENDING => None,
             _ => Some(&NMR_DETACH_STATUS),
         }
     };

@@ -1,5 +1,13 @@
 //! The rules of the NMR's documentation, each provoked.
 
+#![allow(
+    clippy::undocumented_unsafe_blocks,
+    clippy::multiple_unsafe_ops_per_block,
+    clippy::wildcard_imports,
+    clippy::unnecessary_box_returns,
+    reason = "the tests call as a driver does: what a call's caller must see to is what its test is about"
+)]
+
 use super::{bindings, set_detach_at_dispatch};
 use crate::boot::Sim;
 use crate::fault::Plan;

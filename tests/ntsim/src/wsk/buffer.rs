@@ -152,8 +152,12 @@ unsafe fn address(mdl: &MDL) -> *mut u8 {
     }
 }
 
+/// What stands before each indication's data, as the transport's headers would.
+const GAP: usize = 12;
+
 /// One list of `WSK_DATA_INDICATION`s with its MDLs and bytes, as the transport would hand it up: split over
 /// several indications, each of one or more MDLs, with data that does not start at the start.
+#[expect(clippy::vec_box, reason = "they point to each other, so that none may move")]
 pub struct Indication {
     nodes: Vec<Box<WSK_DATA_INDICATION>>,
     mdls: Vec<Box<MDL>>,
@@ -176,8 +180,6 @@ impl Indication {
             pieces.push(piece);
             rest -= piece;
         }
-        // A gap before each indication's data: what the transport's headers would take.
-        const GAP: usize = 12;
         let mut this = Self {
             nodes: Vec::new(),
             mdls: Vec::new(),
@@ -190,10 +192,9 @@ impl Indication {
             let starts = this.nodes.is_empty() || fresh();
             let gap = if starts { GAP } else { 0 };
             let Some(source) = data.get(from..from + piece) else { break };
-            // SAFETY: the pieces and gaps together are no longer than the buffer.
-            let start = unsafe { base.add(at) };
-            // SAFETY: the same, and `data` is elsewhere.
-            unsafe { start.add(gap).copy_from_nonoverlapping(source.as_ptr(), piece) };
+            let start = base.wrapping_add(at);
+            // SAFETY: the pieces and gaps together are no longer than the buffer, and `data` is elsewhere.
+            unsafe { start.wrapping_add(gap).copy_from_nonoverlapping(source.as_ptr(), piece) };
             this.append(start, gap, piece, starts);
             at += gap + piece;
             from += piece;
@@ -257,6 +258,7 @@ impl Drop for Indication {
 mod tests {
     use super::*;
 
+    #[expect(clippy::vec_box, reason = "they point to each other, so that none may move")]
     fn chain(parts: &mut [Vec<u8>]) -> Vec<Box<MDL>> {
         let mut mdls: Vec<Box<MDL>> = parts
             .iter_mut()

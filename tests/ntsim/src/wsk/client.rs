@@ -210,9 +210,11 @@ unsafe extern "system" fn socket_connect(
     }
     // SAFETY: not NULL; every SOCKADDR starts with its family.
     let family = unsafe { (*local).sa_family };
-    // SAFETY: structures of the family that they name.
-    let addresses = unsafe { (address::read(local, family), address::read(remote, family)) };
-    let (Some(from), Some(to)) = addresses else { return call.fail(request, STATUS_INVALID_PARAMETER) };
+    // SAFETY: a structure of the family that it names.
+    let from = unsafe { address::read(local, family) };
+    // SAFETY: the same.
+    let to = unsafe { address::read(remote, family) };
+    let (Some(from), Some(to)) = (from, to) else { return call.fail(request, STATUS_INVALID_PARAMETER) };
     if kind != SOCK_STREAM || protocol != IPPROTO_TCP || flags != 0 {
         return call.fail(request, STATUS_NOT_SUPPORTED);
     }

@@ -59,6 +59,7 @@ enum Outgoing {
     Done,
 }
 
+#[expect(clippy::struct_excessive_bools, reason = "facts that do not depend on each other")]
 pub struct Connection {
     stage: Stage,
     link: Option<Arc<dyn Link>>,
@@ -226,10 +227,9 @@ impl Connection {
             let waits_for_all = receive.flags & WSK_FLAG_WAITALL != 0;
             let outcome = match self.incoming {
                 _ if full || (moved > 0 && !waits_for_all) => Some(STATUS_SUCCESS),
-                Incoming::Open => None,
                 // A success with no bytes is the peer's end of the stream.
                 Incoming::Ended if self.held.is_empty() => Some(STATUS_SUCCESS),
-                Incoming::Ended => None,
+                Incoming::Open | Incoming::Ended => None,
                 Incoming::Reset => Some(STATUS_CONNECTION_RESET),
                 Incoming::Aborted => Some(STATUS_CONNECTION_ABORTED),
             };

@@ -63,7 +63,6 @@ impl Operation {
 }
 
 /// WskControlSocket.
-#[expect(clippy::too_many_arguments, reason = "the documented prototype")]
 pub unsafe extern "system" fn control_socket(
     socket: PWSK_SOCKET,
     kind: WSK_CONTROL_SOCKET_TYPE,

@@ -448,12 +448,12 @@ pub unsafe extern "system" fn accept(
             let link = (inline && !listening.running && listening.accepts.len() == 1)
                 .then(|| listening.next(conditional))
                 .flatten();
-            link.and_then(|link| match listening.next_accept(subsystem) {
-                Some((accept, request)) => Some((accept, request, link)),
-                None => {
-                    listening.waiting.push_front(Waiting { link, inspect: None });
-                    None
+            link.and_then(|link| {
+                if let Some((accept, request)) = listening.next_accept(subsystem) {
+                    return Some((accept, request, link));
                 }
+                listening.waiting.push_front(Waiting { link, inspect: None });
+                None
             })
         };
         if let Some((accept, request, link)) = done {

@@ -71,6 +71,7 @@ struct Pipe {
 }
 
 #[derive(Default)]
+#[expect(clippy::struct_excessive_bools, reason = "facts that do not depend on each other")]
 struct PipeState {
     data: VecDeque<u8>,
     ended: bool,

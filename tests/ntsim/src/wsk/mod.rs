@@ -358,7 +358,7 @@ impl Subsystem {
                 if let Some(subsystem) = weak.upgrade() {
                     let (status, information) = outcome();
                     at(subsystem.callback_at_dispatch(), || {
-                        request.complete(&subsystem, status, information)
+                        request.complete(&subsystem, status, information);
                     });
                 }
                 flag.store(true, Ordering::Release);

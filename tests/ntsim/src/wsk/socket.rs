@@ -381,9 +381,12 @@ impl Socket {
         {
             let mut state = lock(&self.state);
             if state.phase == Phase::Open {
-                self.examine_close(&state, &mut found);
+                for extension in &state.extensions {
+                    extension.provider.close();
+                }
                 state.phase = Phase::Closing;
                 if let Some(request) = &request {
+                    self.examine_close(&state, &mut found);
                     request.mark_pending();
                 }
                 state.closing = request;
@@ -423,7 +426,6 @@ impl Socket {
             if let Some(name) = extension.provider.function_in_progress(own) {
                 found.push((&rules::EXTENSION_AT_CLOSE, format!("socket {}: {name}", self.id)));
             }
-            extension.provider.close();
         }
         let retained = state.connection.retained_count();
         if retained > 0 {
@@ -523,13 +525,11 @@ impl Entry {
         if let Some(Doing::Completion(of)) = context::current() {
             violation(&rules::IN_COMPLETION, api, format!("called from the completion routine of {of}"));
         }
-        match subsystem.socket(handle) {
-            Some(socket) => Ok((subsystem, socket)),
-            None => {
-                violation(&rules::SOCKET_GONE, api, format!("{handle:p}"));
-                Err(refuse(&subsystem, api, irp, STATUS_INVALID_HANDLE))
-            }
-        }
+        let Some(socket) = subsystem.socket(handle) else {
+            violation(&rules::SOCKET_GONE, api, format!("{handle:p}"));
+            return Err(refuse(&subsystem, api, irp, STATUS_INVALID_HANDLE));
+        };
+        Ok((subsystem, socket))
     }
 
     pub fn begin(api: &'static str, handle: PWSK_SOCKET, irp: PIRP) -> Result<Self, NTSTATUS> {

@@ -318,7 +318,7 @@ impl Attempt {
     }
 
     /// How the attempt ended; nothing while it goes on.
-    fn outcome(&self, stream: &TcpStream) -> Option<io::Result<()>> {
+    fn outcome(stream: &TcpStream) -> Option<io::Result<()>> {
         match stream.take_error() {
             Ok(Some(error)) | Err(error) => return Some(Err(error)),
             Ok(None) => {}
@@ -334,7 +334,7 @@ impl Attempt {
 impl Ready for Attempt {
     fn ready(&self, _readable: bool, _writable: bool, _failed: bool) {
         let mut slot = lock(&self.stream);
-        let Some(outcome) = slot.as_ref().and_then(|(stream, _)| self.outcome(stream)) else { return };
+        let Some(outcome) = slot.as_ref().and_then(|(stream, _)| Self::outcome(stream)) else { return };
         let Some((mut stream, done)) = slot.take() else { return };
         drop(slot);
         self.reactor.forget(self.token);

@@ -1,5 +1,14 @@
 //! The rules of the WSK documentation, each provoked.
 
+#![allow(
+    clippy::undocumented_unsafe_blocks,
+    clippy::multiple_unsafe_ops_per_block,
+    clippy::wildcard_imports,
+    clippy::struct_field_names,
+    clippy::unnecessary_box_returns,
+    reason = "the tests call as a driver does: what a call's caller must see to is what its test is about"
+)]
+
 mod client;
 mod connections;
 mod extensions;
@@ -41,7 +50,11 @@ pub(super) fn every() -> Vec<Config> {
                 .map(|callback_irql| Config { callback_irql, ..plain(completion) })
         })
         .collect();
-    all.extend((0..12).map(|seed| Config { seed, threads: 1 + (seed as usize) % 3, ..Config::default() }));
+    all.extend((0..12_usize).map(|seed| Config {
+        seed: seed as u64,
+        threads: 1 + seed % 3,
+        ..Config::default()
+    }));
     all
 }
 

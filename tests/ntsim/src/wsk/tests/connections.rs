@@ -649,9 +649,7 @@ fn a_disconnect_sends_its_last_data_first() {
     let (socket, peer) = pair(&client);
     let memory = Memory::of(b"bye");
     let mut buffer = memory.whole();
-    succeed(|irp| unsafe {
-        socket.table().WskDisconnect.unwrap()(socket.0, &raw mut buffer, 0, irp)
-    });
+    succeed(|irp| unsafe { socket.table().WskDisconnect.unwrap()(socket.0, &raw mut buffer, 0, irp) });
     assert_eq!(peer.recv_to_end().unwrap(), b"bye");
     socket.close();
     drop((memory, client));

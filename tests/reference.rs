@@ -1,0 +1,51 @@
+//! Reference pages that are made from tables in the code: the page in the tree is what the table says.
+
+use std::fmt::Write as _;
+
+use weir::config::schema::{Kind, TABLE};
+
+fn form(kind: Kind) -> (&'static str, String) {
+    match kind {
+        Kind::Number { minimum, maximum, power_of_two, unit } => {
+            let power = if power_of_two { ", a power of two" } else { "" };
+            ("REG_DWORD", format!("{minimum} to {maximum} {unit}{power}"))
+        }
+        Kind::Choice(values) => {
+            let values: Vec<_> = values.iter().map(|(number, name)| format!("{number} {name}")).collect();
+            ("REG_DWORD", values.join(", "))
+        }
+        Kind::Endpoint => ("REG_SZ", "`ADDRESS:PORT`, `[ADDRESS]:PORT`, or empty".into()),
+        Kind::Extensions => ("REG_MULTI_SZ", "`{NPIID}=required` or `{NPIID}=optional` each".into()),
+        Kind::Binary { maximum } => ("REG_BINARY", format!("at most {maximum} bytes")),
+    }
+}
+
+fn registry() -> String {
+    let mut page = String::from(
+        "# Registry values\n\n\
+         Under `HKEY_LOCAL_MACHINE\\SYSTEM\\CurrentControlSet\\Services\\weir\\Parameters`. A value of the wrong type, \
+         size, form or range is refused whole: the default holds, and the event SettingRefused says which value and \
+         why; a name that is not here gives SettingUnknown. The start never fails for a value. All values are read when \
+         the driver starts.\n\n\
+         | name | type | range | default | meaning |\n| --- | --- | --- | --- | --- |\n",
+    );
+    for setting in TABLE {
+        let (kind, range) = form(setting.kind);
+        let default = if setting.default.is_empty() { "none".into() } else { format!("`{}`", setting.default) };
+        let doc = setting.doc.replace('\n', " ");
+        let doc = doc.split_whitespace().collect::<Vec<_>>().join(" ");
+        writeln!(page, "| `{}` | {kind} | {range} | {default} | {doc} |", setting.name).unwrap();
+    }
+    page
+}
+
+#[test]
+fn the_registry_page_is_what_the_schema_says() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/src/config/REGISTRY.md");
+    let made = registry();
+    if std::env::var_os("WEIR_WRITE_REFERENCE").is_some() {
+        std::fs::write(path, &made).unwrap();
+    }
+    let there = std::fs::read_to_string(path).unwrap_or_default();
+    assert!(there == made, "run again with WEIR_WRITE_REFERENCE=1 to write {path}");
+}
