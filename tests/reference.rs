@@ -31,7 +31,8 @@ fn registry() -> String {
     );
     for setting in TABLE {
         let (kind, range) = form(setting.kind);
-        let default = if setting.default.is_empty() { "none".into() } else { format!("`{}`", setting.default) };
+        let default =
+            if setting.default.is_empty() { "none".into() } else { format!("`{}`", setting.default) };
         let doc = setting.doc.replace('\n', " ");
         let doc = doc.split_whitespace().collect::<Vec<_>>().join(" ");
         writeln!(page, "| `{}` | {kind} | {range} | {default} | {doc} |", setting.name).unwrap();

@@ -191,8 +191,8 @@ impl<S: Supply> Ring<S> {
 
     /// Room for a record with its header in it, not marked as taken: another one may be given out.
     #[inline(always)]
-    fn room<'a>(&'a self, asked: Asked<'a, S>) -> Result<Room<'a, S>, Refused> {
-        let Asked { kind, detail, len, object } = asked;
+    fn room<'a>(&'a self, asked: &Asked<'a, S>) -> Result<Room<'a, S>, Refused> {
+        let Asked { kind, detail, len, object } = *asked;
         if self.writer.open.get() {
             return Err(self.refuse_nested(kind));
         }
@@ -228,7 +228,7 @@ impl<S: Supply> Ring<S> {
     /// # Safety
     /// The caller owns the ring's processor until the claim is gone.
     #[inline(always)]
-    pub(super) unsafe fn claim<'a>(&'a self, asked: Asked<'a, S>) -> Result<Open<'a, S>, Refused> {
+    pub(super) unsafe fn claim<'a>(&'a self, asked: &Asked<'a, S>) -> Result<Open<'a, S>, Refused> {
         let room = self.room(asked)?;
         self.writer.open.set(true);
         Ok(Open { room })
@@ -246,7 +246,7 @@ impl<S: Supply> Ring<S> {
         object: Option<&S::Object>,
     ) -> Result<(), Refused> {
         let (detail, len) = (payload.detail(), payload.size());
-        let mut room = self.room(Asked { kind: P::KIND, detail, len, object })?;
+        let mut room = self.room(&Asked { kind: P::KIND, detail, len, object })?;
         payload.encode(room.payload());
         room.publish();
         Ok(())
@@ -272,9 +272,12 @@ impl<S: Supply> Ring<S> {
         if limit.wrapping_sub(end).cast_signed() < 0 {
             return Err(self.refuse(kind, Cause::Full, tail));
         }
-        let untold = if writer.owes.get() { self.losses.untold() } else { 0 };
-        writer.limit.set(limit);
-        Ok(u32::try_from(untold).unwrap_or(u32::MAX))
+        if !writer.owes.get() {
+            writer.limit.set(limit);
+            return Ok(0);
+        }
+        // The limit stays where it is until the losses have been told: this record may yet be abandoned.
+        Ok(u32::try_from(self.losses.untold()).unwrap_or(u32::MAX))
     }
 
     /// Counts a record as lost for lack of room, to be told by the next one.
@@ -387,7 +390,6 @@ pub(super) struct View<'a, T> {
 }
 
 /// A record to be.
-#[derive(Clone, Copy)]
 pub(super) struct Asked<'a, S: Supply> {
     pub kind: Kind,
     pub detail: u16,

@@ -185,7 +185,7 @@ impl<S: Supply> Rings<S> {
         detail: u16,
         len: usize,
     ) -> Result<Claim<'a, S>, Refused> {
-        self.claim_any(at, Asked { kind, detail, len, object: None })
+        self.claim_any(at, &Asked { kind, detail, len, object: None })
     }
 
     /// Claims room for a record that will be the next of `object`: committed, it is delivered after all that took
@@ -200,14 +200,14 @@ impl<S: Supply> Rings<S> {
         len: usize,
         object: &'a S::Object,
     ) -> Result<Claim<'a, S>, Refused> {
-        self.claim_any(at, Asked { kind, detail, len, object: Some(object) })
+        self.claim_any(at, &Asked { kind, detail, len, object: Some(object) })
     }
 
     #[inline(always)]
     fn claim_any<'a>(
         &'a self,
         at: &'a impl OnProcessor,
-        asked: Asked<'a, S>,
+        asked: &Asked<'a, S>,
     ) -> Result<Claim<'a, S>, Refused> {
         let Some(ring) = self.ring(at.processor()) else {
             return Err(self.refuse_without_ring(asked.kind));

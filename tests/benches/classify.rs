@@ -26,10 +26,11 @@ const CONNECTIONS: u16 = 20_000;
 fn policy() -> String {
     let mut text = String::from("version = 1\ndefault = \"allow\"\n");
     for rule in 0..100 {
-        text += &format!(
+        let rule = format!(
             "[[rule]]\nname = \"r{rule}\"\naction = \"block\"\nprotocol = \"udp\"\nremote = \"10.{rule}.0.0/16\"\nremote_port = {}\n",
             1000 + rule
         );
+        text.push_str(&rule);
     }
     text + "[[rule]]\nname = \"no-telnet\"\naction = \"block\"\nprotocol = \"tcp\"\nremote_port = 23\n"
 }

@@ -58,7 +58,7 @@ fn write_capture(path: &Path) {
 }
 
 fn policy() -> String {
-    let rules: String = (0..RULES)
+    let rules: Vec<_> = (0..RULES)
         .map(|number| {
             format!(
                 "[[rule]]\nname = \"r{number}\"\naction = \"block\"\ndirection = \"out\"\nprotocol = \"tcp\"\n\
@@ -67,7 +67,7 @@ fn policy() -> String {
             )
         })
         .collect();
-    format!("version = 1\ndefault = \"allow\"\n{rules}")
+    format!("version = 1\ndefault = \"allow\"\n{}", rules.concat())
 }
 
 fn filter() -> String {

@@ -23,8 +23,12 @@ use measure::{Cores, Round};
 use queues::{Queue, Shape};
 use report::{Row, Unit};
 
-/// Records that a producer writes in one sample; every queue holds that many of each of its producers.
-const RECORDS: u32 = 4096;
+/// Records that a producer writes in one sample, and that every queue holds of each of its producers. So many go beyond
+/// a core's own caches: a line that the consumer has read is in the shared one when its turn comes again.
+const RECORDS: usize = 65_536;
+/// The same with rings as long as the driver's are by default. They fit a core's own cache, so half of the lines have to
+/// come back from the consumer's: whatever the queue, that is most of the figure.
+const DEFAULT_RECORDS: usize = 4096;
 /// How long the two producers and the consumer run against each other in one sample.
 const LIVE: Duration = Duration::from_millis(4);
 
@@ -50,29 +54,30 @@ fn main() -> ExitCode {
         eprintln!("two cores are needed");
         return ExitCode::FAILURE;
     };
+    let ns = Unit::Nanoseconds;
     let mut rows = [
-        Row::new("mpsc_push_64", "contended push, 2 producers on 2 cores, 64 B", Unit::Nanoseconds),
+        Row::new("mpsc_push_64", RECORDS, "contended push, 2 producers on 2 cores, 64 B", ns),
         Row::new(
             "mpsc_live_64",
+            RECORDS,
             "2 producers and the consumer live on 2 cores, 64 B",
             Unit::MillionsPerSecond,
         ),
-        Row::new("push_64", "push, one core, 64 B", Unit::Nanoseconds),
-        Row::new("mpsc_push_128", "contended push, 2 producers on 2 cores, 128 B", Unit::Nanoseconds),
-        Row::new(
-            "varlen",
-            "contended push, 64 to 192 B (96 in the mean), beside 64 B fixed",
-            Unit::Nanoseconds,
-        ),
-        Row::new("refused", "refused push, ring full, one core", Unit::Nanoseconds),
+        Row::new("push_64", RECORDS, "push, one core, 64 B", ns),
+        Row::new("mpsc_push_128", RECORDS, "contended push, 2 producers on 2 cores, 128 B", ns),
+        Row::new("varlen", RECORDS, "contended push, 64 to 192 B (96 in the mean) beside 64 B fixed", ns),
+        Row::new("refused", RECORDS, "refused push, ring full, one core", ns),
+        Row::new("mpsc_push_64_default", DEFAULT_RECORDS, "contended push, 64 B, rings of 4096", ns),
+        Row::new("mpsc_push_128_default", DEFAULT_RECORDS, "contended push, 128 B, rings of 4096", ns),
+        Row::new("varlen_default", DEFAULT_RECORDS, "contended push, 64 to 192 B, rings of 4096", ns),
     ];
-    let mut queues = rows.each_ref().map(|row| queues::make(row.name));
+    let mut queues = rows.each_ref().map(|row| queues::make(row.name, row.records));
     for round in 0..rounds {
         let ping_pong = cores.ping_pong();
         for (row, queues) in rows.iter_mut().zip(&mut queues) {
             queues.rotate_left(1);
             for queue in queues {
-                let figure = measure(queue, &cores, round, row.name);
+                let figure = measure(queue, &cores, round, row);
                 row.add(queue.name, queue.role, Round { ping_pong, figure });
             }
         }
@@ -102,11 +107,12 @@ fn main() -> ExitCode {
 }
 
 /// One sample of `queue` in the shape of the row.
-fn measure(queue: &mut Queue, cores: &Cores, round: usize, row: &str) -> f64 {
-    match Shape::of(row) {
-        Shape::Contended => cores.contended(queue, RECORDS.into(), round),
+fn measure(queue: &mut Queue, cores: &Cores, round: usize, row: &Row) -> f64 {
+    let records = row.records as u64;
+    match Shape::of(row.name) {
+        Shape::Contended => cores.contended(queue, records, round),
         Shape::Live => cores.live(queue, LIVE),
-        Shape::Single => cores.single(queue, RECORDS.into()),
-        Shape::Refused => cores.refused(queue, RECORDS.into()),
+        Shape::Single => cores.single(queue, records),
+        Shape::Refused => cores.refused(queue, records),
     }
 }

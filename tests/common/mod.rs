@@ -12,6 +12,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use ntsim::registry::Value as Registry;
+#[allow(clippy::wildcard_imports, reason = "the constants of six layers")]
 use ntsim::sys::fwp::*;
 use ntsim::sys::nt::{DISPATCH_LEVEL, NTSTATUS, PASSIVE_LEVEL};
 use ntsim::wfp::{ClassifyRequest, FlowRef, Outcome, flow_create, flow_end};

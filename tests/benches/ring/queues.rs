@@ -2,6 +2,7 @@
 
 use std::{cell::UnsafeCell, hint::black_box, sync::Arc};
 
+use super::{DEFAULT_RECORDS, RECORDS};
 use weir::ring::{
     Entry, Handler, Kind, LifeCycle, Line, NoObject, OnProcessor, PAYLOAD, Record, Ring, Rings, Supply, Waker,
 };
@@ -49,83 +50,64 @@ impl Shape {
     }
 }
 
-/// Places for one producer: room for what it writes in a sample.
-const PLACES: usize = super::RECORDS as usize;
-/// Places for both.
-const SHARED: usize = 2 * PLACES;
 /// Records that a consumer takes in one turn: a batch of each producer.
 const TURN: usize = 128;
 
-/// The queues that are measured for `row`.
-pub fn make(row: &str) -> Vec<Queue> {
+/// The queues that are measured for `row`, with `places` for each producer.
+pub fn make(row: &str, places: usize) -> Vec<Queue> {
+    let contended = |ours: Fill| {
+        vec![
+            weir("weir", Role::Ours, places, ours, false),
+            array_queue::<8>(places),
+            thingbuf::<8>(places),
+            crossfire::<8>(places),
+            heapless_mpmc_64(places),
+            disruptor_multi::<8>(places),
+        ]
+    };
     match row {
         "push_64" | "refused" => {
-            let mut queues = vec![weir("weir", Role::Ours, Fill::Fixed(PAYLOAD), false)];
-            queues.extend([rtrb::<8>(Role::Peer), ringbuf::<8>(), heapless_spsc::<8>()]);
-            queues.extend([
-                disruptor_single::<8>(),
-                array_queue::<8>(),
-                thingbuf::<8>(),
-                crossfire::<8>(),
-                heapless_mpmc_64(),
-            ]);
+            let mut queues = vec![
+                weir("weir", Role::Ours, places, Fill::Fixed(PAYLOAD), false),
+                rtrb::<8>(Role::Peer, places),
+                ringbuf::<8>(places),
+                heapless_spsc(places),
+                disruptor_single::<8>(places),
+                array_queue::<8>(places),
+                thingbuf::<8>(places),
+                crossfire::<8>(places),
+                heapless_mpmc_64(places),
+            ];
             if row == "push_64" {
-                queues.push(weir(
-                    "weir, looking for a parked dispatcher",
-                    Role::Beside,
-                    Fill::Fixed(PAYLOAD),
-                    true,
-                ));
-                queues.push(floor::<8>());
+                queues.push(weir(LOOKING, Role::Beside, places, Fill::Fixed(PAYLOAD), true));
+                queues.push(floor::<8>(places));
             }
             queues
         }
-        "mpsc_push_128" => {
-            let mut queues = vec![weir("weir", Role::Ours, Fill::Fixed(PAYLOAD + 64), false)];
-            queues.extend([
-                array_queue::<16>(),
-                thingbuf::<16>(),
-                crossfire::<16>(),
-                heapless_mpmc_128(),
-                disruptor_multi::<16>(),
-            ]);
-            queues.extend([rtrb::<16>(Role::Beside), floor::<16>()]);
-            queues
-        }
-        "varlen" => {
-            let mut queues = vec![weir("weir", Role::Ours, Fill::Mixed, false)];
-            queues.extend([
-                array_queue::<8>(),
-                thingbuf::<8>(),
-                crossfire::<8>(),
-                heapless_mpmc_64(),
-                disruptor_multi::<8>(),
-            ]);
-            queues
-        }
+        "mpsc_push_128" | "mpsc_push_128_default" => vec![
+            weir("weir", Role::Ours, places, Fill::Fixed(PAYLOAD + 64), false),
+            array_queue::<16>(places),
+            thingbuf::<16>(places),
+            crossfire::<16>(places),
+            heapless_mpmc_128(places),
+            disruptor_multi::<16>(places),
+            rtrb::<16>(Role::Beside, places),
+            floor::<16>(places),
+        ],
+        "varlen" | "varlen_default" => contended(Fill::Mixed),
         _ => {
-            let mut queues = vec![weir("weir", Role::Ours, Fill::Fixed(PAYLOAD), false)];
-            queues.extend([
-                array_queue::<8>(),
-                thingbuf::<8>(),
-                crossfire::<8>(),
-                heapless_mpmc_64(),
-                disruptor_multi::<8>(),
-            ]);
-            queues.push(weir(
-                "weir, looking for a parked dispatcher",
-                Role::Beside,
-                Fill::Fixed(PAYLOAD),
-                true,
-            ));
-            queues.push(rtrb::<8>(Role::Beside));
-            if row == "mpsc_push_64" {
-                queues.push(floor::<8>());
+            let mut queues = contended(Fill::Fixed(PAYLOAD));
+            queues.push(weir(LOOKING, Role::Beside, places, Fill::Fixed(PAYLOAD), true));
+            queues.push(rtrb::<8>(Role::Beside, places));
+            if row != "mpsc_live_64" {
+                queues.push(floor::<8>(places));
             }
             queues
         }
     }
 }
+
+const LOOKING: &str = "weir, looking for a parked dispatcher";
 
 #[inline]
 fn words<const W: usize>(number: u64) -> [u64; W] {
@@ -232,12 +214,12 @@ fn fill(payload: &mut [u8], number: u64) {
     }
 }
 
-fn weir(name: &'static str, role: Role, fill_with: Fill, looks: bool) -> Queue {
+fn weir(name: &'static str, role: Role, places: usize, fill_with: Fill, looks: bool) -> Queue {
     let table: Vec<_> = (0..2).map(|_| Entry::new()).collect();
     let rings: &'static Rings<Heapless> = Box::leak(Box::new(Rings::new(Vec::leak(table), Asleep)));
     for processor in 0..2 {
         // One line a record, or up to two.
-        let lines = if matches!(fill_with, Fill::Fixed(PAYLOAD)) { PLACES } else { 2 * PLACES };
+        let lines = if matches!(fill_with, Fill::Fixed(PAYLOAD)) { places } else { 2 * places };
         let lines: Vec<_> = (0..lines).map(|_| Line::new()).collect();
         let Ok(ring) = Ring::new(Vec::leak(lines)) else { unreachable!("a power of two") };
         assert!(rings.attach(processor, Box::leak(Box::new(ring))).is_ok());
@@ -303,17 +285,18 @@ unsafe impl<const W: usize> Sync for Plain<W> {}
 // SAFETY: plain memory.
 unsafe impl<const W: usize> Send for Plain<W> {}
 
-fn floor<const W: usize>() -> Queue {
+fn floor<const W: usize>(places: usize) -> Queue {
     let plain = || {
-        let places = (0..PLACES).map(|_| Place(UnsafeCell::new([0; W]))).collect();
+        let places = (0..places).map(|_| Place(UnsafeCell::new([0; W]))).collect();
         Arc::new(Plain::<W> { places, next: Position(UnsafeCell::new(0)) })
     };
     let memory = [plain(), plain()];
+    let mask = places - 1;
     let producer = |memory: Arc<Plain<W>>| {
         produce(move |number| {
             // SAFETY: only the producer comes here.
             let next = unsafe { &mut *memory.next.0.get() };
-            let place = &memory.places[*next % PLACES];
+            let place = &memory.places[*next & mask];
             // SAFETY: nobody reads while this writes, by the shape of the measurement.
             unsafe { place.0.get().write(words(number)) };
             *next += 1;
@@ -336,8 +319,8 @@ fn floor<const W: usize>() -> Queue {
     Queue { name: "plain write of the same bytes", role: Role::Beside, producers, drain }
 }
 
-fn array_queue<const W: usize>() -> Queue {
-    let queue = Arc::new(crossbeam_queue::ArrayQueue::<[u64; W]>::new(SHARED));
+fn array_queue<const W: usize>(places: usize) -> Queue {
+    let queue = Arc::new(crossbeam_queue::ArrayQueue::<[u64; W]>::new(2 * places));
     let producer = |queue: Arc<crossbeam_queue::ArrayQueue<[u64; W]>>| {
         produce(move |number| queue.push(words(number)).is_ok())
     };
@@ -350,11 +333,11 @@ fn array_queue<const W: usize>() -> Queue {
     }
 }
 
-fn thingbuf<const W: usize>() -> Queue
+fn thingbuf<const W: usize>(places: usize) -> Queue
 where
     [u64; W]: Default + Clone,
 {
-    let queue = Arc::new(thingbuf::ThingBuf::<[u64; W]>::new(SHARED));
+    let queue = Arc::new(thingbuf::ThingBuf::<[u64; W]>::new(2 * places));
     let producer = |queue: Arc<thingbuf::ThingBuf<[u64; W]>>| {
         produce(move |number| queue.push_ref().map(|mut place| *place = words(number)).is_ok())
     };
@@ -367,8 +350,8 @@ where
     }
 }
 
-fn crossfire<const W: usize>() -> Queue {
-    let (sender, receiver) = crossfire::mpsc::bounded_blocking::<[u64; W]>(SHARED);
+fn crossfire<const W: usize>(places: usize) -> Queue {
+    let (sender, receiver) = crossfire::mpsc::bounded_blocking::<[u64; W]>(2 * places);
     let other = sender.clone();
     let producers = [
         produce(move |number| sender.try_send(words(number)).is_ok()),
@@ -378,17 +361,23 @@ fn crossfire<const W: usize>() -> Queue {
     Queue { name: "crossfire", role: Role::Peer, producers, drain }
 }
 
+/// Its capacity is part of its type: one of each size that is measured.
 macro_rules! heapless_mpmc {
     ($make:ident, $words:literal) => {
-        fn $make() -> Queue {
-            #[allow(
-                deprecated,
-                reason = "it is lock-free only for producers that are not preempted: so are these"
-            )]
-            static QUEUE: heapless::mpmc::Queue<[u64; $words], SHARED> = heapless::mpmc::Queue::new();
-            let producer = || produce(|number| QUEUE.enqueue(words(number)).is_ok());
-            let drain = drain(|| QUEUE.dequeue().map(|words| sum(&words)));
-            Queue { name: "heapless mpmc", role: Role::Peer, producers: [producer(), producer()], drain }
+        fn $make(places: usize) -> Queue {
+            heapless_mpmc!(places, $words, [RECORDS, DEFAULT_RECORDS])
+        }
+    };
+    ($places:ident, $words:literal, [$($size:ident),+]) => {
+        match $places {
+            $($size => {
+                #[allow(deprecated, reason = "a preempted producer holds the others up: these are not preempted")]
+                static QUEUE: heapless::mpmc::Queue<[u64; $words], { 2 * $size }> = heapless::mpmc::Queue::new();
+                let producer = || produce(|number| QUEUE.enqueue(words(number)).is_ok());
+                let drain = drain(|| QUEUE.dequeue().map(|words| sum(&words)));
+                Queue { name: "heapless mpmc", role: Role::Peer, producers: [producer(), producer()], drain }
+            })+
+            _ => unreachable!("no such size"),
         }
     };
 }
@@ -407,43 +396,44 @@ macro_rules! one_each {
     }};
 }
 
-fn rtrb<const W: usize>(role: Role) -> Queue {
+fn rtrb<const W: usize>(role: Role, places: usize) -> Queue {
     let push = |to: &mut rtrb::Producer<[u64; W]>, number| to.push(words(number)).is_ok();
     let pop = |from: &mut rtrb::Consumer<[u64; W]>| from.pop().ok().map(|words| sum(&words));
     if role == Role::Peer {
-        one_each!("rtrb", role, rtrb::RingBuffer::new(PLACES), push, pop)
+        one_each!("rtrb", role, rtrb::RingBuffer::new(places), push, pop)
     } else {
-        one_each!("rtrb, one for each producer", role, rtrb::RingBuffer::new(PLACES), push, pop)
+        one_each!("rtrb, one for each producer", role, rtrb::RingBuffer::new(places), push, pop)
     }
 }
 
-fn ringbuf<const W: usize>() -> Queue {
+fn ringbuf<const W: usize>(places: usize) -> Queue {
     use ringbuf::{
         HeapCons, HeapProd, HeapRb,
         traits::{Consumer, Producer, Split},
     };
     let push = |to: &mut HeapProd<[u64; W]>, number| to.try_push(words(number)).is_ok();
     let pop = |from: &mut HeapCons<[u64; W]>| from.try_pop().map(|words| sum(&words));
-    one_each!("ringbuf", Role::Peer, HeapRb::new(PLACES).split(), push, pop)
+    one_each!("ringbuf", Role::Peer, HeapRb::new(places).split(), push, pop)
 }
 
-fn heapless_spsc<const W: usize>() -> Queue {
+fn heapless_spsc(places: usize) -> Queue {
     use heapless::spsc::{Consumer, Producer, Queue as Spsc};
+    assert_eq!(places, RECORDS, "its capacity is part of its type");
     let make = || {
         // One place of a queue stays empty.
-        let queue: &'static mut Spsc<[u64; W], { PLACES + 1 }> = Box::leak(Box::new(Spsc::new()));
+        let queue: &'static mut Spsc<[u64; 8], { RECORDS + 1 }> = Box::leak(Box::new(Spsc::new()));
         queue.split()
     };
-    let push = |to: &mut Producer<'static, [u64; W]>, number| to.enqueue(words(number)).is_ok();
-    let pop = |from: &mut Consumer<'static, [u64; W]>| from.dequeue().map(|words| sum(&words));
+    let push = |to: &mut Producer<'static, [u64; 8]>, number| to.enqueue(words(number)).is_ok();
+    let pop = |from: &mut Consumer<'static, [u64; 8]>| from.dequeue().map(|words| sum(&words));
     one_each!("heapless spsc", Role::Peer, make(), push, pop)
 }
 
 macro_rules! disruptor {
     ($make:ident, $build:ident) => {
-        fn $make<const W: usize>() -> Queue {
+        fn $make<const W: usize>(places: usize) -> Queue {
             use disruptor::Producer;
-            let builder = disruptor::$build(SHARED, || [0_u64; W], disruptor::BusySpin);
+            let builder = disruptor::$build(2 * places, || [0_u64; W], disruptor::BusySpin);
             let (mut poller, builder) = builder.new_event_poller();
             let producers = disruptor!(@producers $build, builder);
             let drain = Box::new(move || {

@@ -36,6 +36,8 @@ impl Unit {
 /// One thing measured, for every queue.
 pub struct Row {
     pub name: &'static str,
+    /// Records in one sample, and places for each producer.
+    pub records: usize,
     what: &'static str,
     unit: Unit,
     queues: Vec<(&'static str, Role, Vec<Round>)>,
@@ -47,8 +49,8 @@ fn median(mut figures: Vec<f64>) -> f64 {
 }
 
 impl Row {
-    pub const fn new(name: &'static str, what: &'static str, unit: Unit) -> Self {
-        Self { name, what, unit, queues: Vec::new() }
+    pub const fn new(name: &'static str, records: usize, what: &'static str, unit: Unit) -> Self {
+        Self { name, records, what, unit, queues: Vec::new() }
     }
 
     pub fn add(&mut self, name: &'static str, role: Role, round: Round) {

@@ -7,6 +7,7 @@ use core::ptr::{null, null_mut};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use criterion::{Criterion, criterion_group, criterion_main};
+#[allow(clippy::wildcard_imports, reason = "the constants of a layer and its metadata")]
 use ntsim::sys::fwp::*;
 use ntsim::sys::nt::{DISPATCH_LEVEL, GUID, NTSTATUS, STATUS_SUCCESS};
 use ntsim::wfp::{self, ClassifyRequest};

@@ -48,7 +48,7 @@ impl Default for Config {
             strict: false,
             backtraces: false,
             clock: Clock::Real,
-            quarantine: 4 << 20,
+            quarantine: 1 << 20,
             migrate_every: 0,
             hang_after: Duration::from_mins(2),
             wsk: crate::wsk::Config::default(),

@@ -271,7 +271,6 @@ pub(crate) fn release(api: &'static str, kind: Kind, pointer: *mut u8, tag: u32)
     let address = pointer.addr();
     let mut found: Vec<(&'static Rule, String)> = Vec::new();
     let mut freed = None;
-    let mut evicted = Vec::new();
     {
         let mut shard = lock(shard(address));
         match shard.live.get(&address) {
@@ -315,17 +314,14 @@ pub(crate) fn release(api: &'static str, kind: Kind, pointer: *mut u8, tag: u32)
                 && let Some((address, block)) = shard.quarantine.pop_front()
             {
                 shard.quarantined -= block.size;
-                evicted.push((address, block));
+                // SAFETY: the block was in quarantine until now.
+                if unsafe { written_since_freed(address, &block) } {
+                    found.push((&POOL_USE_AFTER_FREE, describe(address, &block)));
+                }
+                // SAFETY: as above; nothing refers to it any more.
+                unsafe { give_back(address, &block) };
             }
         }
-    }
-    for (address, block) in evicted {
-        // SAFETY: the block was taken out of the table and out of quarantine.
-        if unsafe { written_since_freed(address, &block) } {
-            found.push((&POOL_USE_AFTER_FREE, describe(address, &block)));
-        }
-        // SAFETY: as above; nothing refers to it any more.
-        unsafe { give_back(address, &block) };
     }
     for (rule, detail) in found {
         violation(rule, api, detail);

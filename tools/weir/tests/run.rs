@@ -221,7 +221,7 @@ fn malformed_and_truncated_packets_are_counted_and_skipped() {
         .map(|packet| ethernet(packet, &[]))
         .chain([arp, vec![1, 2, 3], vec![]])
         .collect();
-    let mut bytes = capture(Container::PcapMicro, 1, &frames);
+    let mut bytes = capture(Container::Micro, 1, &frames);
     // A frame of 100 bytes on the wire of which 20 were captured.
     for value in [1u32, 1, 20, 100] {
         bytes.extend_from_slice(&value.to_le_bytes());

@@ -23,7 +23,8 @@ pub struct Step {
 impl Step {
     /// Runs the step in the tree's top folder; true if it succeeded.
     pub fn run(&self) -> bool {
-        let settings: String = self.env.iter().map(|(name, value)| format!("{name}={value:?} ")).collect();
+        let settings: Vec<_> = self.env.iter().map(|(name, value)| format!("{name}={value:?} ")).collect();
+        let settings = settings.concat();
         println!("\n== {}\n   {settings}{}", self.what, self.command);
         let start = Instant::now();
         let mut words = self.command.split_whitespace();

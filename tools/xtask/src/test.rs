@@ -51,26 +51,33 @@ fn steps(area: Area) -> Vec<Step> {
         Area::Sys => vec![
             step("the simulated kernel keeps its rules", "cargo test --locked -p ntsim"),
             step(
-                "kernel primitives and configuration hold in the simulated kernel",
-                "cargo test --locked -p weir --features sim --lib --test kernel --test config",
+                "kernel primitives, configuration and the driver's units hold",
+                "cargo test --locked -p weir --lib --test kernel --test kernel_irp --test config --test reference",
             ),
-            step("misuse of IRQL does not compile", "cargo test --locked -p weir --features sim --doc"),
+            Step {
+                what: "misuse of IRQL does not compile, and for the stated reason",
+                command: "cargo test --locked -p weir --doc",
+                // Stable rustdoc takes the error codes of compile_fail examples, but does not check them.
+                env: &[("RUSTC_BOOTSTRAP", "1")],
+            },
         ],
         Area::Wfp => vec![
             step("the filter engine keeps its rules", "cargo test --locked -p wfp-engine"),
             step(
                 "the driver starts, filters, survives faults and unloads",
-                "cargo test --locked -p weir --features sim --test driver --test start_path --test unload",
+                "cargo test --locked -p weir --test driver --test start_path --test unload",
             ),
         ],
         Area::Control => vec![step(
             "sockets and the control port keep their life cycles",
-            "cargo test --locked -p weir --features sim --test wsk --test control",
+            "cargo test --locked -p weir --test wsk --test control",
         )],
-        Area::Ext => vec![step(
-            "extension interfaces are registered as documented",
-            "cargo test --locked -p weir --features sim --test ext",
-        )],
+        Area::Ext => {
+            vec![step(
+                "extension interfaces are registered as documented",
+                "cargo test --locked -p weir --test ext",
+            )]
+        }
         Area::Ring => vec![
             step("the ring keeps its promises", "cargo test --locked -p weir --test ring"),
             Step {

@@ -9,7 +9,7 @@ use super::buffer::PacketBuffer;
 use super::table::{Direction, Endpoints, Entry};
 use super::{IPPROTO_TCP, Identity, Packet, token};
 use crate::sys::fwp::field;
-#[expect(clippy::wildcard_imports, reason = "the constants of six layers and their metadata")]
+#[allow(clippy::wildcard_imports, reason = "the constants of six layers and their metadata")]
 use crate::sys::fwp::*;
 use crate::sys::nt::{DISPATCH_LEVEL, PASSIVE_LEVEL};
 use crate::wfp::{self, ClassifyRequest};
@@ -263,6 +263,7 @@ impl Ale {
         metadata
     }
 
+    #[expect(clippy::too_many_arguments, reason = "what one classification is made of")]
     fn classify(
         &mut self,
         layer: u16,

@@ -84,13 +84,16 @@ mod tests {
     fn a_callout_finds_length_and_bytes_where_the_macros_look() {
         let mut packet = PacketBuffer::new();
         let list = packet.list(b"payload", 1400);
-        // SAFETY: the list is live, and FirstNetBuffer stands at offset 8.
-        let buffer = unsafe { *list.cast::<*mut Buffer>().add(1) };
+        // SAFETY: the list is longer than 8 bytes, where FirstNetBuffer stands.
+        let first = unsafe { list.cast::<*mut Buffer>().add(1) };
+        // SAFETY: the list is live.
+        let buffer = unsafe { *first };
         // SAFETY: the buffer is live.
         let buffer = unsafe { &*buffer };
         assert_eq!(buffer.data_length, 1400);
         assert!(buffer.next.is_null());
         // SAFETY: the descriptor is live.
-        assert_eq!(unsafe { (*buffer.mdl_chain).ByteCount }, 7);
+        let mdl = unsafe { &*buffer.mdl_chain };
+        assert_eq!(mdl.ByteCount, 7);
     }
 }

@@ -3,7 +3,8 @@
 #![allow(
     clippy::multiple_unsafe_ops_per_block,
     clippy::undocumented_unsafe_blocks,
-    reason = "tests call the kernel's functions as a driver written in C would"
+    clippy::unnecessary_box_returns,
+    reason = "tests call the kernel's functions as a driver written in C would, on objects that do not move"
 )]
 
 mod device;

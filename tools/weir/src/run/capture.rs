@@ -9,7 +9,7 @@ use std::ops::ControlFlow;
 use std::rc::Rc;
 
 use pcap_parser::traits::PcapReaderIterator;
-use pcap_parser::{Block, LegacyPcapReader, PcapBlockOwned, PcapError, PcapNGReader};
+use pcap_parser::{Block, LegacyPcapReader, Linktype, PcapBlockOwned, PcapError, PcapNGReader};
 
 const BUFFER: usize = 1 << 20;
 /// Larger than any record that a capture tool writes; a length above it is damage, not data.
@@ -125,8 +125,7 @@ impl Capture {
                 Ok((used, block)) => {
                     let frame = match &block {
                         PcapBlockOwned::LegacyHeader(header) => {
-                            // The upper half holds the frame check sequence's length, not the type.
-                            legacy.0 = (header.network.0 & 0xffff) as u16;
+                            legacy.0 = link_type(header.network);
                             legacy.1 = if header.is_nanosecond_precision() { 1 } else { 1_000 };
                             Ok(None)
                         }
@@ -221,6 +220,12 @@ fn open_reader<R: Read + 'static>(source: Source<R>) -> Result<Box<dyn PcapReade
     })
 }
 
+/// The type alone: the upper half holds the length of the frame check sequence.
+fn link_type(link_type: Linktype) -> u16 {
+    let [low, high, ..] = link_type.0.to_le_bytes();
+    u16::from_le_bytes([low, high])
+}
+
 /// Follows the section and interface blocks of a pcapng file, and takes the frame out of a packet block.
 fn next_generation<'a>(section: &mut Section, block: &Block<'a>) -> Result<Option<Frame<'a>>, String> {
     match block {
@@ -246,7 +251,7 @@ fn next_generation<'a>(section: &mut Section, block: &Block<'a>) -> Result<Optio
                 description.if_tsoffset
             };
             section.interfaces.push(Interface {
-                link_type: (description.linktype.0 & 0xffff) as u16,
+                link_type: link_type(description.linktype),
                 snaplen: description.snaplen,
                 resolution,
                 offset,

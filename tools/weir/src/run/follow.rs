@@ -295,7 +295,7 @@ impl<W: Write> Follow<W> {
         if connection.verdict == Verdict::Permit {
             match counted {
                 Some(counted) if counted != seen && connection.suppressed == 0 => {
-                    self.summary.miscounted += 1
+                    self.summary.miscounted += 1;
                 }
                 Some(_) => {}
                 None => self.summary.untracked += 1,

@@ -112,19 +112,17 @@ fn hear(inbox: &Inbox, event: &Event<'_>) {
             local_port,
             remote,
             remote_port,
-            reauthorized,
+            // A connection that is authorized again keeps its first decision in the report.
+            reauthorized: false,
             ..
         } => {
-            // A connection that is authorized again keeps its first decision in the report.
-            if !reauthorized {
-                let decided = match verdict {
-                    Action::Allow => Decided::Allow,
-                    Action::Block => Decided::Block,
-                    Action::Audit => Decided::Audit,
-                };
-                let ends = Ends { protocol, local: (local, local_port), remote: (remote, remote_port) };
-                inbox.say(Said::Verdict { ends, decided, rule: (rule != u32::MAX).then_some(rule) });
-            }
+            let decided = match verdict {
+                Action::Allow => Decided::Allow,
+                Action::Block => Decided::Block,
+                Action::Audit => Decided::Audit,
+            };
+            let ends = Ends { protocol, local: (local, local_port), remote: (remote, remote_port) };
+            inbox.say(Said::Verdict { ends, decided, rule: (rule != u32::MAX).then_some(rule) });
         }
         Event::FlowClosed {
             protocol,
@@ -146,7 +144,7 @@ fn hear(inbox: &Inbox, event: &Event<'_>) {
             });
         }
         Event::RingLoss { kind, count, .. } => {
-            inbox.say(Said::Lost { kind: kind.to_owned(), records: count })
+            inbox.say(Said::Lost { kind: kind.to_owned(), records: count });
         }
         Event::RingSummary { delivered, .. } => inbox.delivered_in_all(delivered),
         Event::ControlListening { address, port } => inbox.listening(SocketAddr::new(address, port)),
@@ -157,13 +155,13 @@ fn hear(inbox: &Inbox, event: &Event<'_>) {
             ));
         }
         Event::PolicyRefused { reason, .. } => {
-            inbox.fault(format!("the driver refuses the policy: {reason}"))
+            inbox.fault(format!("the driver refuses the policy: {reason}"));
         }
         Event::StartFailed { step, status } => {
-            inbox.fault(format!("the driver cannot start: {step}: status {status}"))
+            inbox.fault(format!("the driver cannot start: {step}: status {status}"));
         }
         Event::Degraded { part, status } => {
-            inbox.fault(format!("the driver starts without {part}: status {status}"))
+            inbox.fault(format!("the driver starts without {part}: status {status}"));
         }
         _ => {}
     }

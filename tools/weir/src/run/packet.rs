@@ -153,28 +153,17 @@ pub fn link<'a>(frame: &Frame<'a>) -> Result<(Link, &'a [u8]), Skip> {
     }
 }
 
-/// Reads the headers of one frame.
-///
-/// # Errors
-/// `Skip` says why the frame is not for the stack.
-pub fn decode<'a>(frame: &Frame<'a>) -> Result<(Link, Packet<'a>), Skip> {
-    let (link, data) = link(frame)?;
-    let link_len = frame.data.len() - data.len();
-    // What the wire carried from the IP header on; the link's trailer and padding included.
-    let wire = (frame.wire_len as usize).saturating_sub(link_len);
-    let cut = || if data.len() < wire { Skip::Truncated } else { Skip::Malformed };
+/// What the IP header says of the packet.
+struct Network {
+    /// Bytes of the header with options or extension headers.
+    header: usize,
+    /// Bytes of the packet, its header included.
+    declared: usize,
+    fragment: Option<Fragment>,
+}
 
-    let (ip, stopped) = LaxIpSlice::from_slice(data).map_err(|error| match error {
-        etherparse::err::ip::LaxHeaderSliceError::Len(_) => cut(),
-        etherparse::err::ip::LaxHeaderSliceError::Content(_) => Skip::Malformed,
-    })?;
-    if let Some((error, _)) = stopped {
-        return Err(match error {
-            etherparse::err::ipv6_exts::HeaderSliceError::Len(_) => cut(),
-            etherparse::err::ipv6_exts::HeaderSliceError::Content(_) => Skip::Malformed,
-        });
-    }
-    let (ip_header, declared, fragment) = match &ip {
+fn network(ip: &LaxIpSlice<'_>, wire: usize) -> Result<Network, Skip> {
+    let (header, declared, fragment) = match ip {
         LaxIpSlice::Ipv4(v4) => {
             let header = v4.header();
             let header_len = header.slice().len();
@@ -208,6 +197,31 @@ pub fn decode<'a>(frame: &Frame<'a>) -> Result<(Link, Packet<'a>), Skip> {
             (40 + v6.extensions().slice().len(), declared, fragment)
         }
     };
+    Ok(Network { header, declared, fragment })
+}
+
+/// Reads the headers of one frame.
+///
+/// # Errors
+/// `Skip` says why the frame is not for the stack.
+pub fn decode<'a>(frame: &Frame<'a>) -> Result<(Link, Packet<'a>), Skip> {
+    let (link, data) = link(frame)?;
+    let link_len = frame.data.len() - data.len();
+    // What the wire carried from the IP header on; the link's trailer and padding included.
+    let wire = (frame.wire_len as usize).saturating_sub(link_len);
+    let cut = || if data.len() < wire { Skip::Truncated } else { Skip::Malformed };
+
+    let (ip, stopped) = LaxIpSlice::from_slice(data).map_err(|error| match error {
+        etherparse::err::ip::LaxHeaderSliceError::Len(_) => cut(),
+        etherparse::err::ip::LaxHeaderSliceError::Content(_) => Skip::Malformed,
+    })?;
+    if let Some((error, _)) = stopped {
+        return Err(match error {
+            etherparse::err::ipv6_exts::HeaderSliceError::Len(_) => cut(),
+            etherparse::err::ipv6_exts::HeaderSliceError::Content(_) => Skip::Malformed,
+        });
+    }
+    let Network { header: ip_header, declared, fragment } = network(&ip, wire)?;
     if declared > wire || declared < ip_header {
         return Err(Skip::Malformed);
     }

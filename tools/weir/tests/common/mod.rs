@@ -108,8 +108,11 @@ pub fn ethernet(packet: &[u8], tags: &[u16]) -> Vec<u8> {
     frame
 }
 
+/// Puts a link header before an IP packet.
+pub type Wrap = fn(&[u8]) -> Vec<u8>;
+
 /// The link types that `weir run` reads, each with a header around an IP packet.
-pub fn links() -> Vec<(&'static str, u32, fn(&[u8]) -> Vec<u8>)> {
+pub fn links() -> Vec<(&'static str, u32, Wrap)> {
     fn cooked(packet: &[u8]) -> Vec<u8> {
         let out = packet[12..16] == HOST;
         let mut frame = vec![0, if out { 4 } else { 0 }, 0, 1, 0, 6, 2, 0, 0, 0, 0, 1, 0, 0];
@@ -163,31 +166,31 @@ pub fn links() -> Vec<(&'static str, u32, fn(&[u8]) -> Vec<u8>)> {
 /// How a capture file is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Container {
-    PcapMicro,
-    PcapMicroBigEndian,
-    PcapNano,
-    PcapNanoBigEndian,
-    PcapNg,
-    PcapNgBigEndian,
+    Micro,
+    MicroBigEndian,
+    Nano,
+    NanoBigEndian,
+    Ng,
+    NgBigEndian,
 }
 
 pub const CONTAINERS: [Container; 6] = [
-    Container::PcapMicro,
-    Container::PcapMicroBigEndian,
-    Container::PcapNano,
-    Container::PcapNanoBigEndian,
-    Container::PcapNg,
-    Container::PcapNgBigEndian,
+    Container::Micro,
+    Container::MicroBigEndian,
+    Container::Nano,
+    Container::NanoBigEndian,
+    Container::Ng,
+    Container::NgBigEndian,
 ];
 
 /// A capture file of frames one millisecond apart.
 pub fn capture(container: Container, link_type: u32, frames: &[Vec<u8>]) -> Vec<u8> {
     use Container::*;
-    let big = matches!(container, PcapMicroBigEndian | PcapNanoBigEndian | PcapNgBigEndian);
+    let big = matches!(container, MicroBigEndian | NanoBigEndian | NgBigEndian);
     let word = |value: u32| if big { value.to_be_bytes() } else { value.to_le_bytes() };
     let half = |value: u16| if big { value.to_be_bytes() } else { value.to_le_bytes() };
     let mut file = Vec::new();
-    if matches!(container, PcapNg | PcapNgBigEndian) {
+    if matches!(container, Ng | NgBigEndian) {
         let block = |file: &mut Vec<u8>, kind: u32, body: &[u8]| {
             let padded = body.len().next_multiple_of(4);
             let length = word(u32::try_from(padded + 12).unwrap());
@@ -204,12 +207,12 @@ pub fn capture(container: Container, link_type: u32, frames: &[Vec<u8>]) -> Vec<
         for (index, frame) in frames.iter().enumerate() {
             let length = word(u32::try_from(frame.len()).unwrap());
             let time = 1_700_000_000_000_000 + 1000 * index as u64;
-            let stamp = [word((time >> 32) as u32), word(time as u32)].concat();
+            let stamp = [word((time >> 32) as u32), word((time & 0xffff_ffff) as u32)].concat();
             block(&mut file, 6, &[&word(0)[..], &stamp, &length, &length, frame].concat());
         }
         return file;
     }
-    let (magic, unit) = if matches!(container, PcapNano | PcapNanoBigEndian) {
+    let (magic, unit) = if matches!(container, Nano | NanoBigEndian) {
         (0xa1b2_3c4d, 1_000_000)
     } else {
         (0xa1b2_c3d4, 1000)
@@ -233,7 +236,7 @@ pub fn capture(container: Container, link_type: u32, frames: &[Vec<u8>]) -> Vec<
 
 /// A pcap file of raw IP packets.
 pub fn raw(packets: &[Vec<u8>]) -> Vec<u8> {
-    capture(Container::PcapMicro, 101, packets)
+    capture(Container::Micro, 101, packets)
 }
 
 /// A file for a test, gone with it.
