@@ -4,6 +4,8 @@
 //! TSAN_OPTIONS=suppressions=$PWD/tests/ring.tsan cargo +nightly test --test ring --target x86_64-unknown-linux-gnu
 //! -- --test-threads=1`. Under Miri: `cargo +nightly miri test --test ring` (it uses nothing that Miri lacks).
 
+#![cfg(not(loom))]
+
 use std::{
     collections::VecDeque,
     ops::Deref,

@@ -34,30 +34,21 @@ unsafe impl OnProcessor for At {
 struct Event {
     set: Mutex<bool>,
     changed: Condvar,
-    wakes: real::AtomicUsize,
-    parks: real::AtomicUsize,
 }
 
 impl Event {
     fn new() -> Self {
-        Self {
-            set: Mutex::new(false),
-            changed: Condvar::new(),
-            wakes: real::AtomicUsize::new(0),
-            parks: real::AtomicUsize::new(0),
-        }
+        Self { set: Mutex::new(false), changed: Condvar::new() }
     }
 }
 
 impl Waker for Event {
     fn wake(&self) {
-        self.wakes.fetch_add(1, real::Ordering::Relaxed);
         *self.set.lock().unwrap() = true;
         self.changed.notify_one();
     }
 
     fn park(&self) {
-        self.parks.fetch_add(1, real::Ordering::Relaxed);
         let mut set = self.set.lock().unwrap();
         while !*set {
             set = self.changed.wait(set).unwrap();
@@ -407,9 +398,6 @@ fn park_and_wake(site: Option<Site>) {
         rings.stop();
         let summary = dispatcher.join().unwrap();
         assert_eq!((summary.records, summary.withheld), (2, 0));
-        let wakes = rings.waker().wakes.load(real::Ordering::Relaxed);
-        // Signalled at most once for each time that it said it would park.
-        assert!(wakes <= summary.parked as usize + 3);
         parked.fetch_add(usize::from(summary.parked > 0), real::Ordering::Relaxed);
     });
 }
@@ -536,14 +524,14 @@ fn life_cycle(site: Option<Site>) {
                 log
             })
         };
-        let opened = opener.join().unwrap();
+        let raised = opener.join().unwrap();
         closer.join().unwrap();
         let mut log = dispatcher.join().unwrap();
-        crossed.fetch_add(usize::from(opened && log.0.len() == 1), real::Ordering::Relaxed);
+        crossed.fetch_add(usize::from(raised && log.0.len() == 1), real::Ordering::Relaxed);
         let mut dispatcher = rings.dispatcher().unwrap();
         while dispatcher.poll(&mut log) {}
         let mut expected = vec![Got::Event(LifeCycle::Closed, 3)];
-        if opened {
+        if raised {
             expected.insert(0, Got::Event(LifeCycle::Opened, 0));
         }
         assert_eq!(log.0, expected);

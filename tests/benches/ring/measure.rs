@@ -19,8 +19,11 @@ pub struct Round {
     pub figure: f64,
 }
 
-/// Up to here the cores count as near.
-pub const NEAR: f64 = 200.0;
+impl Round {
+    pub fn is_near(&self) -> bool {
+        self.ping_pong <= 200.0
+    }
+}
 
 /// The two cores that threads are pinned to.
 pub struct Cores([core_affinity::CoreId; 2]);

@@ -2,10 +2,7 @@
 
 use std::fmt::Write;
 
-use super::{
-    measure::{NEAR, Round},
-    queues::Role,
-};
+use super::{measure::Round, queues::Role};
 
 /// What a figure counts.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -60,23 +57,28 @@ impl Row {
         }
     }
 
+    /// Whether the cores were near in most rounds. Figures are of these rounds, or of the others: a median over both
+    /// would be of neither.
+    fn near(&self) -> bool {
+        let rounds = self.queues.first().map_or(&[][..], |queue| &queue.2);
+        rounds.iter().filter(|round| round.is_near()).count() * 2 >= rounds.len()
+    }
+
     /// Medians, ours first, then the others from the best on.
     fn medians(&self) -> Vec<Median> {
-        let ours = self.queues.iter().find(|queue| queue.1 == Role::Ours).map_or(&[][..], |queue| &queue.2);
-        let figure = |rounds: &[Round]| median(rounds.iter().map(|round| round.figure).collect());
-        let ratio = |rounds: &[Round]| {
-            let pairs = ours.iter().zip(rounds);
-            median(pairs.map(|(ours, other)| self.unit.ratio(ours.figure, other.figure)).collect())
+        let near = self.near();
+        let figures = |rounds: &[Round]| -> Vec<f64> {
+            rounds.iter().filter(|round| round.is_near() == near).map(|round| round.figure).collect()
         };
-        let queues = self.queues.iter();
-        let mut medians: Vec<_> = queues
-            .map(|(name, role, rounds)| Median {
-                name,
-                role: *role,
-                figure: figure(rounds),
-                ratio: ratio(rounds),
-            })
-            .collect();
+        let ours =
+            self.queues.iter().find(|queue| queue.1 == Role::Ours).map_or(vec![], |queue| figures(&queue.2));
+        let of = |(name, role, rounds): &(&'static str, Role, Vec<Round>)| {
+            let figures = figures(rounds);
+            let ratios =
+                ours.iter().zip(&figures).map(|(ours, other)| self.unit.ratio(*ours, *other)).collect();
+            Median { name, role: *role, ratio: median(ratios), figure: median(figures) }
+        };
+        let mut medians: Vec<_> = self.queues.iter().map(of).collect();
         medians.sort_by(|one, two| match self.unit {
             Unit::Nanoseconds => one.figure.total_cmp(&two.figure),
             Unit::MillionsPerSecond => two.figure.total_cmp(&one.figure),
@@ -123,9 +125,13 @@ impl Row {
     /// How near the cores were.
     fn cores(&self) -> String {
         let rounds = self.queues.first().map_or(&[][..], |queue| &queue.2);
-        let near = rounds.iter().filter(|round| round.ping_pong <= NEAR).count();
-        let ping_pong = median(rounds.iter().map(|round| round.ping_pong).collect());
-        format!("near in {near} of {} rounds, ping-pong {ping_pong:.0} ns", rounds.len())
+        let here: Vec<_> = rounds
+            .iter()
+            .filter(|round| round.is_near() == self.near())
+            .map(|round| round.ping_pong)
+            .collect();
+        let (count, how) = (here.len(), if self.near() { "near" } else { "far" });
+        format!("{how} in {count} of {} rounds, which count; ping-pong {:.0} ns", rounds.len(), median(here))
     }
 }
 

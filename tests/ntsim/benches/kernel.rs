@@ -12,8 +12,9 @@ use criterion::{Criterion, criterion_group, criterion_main};
 use ntsim::Config;
 use ntsim::irql::raise_scope;
 use ntsim::sys::nt::{
-    EX_RUNDOWN_REF, ExAcquireRundownProtection, ExAllocatePool2, ExFreePoolWithTag, ExReleaseRundownProtection,
-    FALSE, KEVENT, KeInitializeEvent, KeSetEvent, NotificationEvent, POOL_FLAG_NON_PAGED,
+    EX_RUNDOWN_REF, ExAcquireRundownProtection, ExAllocatePool2, ExFreePoolWithTag,
+    ExReleaseRundownProtection, FALSE, KEVENT, KeInitializeEvent, KeSetEvent, NotificationEvent,
+    POOL_FLAG_NON_PAGED,
 };
 use ntsim::verify::{lock_acquired, lock_acquiring, lock_released};
 

@@ -6,10 +6,10 @@
 
 #[path = "../../../../../src/sys/fwp/abi.rs"]
 mod abi;
-mod management;
-mod runtime;
 #[cfg(test)]
 mod layout_tests;
+mod management;
+mod runtime;
 
 pub use abi::*;
 pub use management::*;
