@@ -39,7 +39,10 @@ pub(super) fn run(passive: &mut Passive, context: PoolBox<Context>) {
         let captured = registration.capture(passive, CAPTURE_SLICE);
         match captured.map(|provider| Worker::new(&shared, &provider, parameters).run(passive)) {
             Ok(()) => break,
-            Err(CaptureError::NotReady(_)) => {}
+            // It may have failed at once.
+            Err(CaptureError::NotReady(_)) => {
+                let _stopped = shared.awaited().wait(passive, Some(CAPTURE_SLICE));
+            }
             Err(CaptureError::OtherVersion) => match other_version(passive, &registration) {
                 Ok(other) => registration = other,
                 Err(status) => {

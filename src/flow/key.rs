@@ -1,6 +1,6 @@
 //! What tells one connection from another.
 
-use crate::policy::Family;
+use crate::policy::{Family, Tuple};
 
 /// An address in network byte order; an IPv4 address fills the first four bytes, the rest is zero.
 pub type Address = [u8; 16];
@@ -33,6 +33,18 @@ impl PartialEq for Key {
 impl Eq for Key {}
 
 impl Key {
+    /// The key of a connection that is decided on. What is EMPTY counts as zero.
+    pub fn of(tuple: &Tuple<'_>) -> Self {
+        Self {
+            family: tuple.family,
+            protocol: tuple.protocol.unwrap_or_default(),
+            local: tuple.local.unwrap_or_default(),
+            remote: tuple.remote.unwrap_or_default(),
+            local_port: tuple.local_port.unwrap_or_default(),
+            remote_port: tuple.remote_port.unwrap_or_default(),
+        }
+    }
+
     /// The ports, local and remote, of a protocol that has them.
     const fn ports(&self) -> (u16, u16) {
         match self.protocol {

@@ -12,7 +12,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use super::connection::{Connection, Decided, Population};
 use super::key::Key;
 use super::reference::Ref;
-use crate::kernel::irql::{AtMostDispatch, Passive};
+use crate::kernel::irql::{AtDispatch, Passive};
 use crate::kernel::lock::SpinLock;
 use crate::kernel::pool::{PoolArc, PoolSlice, tags};
 use crate::kernel::{Result, Status, time};
@@ -98,7 +98,7 @@ impl Flows {
         direction: Direction,
         flow: u64,
         decided: Decided,
-        irql: &mut AtMostDispatch,
+        at: &AtDispatch<'_>,
     ) -> Result<Inserted> {
         if !self.population.admit(self.most) {
             return Err(Status::INSUFFICIENT_RESOURCES);
@@ -106,7 +106,7 @@ impl Flows {
         // From here on the connection leaves the population when it is dropped.
         let connection =
             Ref::try_new(Connection::new(number, key, direction, flow, decided, self.population.clone()))?;
-        let mut chain = self.bucket(&key)?.lock(irql);
+        let mut chain = self.bucket(&key)?.lock_at(at);
         if let Some(known) = chain.find(|other| other.flow() == flow && *other.key() == key) {
             drop(chain);
             return Ok(Inserted::Known(known));
@@ -117,14 +117,14 @@ impl Flows {
     }
 
     /// The connection of `flow`.
-    pub fn find(&self, key: &Key, flow: u64, irql: &mut AtMostDispatch) -> Option<Ref> {
-        self.bucket(key).ok()?.lock(irql).find(|other| other.flow() == flow && other.key() == key)
+    pub fn find(&self, key: &Key, flow: u64, at: &AtDispatch<'_>) -> Option<Ref> {
+        self.bucket(key).ok()?.lock_at(at).find(|other| other.flow() == flow && other.key() == key)
     }
 
     /// The connection that ends with `endpoint`: of those with this key that have not ended, the one whose endpoint
     /// it is; where either endpoint is not known, the key has to do.
-    pub fn find_open(&self, key: &Key, endpoint: Option<u64>, irql: &mut AtMostDispatch) -> Option<Ref> {
-        let chain = self.bucket(key).ok()?.lock(irql);
+    pub fn find_open(&self, key: &Key, endpoint: Option<u64>, at: &AtDispatch<'_>) -> Option<Ref> {
+        let chain = self.bucket(key).ok()?.lock_at(at);
         let exact = chain.find(|other| {
             endpoint.is_some() && other.endpoint() == endpoint && other.key() == key && !other.is_closed()
         });
@@ -136,9 +136,9 @@ impl Flows {
     }
 
     /// Takes a connection out of the table; true if it was there.
-    pub fn remove(&self, connection: &Connection, irql: &mut AtMostDispatch) -> bool {
+    pub fn remove(&self, connection: &Connection, at: &AtDispatch<'_>) -> bool {
         let removed = match self.bucket(connection.key()) {
-            Ok(bucket) => bucket.lock(irql).remove(connection),
+            Ok(bucket) => bucket.lock_at(at).remove(connection),
             Err(_) => None,
         };
         // Dropped, and perhaps freed, without the lock.
@@ -146,16 +146,12 @@ impl Flows {
     }
 
     /// Calls `each` with every connection whose removal has not begun, once, without a lock held.
-    pub fn for_each_removal(
-        &self,
-        irql: &mut AtMostDispatch,
-        mut each: impl FnMut(Ref, &mut AtMostDispatch),
-    ) {
+    pub fn for_each_removal(&self, passive: &mut Passive, mut each: impl FnMut(Ref)) {
         for bucket in self.buckets.iter() {
             loop {
-                let found = bucket.lock(irql).find(Connection::begin_removal);
+                let found = bucket.lock(passive).find(Connection::begin_removal);
                 let Some(connection) = found else { break };
-                each(connection, irql);
+                each(connection);
             }
         }
     }

@@ -117,7 +117,7 @@ impl Callouts {
     /// with the dispatcher still at work.
     pub fn remove_contexts(&self, passive: &mut Passive) {
         let flows = self.handler.flows();
-        flows.for_each_removal(passive, |connection, _| {
+        flows.for_each_removal(passive, |connection| {
             connection.end(Ended::Unload);
             self.dissociate(&connection);
         });
@@ -196,14 +196,17 @@ impl Callouts {
     /// One classification at a layer that decides or learns.
     fn classify(&self, index: layer::Index, classify: &Classify<'_>, irql: &mut AtMostDispatch) -> Verdict {
         let Some(_inside) = self.enter(index) else { return Verdict::Continue };
+        // Once for all that needs the processor: the policy, the bucket's lock, the ring.
+        let raised = irql.raise();
+        let at = &raised.token();
         match classify.layer().role {
-            Role::Authorize(direction) => self.handler.authorize(self, classify, direction, irql),
+            Role::Authorize(direction) => self.handler.authorize(self, classify, direction, at),
             Role::Established => {
-                self.handler.established(classify, irql);
+                self.handler.established(classify, at);
                 Verdict::Continue
             }
             Role::Closure => {
-                self.handler.closure(classify, irql);
+                self.handler.closure(classify, at);
                 Verdict::Continue
             }
             Role::Count(_) => Verdict::Continue,
@@ -308,6 +311,7 @@ unsafe extern "system" fn flow_delete(_layer: u16, _callout: u32, flow_context: 
     // SAFETY: a flowDeleteFn runs at or below DISPATCH_LEVEL.
     let mut irql = unsafe { AtMostDispatch::assume() };
     if let Some(callouts) = current() {
-        callouts.handler.context_removed(&connection, &mut irql);
+        let raised = irql.raise();
+        callouts.handler.context_removed(&connection, &raised.token());
     }
 }

@@ -94,7 +94,7 @@ impl<'a> Classify<'a> {
         }
     }
 
-    /// What tells the connection from others. What is EMPTY counts as zero.
+    /// What tells the connection from others, at a layer that does not decide. What is EMPTY counts as zero.
     pub fn key(&self) -> Key {
         let fields = &self.layer.fields;
         Key {

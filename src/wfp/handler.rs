@@ -1,4 +1,4 @@
-//! What weir does at each layer. Safe code over [`Classify`]; IRQL <= DISPATCH_LEVEL.
+//! What weir does at each layer. Safe code over [`Classify`], at DISPATCH_LEVEL: the callouts raise once for all of it.
 
 use core::sync::atomic::{AtomicU32, Ordering};
 
@@ -8,12 +8,21 @@ use super::layer::Role;
 use super::policies::Policies;
 use super::verdict::Verdict;
 use crate::dispatch::Rings;
-use crate::flow::{Connection, Decided, Ended, Flows, Inserted, Ref};
-use crate::kernel::irql::AtMostDispatch;
+use crate::flow::{Connection, Decided, Ended, Flows, Inserted, Key, Ref};
+use crate::kernel::irql::AtDispatch;
 use crate::kernel::pool::PoolArc;
 use crate::policy::{Action, Decision, Direction, Tuple};
 use crate::ring::{self, LifeCycle};
 use crate::trace::{self, Keywords, Level};
+
+/// A connection that somebody attempts, and what was decided on it.
+struct Attempt {
+    key: Key,
+    direction: Direction,
+    /// It was decided on before.
+    reauthorized: bool,
+    decided: Decided,
+}
 
 /// What the handlers work on.
 pub struct Handler {
@@ -49,18 +58,24 @@ impl Handler {
         callouts: &Callouts,
         classify: &Classify<'_>,
         direction: Direction,
-        irql: &mut AtMostDispatch,
+        at: &AtDispatch<'_>,
     ) -> Verdict {
-        let decided = self.decide(&classify.tuple(direction), irql);
-        let connection = self.track(callouts, classify, direction, decided, irql);
-        self.tell(classify, direction, decided, connection.as_deref(), irql);
-        decided.action.into()
+        let tuple = classify.tuple(direction);
+        let attempt = Attempt {
+            key: Key::of(&tuple),
+            direction,
+            reauthorized: classify.is_reauthorization(),
+            decided: self.decide(&tuple, at),
+        };
+        let connection = self.track(callouts, classify, &attempt, at);
+        self.tell(&attempt, connection.as_deref(), at);
+        attempt.decided.action.into()
     }
 
     /// ALE_FLOW_ESTABLISHED: the connection stands, on an endpoint of its own.
-    pub(super) fn established(&self, classify: &Classify<'_>, irql: &mut AtMostDispatch) {
+    pub(super) fn established(&self, classify: &Classify<'_>, at: &AtDispatch<'_>) {
         let Some(flow) = classify.flow() else { return };
-        let Some(connection) = self.flows.find(&classify.key(), flow, irql) else { return };
+        let Some(connection) = self.flows.find(&classify.key(), flow, at) else { return };
         if let Some(endpoint) = classify.endpoint() {
             connection.set_endpoint(endpoint);
         }
@@ -68,16 +83,16 @@ impl Handler {
     }
 
     /// ALE_ENDPOINT_CLOSURE: the connection is over.
-    pub(super) fn closure(&self, classify: &Classify<'_>, irql: &mut AtMostDispatch) {
-        let found = self.flows.find_open(&classify.key(), classify.endpoint(), irql);
+    pub(super) fn closure(&self, classify: &Classify<'_>, at: &AtDispatch<'_>) {
+        let found = self.flows.find_open(&classify.key(), classify.endpoint(), at);
         let Some(connection) = found else { return };
         self.close(&connection, Ended::Closure);
     }
 
     /// A flow context is gone, or none is going to be associated any more.
-    pub(super) fn context_removed(&self, connection: &Connection, irql: &mut AtMostDispatch) {
+    pub(super) fn context_removed(&self, connection: &Connection, at: &AtDispatch<'_>) {
         if connection.remove_context() {
-            self.flows.remove(connection, irql);
+            self.flows.remove(connection, at);
             if !connection.is_abandoned() {
                 self.close(connection, Ended::FlowDeleted);
             }
@@ -89,11 +104,8 @@ impl Handler {
         self.rings.raise(connection, LifeCycle::Closed);
     }
 
-    fn decide(&self, tuple: &Tuple<'_>, irql: &mut AtMostDispatch) -> Decided {
-        let raised = irql.raise();
-        let decision = self.policy.decide(tuple, &raised.token());
-        drop(raised);
-        match decision {
+    fn decide(&self, tuple: &Tuple<'_>, at: &AtDispatch<'_>) -> Decided {
+        match self.policy.decide(tuple, at) {
             Some((Decision { action, rule }, generation)) => Decided { action, rule, generation },
             None => Decided { action: self.fail, rule: None, generation: 0 },
         }
@@ -105,10 +117,10 @@ impl Handler {
         &self,
         callouts: &Callouts,
         classify: &Classify<'_>,
-        direction: Direction,
-        decided: Decided,
-        irql: &mut AtMostDispatch,
+        attempt: &Attempt,
+        at: &AtDispatch<'_>,
     ) -> Option<Ref> {
+        let Attempt { key, direction, decided, reauthorized } = *attempt;
         let passes = decided.action != Action::Block;
         let Some(flow) = classify.flow() else {
             if passes {
@@ -116,10 +128,7 @@ impl Handler {
             }
             return None;
         };
-        let key = classify.key();
-        if classify.is_reauthorization()
-            && let Some(known) = self.flows.find(&key, flow, irql)
-        {
+        if reauthorized && let Some(known) = self.flows.find(&key, flow, at) {
             known.decide(decided);
             return Some(known);
         }
@@ -127,8 +136,8 @@ impl Handler {
             return None;
         }
         let number = self.flows.next_number();
-        match self.flows.insert(number, key, direction, flow, decided, irql) {
-            Ok(Inserted::New(connection)) => self.enlist(callouts, classify, connection, irql),
+        match self.flows.insert(number, key, direction, flow, decided, at) {
+            Ok(Inserted::New(connection)) => self.enlist(callouts, classify, connection, at),
             Ok(Inserted::Known(known)) => {
                 known.decide(decided);
                 Some(known)
@@ -146,7 +155,7 @@ impl Handler {
         callouts: &Callouts,
         classify: &Classify<'_>,
         connection: Ref,
-        irql: &mut AtMostDispatch,
+        at: &AtDispatch<'_>,
     ) -> Option<Ref> {
         if let Some(endpoint) = classify.endpoint() {
             connection.set_endpoint(endpoint);
@@ -157,7 +166,7 @@ impl Handler {
             connection.count(Direction::In, carried.packets, carried.bytes);
         }
         // The count that `insert` left: everything that could be associated is.
-        self.context_removed(&connection, irql);
+        self.context_removed(&connection, at);
         if associated.is_err() {
             self.flows.count_untracked();
             return None;
@@ -165,23 +174,16 @@ impl Handler {
         Some(connection)
     }
 
-    fn tell(
-        &self,
-        classify: &Classify<'_>,
-        direction: Direction,
-        decided: Decided,
-        connection: Option<&Connection>,
-        irql: &mut AtMostDispatch,
-    ) {
+    fn tell(&self, attempt: &Attempt, connection: Option<&Connection>, at: &AtDispatch<'_>) {
+        let Attempt { key, direction, decided, reauthorized } = *attempt;
         if !trace::enabled(Level::Information, Keywords::VERDICT) || !self.sampled(decided.action) {
             return;
         }
-        let key = classify.key();
         let record = ring::Verdict {
             action: decided.action,
             direction,
             family: key.family,
-            reauthorized: classify.is_reauthorization(),
+            reauthorized,
             protocol: key.protocol,
             rule: decided.rule.unwrap_or(u32::MAX),
             generation: decided.generation,
@@ -190,9 +192,8 @@ impl Handler {
             local_port: key.local_port,
             remote_port: key.remote_port,
         };
-        let raised = irql.raise();
         // What the ring refuses it counts.
-        let _told = self.rings.push(&raised.token(), &record, connection);
+        let _told = self.rings.push(at, &record, connection);
     }
 
     /// Whether this verdict is one of those that are told.

@@ -442,7 +442,10 @@ pub(crate) unsafe fn set_timer(timer: *mut KTIMER, due: i64, period_ms: u32, dpc
         .armed
         .insert(address, Armed { key, period: u64::from(period_ms) * 10_000, dpc: dpc.expose_provenance() });
     update_busy(&state);
-    if !state.timer_thread && !clock::is_virtual() {
+    if clock::is_virtual() {
+        // What is due at once expires at once; the rest when the clock is moved.
+        expire(&mut state);
+    } else if !state.timer_thread {
         state.timer_thread = true;
         threads::service("ntsim timers", run_timers);
     }

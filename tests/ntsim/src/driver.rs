@@ -2,7 +2,8 @@
 
 use std::ffi::c_void;
 use std::ptr;
-use std::sync::{Arc, mpsc};
+use std::sync::Arc;
+use std::sync::mpsc::{self, RecvError, RecvTimeoutError};
 
 use crate::boot::Machine;
 use crate::pool::{self, Kind, Request};
@@ -19,6 +20,7 @@ rules! {
     DRIVER_LEFT_DEVICES = ("device objects left behind", "DRIVER_UNLOAD");
     DRIVER_LEFT_THREADS = ("system threads still running when the driver's image goes", "DRIVER_UNLOAD");
     DRIVER_LEFT_TIMERS = ("timers still set when the driver's image goes", "DRIVER_UNLOAD");
+    DRIVER_HANGS = ("routine of the driver does not return", "DRIVER_UNLOAD");
     DRIVER_NO_UNLOAD = ("driver without an unload routine", "DRIVER_UNLOAD");
 }
 
@@ -59,7 +61,7 @@ unsafe extern "C" fn invalid_request(_device: PDEVICE_OBJECT, _irp: PIRP) -> NTS
 
 /// Runs `body` on a system thread and hands its result, or its panic, to the caller.
 fn on_system_thread<T: Send + 'static>(
-    name: &str,
+    name: &'static str,
     body: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, NTSTATUS> {
     let (sender, receiver) = mpsc::channel();
@@ -71,7 +73,17 @@ fn on_system_thread<T: Send + 'static>(
     if !started {
         return Err(STATUS_INSUFFICIENT_RESOURCES);
     }
-    match receiver.recv() {
+    let limit = crate::boot::hang_after();
+    let answer = match receiver.recv_timeout(limit) {
+        Err(RecvTimeoutError::Timeout) => {
+            violation(&DRIVER_HANGS, name, format!("it still runs after {limit:?}"));
+            eprintln!("ntsim: {name} hangs:\n{}", crate::verify::report());
+            receiver.recv()
+        }
+        Err(RecvTimeoutError::Disconnected) => Err(RecvError),
+        Ok(answer) => Ok(answer),
+    };
+    match answer {
         Ok(Ok(value)) => Ok(value),
         Ok(Err(panic)) => std::panic::resume_unwind(panic),
         Err(_) => Err(STATUS_INSUFFICIENT_RESOURCES),

@@ -26,6 +26,7 @@ rules! {
     LOCK_NOT_HELD = ("spin lock released by a thread that does not hold it", PAGE);
     LOCK_HELD_LOWERING = ("IRQL lowered with a spin lock held", "KeReleaseSpinLock");
     LOCK_HELD_BLOCKING = ("thread blocks with a spin lock held", PAGE);
+    LOCK_FREED = ("memory freed with a spin lock in it that is held", "ExFreePoolWithTag");
     LOCK_DEPTH = ("too many spin locks held at once", PAGE);
 }
 
@@ -122,6 +123,14 @@ pub fn held() -> usize {
 /// What the calling thread holds was lost by a callback that did not come back as it should.
 pub(crate) fn forget_held() {
     THREAD.with(|thread| thread.depth.set(0));
+}
+
+/// The name of a lock in this range that the calling thread holds.
+pub(crate) fn held_within(start: usize, size: usize) -> Option<&'static str> {
+    THREAD.with(|thread| {
+        let mut held = thread.held.iter().take(thread.depth.get()).map(Cell::get);
+        held.find(|held| (start..start + size).contains(&held.address)).map(|held| held.name)
+    })
 }
 
 #[inline]

@@ -303,6 +303,9 @@ pub(crate) fn release(api: &'static str, kind: Kind, pointer: *mut u8, tag: u32)
         }
         if let Some(block) = freed.take() {
             shard.bytes -= block.size;
+            if let Some(name) = crate::lock::held_within(address, block.size) {
+                found.push((&crate::lock::LOCK_FREED, format!("{name} in {}", describe(address, &block))));
+            }
             let in_use = dispatcher::check_freed(address, block.size);
             found.extend(in_use.into_iter().map(|detail| (&dispatcher::OBJECT_FREED, detail)));
             // SAFETY: the block was in the table until now, and nobody else can take it from there again.

@@ -9,6 +9,7 @@
 use std::backtrace::Backtrace;
 use std::collections::HashMap;
 use std::fmt;
+use std::panic::Location;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -24,7 +25,9 @@ pub mod rule {
         DPC_ROUTINE, OBJECT_FREED, OBJECT_NOT_INITIALISED, OBJECT_REINITIALISED, RUNDOWN_HANGS,
         TIMER_STILL_SET, WAIT_ARGUMENTS,
     };
-    pub use crate::driver::{DRIVER_LEFT_DEVICES, DRIVER_LEFT_THREADS, DRIVER_LEFT_TIMERS, DRIVER_NO_UNLOAD};
+    pub use crate::driver::{
+        DRIVER_HANGS, DRIVER_LEFT_DEVICES, DRIVER_LEFT_THREADS, DRIVER_LEFT_TIMERS, DRIVER_NO_UNLOAD,
+    };
     pub use crate::irp::{
         CANCEL_LOCK, IRP_CANCEL_ROUTINE, IRP_COMPLETED_TWICE, IRP_COMPLETION_STATUS, IRP_FREED_PENDING,
         IRP_INVALID, IRP_NO_COMPLETION, IRP_NO_STACK, IRP_REUSED_PENDING, IRP_SENT_PENDING, IRP_STACK_SIZE,
@@ -34,7 +37,7 @@ pub mod rule {
         AFTER_TERMINATE, IRQL_LOWER_RAISES, IRQL_NOT_RESTORED, IRQL_RAISE_LOWERS, IRQL_TOO_HIGH, IRQL_TOO_LOW,
     };
     pub use crate::lock::{
-        LOCK_DEPTH, LOCK_HELD_BLOCKING, LOCK_HELD_LOWERING, LOCK_IRQL, LOCK_NOT_HELD, LOCK_ORDER,
+        LOCK_DEPTH, LOCK_FREED, LOCK_HELD_BLOCKING, LOCK_HELD_LOWERING, LOCK_IRQL, LOCK_NOT_HELD, LOCK_ORDER,
         LOCK_RECURSION,
     };
     pub use crate::object::{
@@ -285,7 +288,7 @@ pub fn violation(rule: &'static Rule, api: &'static str, detail: impl Into<Strin
 /// What a subsystem (WFP, WSK, …) holds for the driver. See [`track`].
 struct Tracked {
     tag: u32,
-    thread: String,
+    place: &'static Location<'static>,
     backtrace: Option<Backtrace>,
 }
 
@@ -301,12 +304,9 @@ fn shard(id: usize) -> &'static Shard {
 
 /// Notes that the driver now holds `id`, of the kind `kind`; it is a leak until [`untrack`]. `tag` 0 means none.
 /// Returns false when it is tracked already.
+#[track_caller]
 pub fn track(kind: &'static str, id: usize, tag: u32) -> bool {
-    let tracked = Tracked {
-        tag,
-        thread: if BACKTRACES.load(Ordering::Relaxed) { thread_name() } else { String::new() },
-        backtrace: backtrace(),
-    };
+    let tracked = Tracked { tag, place: Location::caller(), backtrace: backtrace() };
     lock(shard(id)).insert((kind, id), tracked).is_none()
 }
 
@@ -337,7 +337,7 @@ pub fn report() -> Report {
             id,
             tag: (tracked.tag != 0).then_some(Tag(tracked.tag)),
             size: 0,
-            made_by: tracked.thread.clone(),
+            made_by: tracked.place.to_string(),
             backtrace: tracked.backtrace.as_ref().map(ToString::to_string),
         }));
     }

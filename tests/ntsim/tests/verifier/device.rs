@@ -122,7 +122,8 @@ impl Work {
 unsafe extern "C" fn work(device: PDEVICE_OBJECT, context: PVOID) {
     let work = unsafe { &*context.cast::<Work>() };
     assert_eq!(irql::current(), 0);
-    assert!(!unsafe { (*device).DriverObject }.is_null(), "the device is there while its work runs");
+    let driver = unsafe { (*device).DriverObject };
+    assert!(!driver.is_null(), "the device is there while its work runs");
     wait(&raw const *work.go, None);
     if work.frees {
         unsafe { IoFreeWorkItem(work.item.load(Ordering::SeqCst).cast()) };

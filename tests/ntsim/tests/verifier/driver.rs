@@ -12,7 +12,8 @@ use ntsim::sys::nt::{
     ZwWaitForSingleObject,
 };
 use ntsim::verify::rule::{
-    DRIVER_LEFT_DEVICES, DRIVER_LEFT_THREADS, DRIVER_LEFT_TIMERS, DRIVER_NO_UNLOAD, IRQL_NOT_RESTORED,
+    DRIVER_HANGS, DRIVER_LEFT_DEVICES, DRIVER_LEFT_THREADS, DRIVER_LEFT_TIMERS, DRIVER_NO_UNLOAD,
+    IRQL_NOT_RESTORED,
 };
 
 use crate::{TAG, event, expect, expect_clean, held, machine, relative_ms, wait};
@@ -112,6 +113,21 @@ fn a_driver_without_an_unload_routine_stays() {
     let sim = machine();
     sim.load_driver("sample", entry).unwrap().unload();
     expect(&sim, &[&DRIVER_NO_UNLOAD]);
+}
+
+#[test]
+fn an_unload_that_does_not_return_is_reported() {
+    unsafe extern "C" fn unload(_driver: PDRIVER_OBJECT) {
+        std::thread::sleep(std::time::Duration::from_millis(150));
+    }
+    unsafe extern "system" fn entry(driver: PDRIVER_OBJECT, _path: PUNICODE_STRING) -> NTSTATUS {
+        unsafe { (*driver).DriverUnload = Some(unload) };
+        STATUS_SUCCESS
+    }
+    let hang_after = std::time::Duration::from_millis(50);
+    let sim = ntsim::boot(ntsim::Config { hang_after, ..ntsim::Config::default() });
+    sim.load_driver("sample", entry).unwrap().unload();
+    expect(&sim, &[&DRIVER_HANGS]);
 }
 
 #[test]

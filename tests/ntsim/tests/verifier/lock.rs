@@ -1,14 +1,16 @@
 //! Spin lock discipline.
 
 use ntsim::irql::raise_scope;
-use ntsim::sys::nt::{KeLowerIrql, KeRaiseIrqlToDpcLevel};
+use ntsim::sys::nt::{
+    ExAllocatePool2, ExFreePoolWithTag, KeLowerIrql, KeRaiseIrqlToDpcLevel, POOL_FLAG_NON_PAGED,
+};
 use ntsim::verify::rule::{
-    IRQL_TOO_HIGH, LOCK_DEPTH, LOCK_HELD_BLOCKING, LOCK_HELD_LOWERING, LOCK_IRQL, LOCK_NOT_HELD, LOCK_ORDER,
-    LOCK_RECURSION,
+    IRQL_TOO_HIGH, LOCK_DEPTH, LOCK_FREED, LOCK_HELD_BLOCKING, LOCK_HELD_LOWERING, LOCK_IRQL, LOCK_NOT_HELD,
+    LOCK_ORDER, LOCK_RECURSION,
 };
 use ntsim::verify::{lock_acquired, lock_acquiring, lock_released};
 
-use crate::{event, expect, expect_clean, machine, wait};
+use crate::{TAG, event, expect, expect_clean, machine, wait};
 
 fn take(address: usize, name: &'static str) {
     lock_acquiring(address, name);
@@ -149,6 +151,18 @@ fn a_thread_does_not_block_under_a_lock() {
     drop(raised);
     expect(&sim, &[&IRQL_TOO_HIGH, &LOCK_HELD_BLOCKING]);
     assert!(sim.report().violations[1].detail.contains("holding a"));
+}
+
+#[test]
+fn memory_is_not_freed_around_a_lock_that_is_held() {
+    let sim = machine();
+    let block = unsafe { ExAllocatePool2(POOL_FLAG_NON_PAGED, 64, TAG) };
+    let raised = raise_scope();
+    take(block.addr() + 8, "inside");
+    unsafe { ExFreePoolWithTag(block, TAG) };
+    lock_released(block.addr() + 8);
+    drop(raised);
+    expect(&sim, &[&LOCK_FREED]);
 }
 
 #[test]

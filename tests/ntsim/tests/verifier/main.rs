@@ -180,6 +180,7 @@ fn what_a_subsystem_tracks_is_a_leak_until_it_is_given_back() {
     assert_eq!(report.leaks.len(), 1);
     assert_eq!((report.leaks[0].kind, report.leaks[0].id), ("callout", 7));
     assert_eq!(report.leaks[0].tag.unwrap().to_string(), "Test");
+    assert!(report.leaks[0].made_by.contains("main.rs"), "{report}");
     assert!(ntsim::verify::untrack("callout", 7));
     assert!(!ntsim::verify::untrack("callout", 7));
     expect_clean(&sim);

@@ -77,6 +77,8 @@ fn a_timer_can_be_set_again_and_cancelled() {
     assert_eq!(unsafe { KeCancelTimer(&raw mut parts.timer) }, TRUE);
     sim.advance(Duration::from_secs(1));
     assert_eq!(wait(&raw const parts.timer, Some(0)), STATUS_TIMEOUT);
+    unsafe { KeSetTimer(&raw mut parts.timer, relative_ms(0), ptr::null_mut()) };
+    assert_eq!(wait(&raw const parts.timer, Some(0)), STATUS_SUCCESS, "due at once");
     expect_clean(&sim);
 }
 
