@@ -35,6 +35,12 @@ pub struct TestArgs {
 const LOOM: &[(&str, &str)] =
     &[("RUSTFLAGS", "--cfg loom"), ("CARGO_TARGET_DIR", "target/loom"), ("LOOM_MAX_PREEMPTIONS", "3")];
 
+const MEMCHECK: &str = "valgrind --quiet --error-exitcode=3 --leak-check=full --show-leak-kinds=definite --errors-for-leak-kinds=definite";
+const VALGRIND: &[(&str, &str)] = &[
+    ("CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER", MEMCHECK),
+    ("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER", MEMCHECK),
+];
+
 fn steps(area: Area) -> Vec<Step> {
     let step = |what, command| Step { what, command, env: &[] };
     match area {
@@ -88,12 +94,12 @@ fn steps(area: Area) -> Vec<Step> {
         ],
         Area::Run => vec![
             step("policies, captures and replays", "cargo test --locked -p weir-cli"),
-            step("the command line is built", "cargo build --locked --release -p weir-cli"),
-            step(
-                "a replay is clean under valgrind",
-                "valgrind --quiet --error-exitcode=3 --leak-check=full --errors-for-leak-kinds=definite \
-                 target/release/weir run --quiet",
-            ),
+            Step {
+                what: "a replay is clean under valgrind",
+                command: "cargo run --locked --release -p weir-cli -- run --quiet --policy \
+                          tools/weir/examples/office.toml",
+                env: VALGRIND,
+            },
         ],
     }
 }

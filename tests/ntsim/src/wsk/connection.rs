@@ -68,8 +68,7 @@ pub struct Connection {
     /// Whether the driver was told of the end of the incoming direction.
     told: bool,
     receives: VecDeque<Receiving>,
-    /// Read from the link and not taken by the driver.
-    held: Vec<u8>,
+    held: Held,
     /// No indications until a receive request completes.
     blocked: bool,
     /// A run of the receive lane is under way.
@@ -108,6 +107,55 @@ struct Retained {
     released: bool,
 }
 
+/// What was read from the link and not taken by the driver.
+#[derive(Default)]
+struct Held {
+    bytes: Vec<u8>,
+    start: usize,
+    end: usize,
+}
+
+impl Held {
+    fn get(&self) -> &[u8] {
+        self.bytes.get(self.start..self.end).unwrap_or_default()
+    }
+
+    fn is_empty(&self) -> bool {
+        self.start == self.end
+    }
+
+    fn len(&self) -> usize {
+        self.end - self.start
+    }
+
+    fn clear(&mut self) {
+        (self.start, self.end) = (0, 0);
+    }
+
+    fn consume(&mut self, count: usize) {
+        self.start += count.min(self.len());
+    }
+
+    fn take(&mut self) -> Vec<u8> {
+        let taken = self.get().to_vec();
+        self.clear();
+        taken
+    }
+
+    /// Puts back what was taken, before what is there now.
+    fn put_back(&mut self, bytes: &[u8]) {
+        let all = [bytes, self.get()].concat();
+        (self.start, self.end) = (0, all.len());
+        self.bytes = all;
+    }
+
+    /// Fills what is empty by `read`, which returns how much it wrote.
+    fn fill(&mut self, read: impl FnOnce(&mut [u8]) -> usize) {
+        self.bytes.resize(PIECE, 0);
+        (self.start, self.end) = (0, read(&mut self.bytes).min(PIECE));
+    }
+}
+
 impl Connection {
     pub fn new(ideal_send_backlog: usize) -> Self {
         Self {
@@ -117,7 +165,7 @@ impl Connection {
             incoming: Incoming::Open,
             told: false,
             receives: VecDeque::new(),
-            held: Vec::new(),
+            held: Held::default(),
             blocked: false,
             running: false,
             held_back: false,
@@ -189,21 +237,26 @@ impl Connection {
             self.held.clear();
         }
         if self.incoming == Incoming::Open && self.held.is_empty() {
-            self.held.resize(PIECE, 0);
-            let count = match link.read(&mut self.held) {
+            let incoming = &mut self.incoming;
+            self.held.fill(|into| match link.read(into) {
                 Read::Data(count) => count,
                 Read::Empty => 0,
                 Read::End => {
-                    self.incoming = Incoming::Ended;
+                    *incoming = Incoming::Ended;
                     0
                 }
                 Read::Reset => {
-                    self.incoming = Incoming::Reset;
+                    *incoming = Incoming::Reset;
                     0
                 }
-            };
-            self.held.truncate(count);
+            });
         }
+    }
+
+    /// Gives back what a closed connection needs no more.
+    pub fn forget(&mut self) {
+        self.held = Held::default();
+        self.link = None;
     }
 
     /// Moves what can be moved into the first pending receive. `Some` if it is done, with its outcome.
@@ -219,9 +272,9 @@ impl Connection {
             if drains {
                 self.held.clear();
             } else {
-                moved = receive.buffer.write(receive.done, &self.held);
+                moved = receive.buffer.write(receive.done, self.held.get());
                 receive.done += moved;
-                self.held.drain(..moved);
+                self.held.consume(moved);
             }
             let full = receive.done == receive.buffer.len() && !drains;
             let waits_for_all = receive.flags & WSK_FLAG_WAITALL != 0;
@@ -333,7 +386,7 @@ impl Socket {
         }
         if receives && !connection.held.is_empty() {
             Self::callback_begins(state, Key::Event(WSK_EVENT_RECEIVE));
-            return Next::Indicate(std::mem::take(&mut state.connection.held));
+            return Next::Indicate(state.connection.held.take());
         }
         if connection.incoming == Incoming::Reset
             && !(connection.sends.is_empty() && connection.disconnects.is_empty())
@@ -425,7 +478,7 @@ impl Socket {
             };
             connection.blocked = !rest.is_empty();
             if !rest.is_empty() && connection.incoming != Incoming::Reset {
-                connection.held.splice(0..0, rest.iter().copied());
+                connection.held.put_back(rest);
             }
         }
         if let Some((rule, detail)) = breach {

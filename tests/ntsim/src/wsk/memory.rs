@@ -174,9 +174,15 @@ impl Link for End {
         }
         let split = net.as_ref().filter(|net| net.settings.split);
         let count = split.map_or(available, |net| 1 + net.executor.draw(available));
-        for (to, from) in into.iter_mut().zip(state.data.drain(..count)) {
-            *to = from;
+        let (first, second) = state.data.as_slices();
+        let split = count.min(first.len());
+        let rest = count - split;
+        for (to, from) in [(0..split, first.get(..split)), (split..count, second.get(..rest))] {
+            if let (Some(to), Some(from)) = (into.get_mut(to), from) {
+                to.copy_from_slice(from);
+            }
         }
+        state.data.drain(..count);
         self.incoming.tell(state, false, true);
         Read::Data(count)
     }

@@ -3,7 +3,7 @@
 //! A driver reaches it by the exports in [`crate::sys::wsk`]; [`Config`] says how it behaves where the documentation
 //! leaves a choice: whether a request completes within its call, later, or on another thread before the call returns;
 //! whether callbacks come at DISPATCH_LEVEL; in which pieces data arrives; what is not implemented at all. Choices that
-//! are left to chance are drawn from a seed.
+//! are left to chance are drawn from a seed; a run repeats only where a test steps it ([`Config::threads`] 0).
 //!
 //! Two back ends carry the bytes: [`memory`], in which a test holds the other end of every connection, and real TCP.
 //!

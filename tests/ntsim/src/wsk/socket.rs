@@ -447,6 +447,7 @@ impl Socket {
             return None;
         }
         state.phase = Phase::Closed;
+        state.connection.forget();
         let request = state.closing.take();
         drop(state);
         untrack(KIND, self.handle.addr());
