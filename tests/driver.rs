@@ -505,7 +505,9 @@ fn the_filters_come_back_when_the_engine_is_restarted() {
         bfe_set_state(FWPM_SERVICE_RUNNING);
         wait_until_decided(true);
     }
-    machine.finish();
+    let events = machine.finish();
+    assert_eq!(events.named("FiltersGone").len(), 3);
+    assert_eq!(events.named("FiltersInForce").len(), 4);
 }
 
 #[test]

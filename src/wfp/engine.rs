@@ -26,7 +26,7 @@ const TRANSACTION_WAIT: u32 = 5_000;
 /// How often closing a session is tried: an engine that is about to stop may not answer.
 const CLOSE_ATTEMPTS: u32 = 8;
 
-/// The weight of the sublayer: above those that leave the choice to the engine, below those that insist.
+/// The weight of the sublayer: in the middle, with room for others on both sides.
 const SUBLAYER_WEIGHT: u16 = 0x8000;
 
 /// Ranges of filter weights ("Filter Weight Assignment"): of the filters that call weir, and of those that are asked

@@ -256,3 +256,46 @@ pub static LAYERS: [Layer; COUNT] = [
         fields: fields!(outbound_transport),
     },
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn same(a: &GUID, b: &GUID) -> bool {
+        (a.Data1, a.Data2, a.Data3, a.Data4) == (b.Data1, b.Data2, b.Data3, b.Data4)
+    }
+
+    #[test]
+    fn every_layer_and_every_callout_is_there_once() {
+        for (index, layer) in LAYERS.iter().enumerate() {
+            for other in &LAYERS[..index] {
+                assert_ne!(layer.id, other.id);
+                assert!(!same(&layer.key, &other.key));
+                assert!(!same(&layer.callout, &other.callout));
+                assert_ne!(layer.name, other.name);
+            }
+        }
+    }
+
+    #[test]
+    fn every_role_is_played_for_both_families() {
+        for [v4, v6] in LAYERS.as_chunks().0 {
+            assert_eq!((v4.family, v6.family), (Family::V4, Family::V6));
+            assert_eq!(v4.role, v6.role);
+        }
+    }
+
+    #[test]
+    fn only_a_layer_that_decides_can_block() {
+        for layer in &LAYERS {
+            let inspects = layer.filter_action() == fwp::FWP_ACTION_CALLOUT_INSPECTION;
+            assert_eq!(inspects, !matches!(layer.role, Role::Authorize(_)));
+        }
+    }
+
+    #[test]
+    fn names_end_with_a_nul() {
+        assert_eq!(wide!("ab"), &[u16::from(b'a'), u16::from(b'b'), 0]);
+        assert!(LAYERS.iter().all(|layer| layer.name.last() == Some(&0)));
+    }
+}

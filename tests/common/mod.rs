@@ -437,8 +437,12 @@ impl Peer {
         it.run(Some(&self.flow))
     }
 
-    /// ALE_FLOW_ESTABLISHED.
+    /// ALE_FLOW_ESTABLISHED, where nobody decides.
     pub fn established(&self) {
+        assert_eq!(self.establishment().run(Some(&self.flow)).action, FWP_ACTION_PERMIT);
+    }
+
+    pub fn establishment(&self) -> Classification {
         use field::ale_flow_established as at;
         let layer = self.pair(FWPS_LAYER_ALE_FLOW_ESTABLISHED_V4, FWPS_LAYER_ALE_FLOW_ESTABLISHED_V6);
         let mut it = Classification::new(layer, at::COUNT);
@@ -446,12 +450,15 @@ impl Peer {
         self.ports(&mut it, at::IP_LOCAL_PORT, at::IP_REMOTE_PORT);
         it.set(at::IP_PROTOCOL, Field::U8(self.protocol));
         self.endpoint(&mut it);
-        let outcome = it.run(Some(&self.flow));
-        assert_eq!(outcome.action, FWP_ACTION_PERMIT, "nobody decides at ALE_FLOW_ESTABLISHED");
+        it
     }
 
     /// ALE_ENDPOINT_CLOSURE, whose metadata has no flow handle.
     pub fn closure(&self) -> Outcome {
+        self.endpoint_closure().run(None)
+    }
+
+    pub fn endpoint_closure(&self) -> Classification {
         use field::ale_endpoint_closure as at;
         let layer = self.pair(FWPS_LAYER_ALE_ENDPOINT_CLOSURE_V4, FWPS_LAYER_ALE_ENDPOINT_CLOSURE_V6);
         let mut it = Classification::new(layer, at::COUNT);
@@ -459,7 +466,7 @@ impl Peer {
         self.ports(&mut it, at::IP_LOCAL_PORT, at::IP_REMOTE_PORT);
         it.set(at::IP_PROTOCOL, Field::U8(self.protocol));
         self.endpoint(&mut it);
-        it.run(None)
+        it
     }
 
     /// INBOUND_TRANSPORT: the data starts behind the transport header.

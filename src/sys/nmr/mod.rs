@@ -1,2 +1,5 @@
+//! The Network Module Registrar, as a driver calls it: types of `netioddk.h`, and the exports of `netio.sys`. Raw; the
+//! safe side is in `crate::ext`.
+
 #[cfg(feature = "sim")]
 pub use ntsim::sys::nmr::*;

@@ -1,2 +1,5 @@
+//! Winsock Kernel, as a driver calls it: types and constants of `wsk.h`, and the exports of `netio.sys`. Raw; the safe
+//! side is in `crate::wsk`.
+
 #[cfg(feature = "sim")]
 pub use ntsim::sys::wsk::*;

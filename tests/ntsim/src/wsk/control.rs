@@ -277,6 +277,12 @@ unsafe fn set_option(entry: &Entry, request: Request, operation: Operation) -> N
 }
 
 fn get_option(entry: &Entry, request: Request, operation: Operation) -> NTSTATUS {
+    if (operation.level, operation.code) == (SOL_SOCKET, SO_WSK_SECURITY) {
+        // A cached copy, which the driver releases; NULL where the default descriptor holds.
+        let set = lock(&entry.socket.state).options.security != 0;
+        let copy = if set { entry.socket.client.cache_security() } else { 0 };
+        return give(entry, request, operation, copy);
+    }
     let value = {
         let options = lock(&entry.socket.state).options;
         match (operation.level, operation.code) {

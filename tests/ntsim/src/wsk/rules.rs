@@ -42,6 +42,6 @@ rules! {
     BUFFER_LENGTH = ("the length exceeds the MDL chain", "WSK_BUF");
     BUFFER_MDL = ("the MDL is neither locked nor non-paged", "WSK_BUF");
     BUFFER_NULL = ("the buffer is NULL", "WSK_BUF");
-    RESERVED_FUNCTION = ("a function that is reserved for system use", "");
+    RESERVED_FUNCTION = ("a function behind WskRelease, where older tables end", "WSK_PROVIDER_CONNECTION_DISPATCH");
     NULL_OUTPUT = ("the output buffer is NULL or too small", "");
 }

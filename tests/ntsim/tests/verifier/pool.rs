@@ -197,7 +197,7 @@ fn a_late_write_is_seen_when_the_block_leaves_quarantine() {
     free(block);
     unsafe { block.write(1) };
     // Enough blocks that each shard gets some.
-    let others: Vec<_> = (0..4000).map(|_| allocate(64)).collect();
+    let others: Vec<_> = (0..if cfg!(miri) { 400 } else { 4000 }).map(|_| allocate(64)).collect();
     others.into_iter().for_each(free);
     let report = sim.report();
     assert_eq!(report.violation_count, 1, "{report}");
@@ -220,7 +220,7 @@ fn blocks_may_be_freed_on_another_thread_than_they_were_allocated_on() {
     std::thread::scope(|scope| {
         for _ in 0..4 {
             scope.spawn(|| {
-                for _ in 0..50 {
+                for _ in 0..if cfg!(miri) { 1 } else { 50 } {
                     let addresses: Vec<usize> =
                         (1..40).map(|size| allocate(size * 7).expose_provenance()).collect();
                     std::thread::scope(|inner| {

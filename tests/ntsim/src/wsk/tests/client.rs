@@ -199,6 +199,7 @@ pub struct Client {
     pub registration: Pin<Box<WSK_REGISTRATION>>,
     pub npi: WSK_PROVIDER_NPI,
     captured: bool,
+    left: bool,
 }
 
 unsafe impl Send for Client {}
@@ -223,7 +224,7 @@ impl Client {
         let mut provider = WSK_PROVIDER_NPI { Client: null_mut(), Dispatch: null() };
         let status = unsafe { WskCaptureProviderNPI(&raw mut *registration, WSK_NO_WAIT, &raw mut provider) };
         assert_eq!(status, STATUS_SUCCESS);
-        Self { registration, npi: provider, captured: true }
+        Self { registration, npi: provider, captured: true, left: false }
     }
 
     pub fn dispatch(&self) -> WSK_PROVIDER_DISPATCH {
@@ -335,8 +336,18 @@ impl Client {
     }
 }
 
+impl Client {
+    /// Goes without deregistering.
+    pub fn leave(mut self) {
+        self.left = true;
+    }
+}
+
 impl Drop for Client {
     fn drop(&mut self) {
+        if self.left {
+            return;
+        }
         self.release();
         unsafe { WskDeregister(&raw mut *self.registration) };
     }

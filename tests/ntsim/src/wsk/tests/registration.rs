@@ -366,6 +366,12 @@ fn security_descriptors_are_cached_used_and_released() {
     assert_eq!(sim.report().violation_count, 0);
     assert_eq!(set(pointer), STATUS_INVALID_PARAMETER);
     assert_eq!(sim.report().violations[0].rule, &rules::SECURITY_NOT_CACHED);
+    let mut copy = 0_usize;
+    let output = ((&raw mut copy).cast(), size_of_val(&copy));
+    succeed(|irp| socket.control(WskGetOption, SO_WSK_SECURITY, SOL_SOCKET, (null_mut(), 0), output, irp));
+    assert_ne!(copy, 0);
+    let released = client.control(WSK_RELEASE_SD, &mut copy.to_ne_bytes(), &mut [], null_mut(), null_mut());
+    assert_eq!(released, STATUS_SUCCESS);
     socket.close();
     let leaks = sim.report().leaks;
     assert!(leaks.iter().any(|leak| leak.kind == "WSK cached security descriptor"));

@@ -150,7 +150,7 @@ fn the_machine_shuts_down_with_sockets_open() {
     drop(irp);
     let _ = socket;
     wait_until("the sockets", || sockets().len() == 2);
-    std::mem::forget(client);
     drop(sim);
+    client.leave();
     drop(stream);
 }
