@@ -120,8 +120,10 @@ impl Inbox {
     }
 }
 
-/// Verdicts and ends that may be on their way through the ring: below the smallest ring that can be configured.
-const MOST_UNDER_WAY: usize = 128;
+/// Verdicts and ends that may be on their way through the ring: well below [`RING_RECORDS`].
+const MOST_UNDER_WAY: usize = 8192;
+/// The ring of each processor, larger than by default: a replay sends more at a time than a network does.
+pub const RING_RECORDS: u32 = 32_768;
 /// How long the dispatcher may be silent before its words are given up.
 const PATIENCE: Duration = Duration::from_secs(10);
 

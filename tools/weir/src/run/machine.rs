@@ -9,7 +9,7 @@ use ntsim::sys::fwp;
 use weir::policy::Action;
 use weir::trace::{self, Event, Keywords, Level};
 
-use super::follow::{Ends, Inbox, Said};
+use super::follow::{Ends, Inbox, RING_RECORDS, Said};
 use super::report::Decided;
 
 const PARAMETERS: &str = r"\Registry\Machine\SYSTEM\CurrentControlSet\Services\weir\Parameters";
@@ -52,6 +52,7 @@ impl Machine {
         let registry = sim.registry();
         registry.set(PARAMETERS, "PolicyImage", Value::Binary(image.to_vec()));
         registry.set(PARAMETERS, "ControlListen", Value::Sz(listen.to_string()));
+        registry.set(PARAMETERS, "RingRecords", Value::Dword(RING_RECORDS));
         // As many as a capture has: what is live is bounded by the capture, not by the machine.
         registry.set(PARAMETERS, "MaxConnections", Value::Dword(16_777_216));
         let driver = sim.load_driver("weir", weir::DriverEntry).map_err(|status| {
