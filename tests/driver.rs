@@ -389,6 +389,24 @@ fn a_reauthorization_decides_again_and_makes_no_second_connection() {
 }
 
 #[test]
+fn a_flow_that_is_authorized_twice_is_one_connection() {
+    let machine = Machine::running(ALLOW_ALL);
+    let peer = web();
+    peer.connect();
+    peer.outbound(&[40]);
+    peer.connect();
+    peer.outbound(&[60]);
+    peer.end();
+    let events = machine.finish();
+    let verdicts = events.named("ConnectionVerdict");
+    assert_eq!(verdicts[0].number("connection"), verdicts[1].number("connection"));
+    let closed = events.named("FlowClosed");
+    assert_eq!(closed.len(), 1);
+    assert_fields(&closed[0], &[("packets_out", "2"), ("bytes_out", "100")]);
+    assert!(events.named("FlowsUntracked").is_empty());
+}
+
+#[test]
 fn a_connection_from_before_the_driver_is_tracked_from_its_reauthorization_on() {
     let machine = Machine::running(ALLOW_ALL);
     let peer = web();

@@ -129,13 +129,38 @@ fn unload_is_safe_under_traffic() {
 }
 
 #[test]
+fn no_context_is_associated_once_they_are_being_removed() {
+    for round in 0..200u64 {
+        let mut machine = Machine::running(ALLOW_ALL);
+        let stop = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            for thread in 0..3u16 {
+                let stop = &stop;
+                scope.spawn(move || {
+                    let flows = Peer::new(TCP, "192.0.2.1", thread, "198.51.100.7", 443);
+                    let mut attempt = flows.auth_connect();
+                    while !stop.load(Ordering::Relaxed) {
+                        // The flow outlives the driver's interest in it.
+                        let _outcome = attempt.run(Some(&ntsim::wfp::flow_create()));
+                    }
+                });
+            }
+            std::thread::sleep(Duration::from_micros(round * 10));
+            machine.unload();
+            stop.store(true, Ordering::Relaxed);
+        });
+        machine.assert_clean();
+    }
+}
+
+#[test]
 fn a_callout_that_is_busy_is_asked_again() {
-    let machine = Machine::running(ALLOW_ALL);
+    let mut machine = Machine::running(ALLOW_ALL);
     machine.sim.fault(Plan::Api { name: "FwpsCalloutUnregisterById0", nth: 3 });
-    let sim_calls = machine.events.clone();
-    let events = machine.finish();
-    assert_eq!(events.all().last().unwrap().name, "DriverStopped");
-    drop(sim_calls);
+    machine.unload();
+    assert_eq!(machine.sim.faults_injected().len(), 1);
+    machine.assert_clean();
+    assert_eq!(machine.events.all().last().unwrap().name, "DriverStopped");
 }
 
 #[test]

@@ -7,6 +7,7 @@ use control_support::{boot, eventually, passive};
 use ntsim::sys::nt::{NTSTATUS, PVOID, STATUS_SUCCESS};
 use ntsim::wsk::extension::{self, Offer, Script};
 use ntsim::wsk::{self, memory};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex};
 use std::time::Duration;
@@ -104,6 +105,7 @@ fn with_connection(script: Script, body: impl FnOnce(&PoolArc<Connection>, memor
     let sim = boot(wsk::Config::default());
     extension::script(NPI_CONNECTION_V1, script);
     let mut passive = passive();
+    let outcome;
     let events = Events::start(&passive, 4, Plan::OPTIONAL).unwrap();
     let registration = Registration::new(&passive, WSK_VERSION).unwrap();
     {
@@ -130,7 +132,8 @@ fn with_connection(script: Script, body: impl FnOnce(&PoolArc<Connection>, memor
         connection.attached.register(&call, provider.version()).unwrap();
         drop(call);
 
-        body(&connection, peer);
+        // What was started is taken down in any case: a machine with threads in it does not shut down.
+        outcome = catch_unwind(AssertUnwindSafe(|| body(&connection, peer)));
 
         connection.socket.close(&mut passive);
         connection.socket.close(&mut passive);
@@ -142,6 +145,9 @@ fn with_connection(script: Script, body: impl FnOnce(&PoolArc<Connection>, memor
     }
     assert_eq!(registration.deregister(&mut passive), 0);
     events.stop(&passive);
+    if let Err(panic) = outcome {
+        resume_unwind(panic);
+    }
     let report = sim.report();
     assert!(report.is_clean(), "{report}");
 }

@@ -119,7 +119,9 @@ impl Callouts {
         let flows = self.handler.flows();
         flows.for_each_removal(passive, |connection| {
             connection.end(Ended::Unload);
-            self.dissociate(&connection);
+            for (layer, id) in self.counting(connection.key().family) {
+                dissociate(&connection, layer, id);
+            }
         });
         // A removal that is pending ends in a flowDeleteFn of which nothing else tells. What has been removed is
         // freed when the dispatcher has told its end.
@@ -151,7 +153,8 @@ impl Callouts {
     /// # Errors
     /// The status of FwpsFlowAssociateContext0, those included that pass NT_SUCCESS.
     pub(super) fn associate(&self, connection: &Ref) -> core::result::Result<(), NotAssociated> {
-        for (layer, id) in self.counting(connection.key().family) {
+        let family = connection.key().family;
+        for (done, (layer, id)) in self.counting(family).enumerate() {
             connection.add_context();
             let context = connection.clone().into_context();
             // SAFETY: callable up to DISPATCH_LEVEL; the context is not 0, and owns the connection.
@@ -162,21 +165,13 @@ impl Callouts {
                 // Never the last one: the caller's own count holds.
                 let _last = connection.remove_context();
                 connection.abandon();
-                self.dissociate(connection);
+                for (layer, id) in self.counting(family).take(done) {
+                    dissociate(connection, layer, id);
+                }
                 return Err(NotAssociated(status));
             }
         }
         Ok(())
-    }
-
-    /// Removes the flow contexts of `connection`. A layer that has none of it any more answers so; one where a
-    /// classification runs calls flowDeleteFn later.
-    fn dissociate(&self, connection: &Connection) {
-        for (layer, id) in self.counting(connection.key().family) {
-            // SAFETY: callable up to DISPATCH_LEVEL; no lock is held, for flowDeleteFn may run inside.
-            let _told_by_flow_delete =
-                unsafe { fwp::FwpsFlowRemoveContext0(connection.flow(), layer.id, id) };
-        }
     }
 
     /// The layers of a family that count, with the identifiers of their callouts.
@@ -218,6 +213,13 @@ impl core::fmt::Debug for Callouts {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         f.debug_list().entries(self.slots.iter().map(Slot::id)).finish()
     }
+}
+
+/// Removes the flow context of `connection` at a layer. Where there is none any more this does nothing; where a
+/// classification runs, flowDeleteFn comes later.
+fn dissociate(connection: &Connection, layer: &Layer, id: u32) {
+    // SAFETY: callable up to DISPATCH_LEVEL; no lock is held, for flowDeleteFn may run inside.
+    let _told_by_flow_delete = unsafe { fwp::FwpsFlowRemoveContext0(connection.flow(), layer.id, id) };
 }
 
 fn register(

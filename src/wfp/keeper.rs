@@ -43,8 +43,6 @@ struct Shared {
     stop: Event,
     /// The thread has looked once.
     looked: Event,
-    /// The engine has stopped since the thread looked: sessions from before are void, even if it runs again.
-    stopped: AtomicBool,
     /// The filters are in force.
     filtering: AtomicBool,
 }
@@ -71,7 +69,6 @@ impl Keeper {
                 changed: Event::try_new(Kind::Synchronization)?,
                 stop: Event::try_new(Kind::Notification)?,
                 looked: Event::try_new(Kind::Notification)?,
-                stopped: AtomicBool::new(false),
                 filtering: AtomicBool::new(false),
             },
         )?;
@@ -167,13 +164,10 @@ impl Subscription {
 }
 
 /// The notification.
-unsafe extern "system" fn state_changed(context: *mut c_void, state: FWPM_SERVICE_STATE) {
+unsafe extern "system" fn state_changed(context: *mut c_void, _state: FWPM_SERVICE_STATE) {
     let Some(context) = NonNull::new(context.cast::<()>()) else { return };
     // SAFETY: the subscription owns it until it is cancelled, which waits for this function.
     let shared: &Shared = unsafe { PoolArc::borrow_raw(context) };
-    if state != FWPM_SERVICE_RUNNING {
-        shared.stopped.store(true, Ordering::Release);
-    }
     shared.changed.set();
 }
 
@@ -218,15 +212,14 @@ fn run(passive: &mut Passive, mut work: PoolBox<Work>) {
 impl Work {
     /// Brings session and engine into agreement.
     fn look(&mut self, passive: &Passive) -> Result {
-        let void = self.shared.stopped.swap(false, Ordering::AcqRel);
         // SAFETY: callable up to DISPATCH_LEVEL.
         let running = unsafe { fwp::FwpmBfeStateGet0() } == FWPM_SERVICE_RUNNING;
-        if (void || !running || self.session.as_ref().is_some_and(|session| !session.holds(passive)))
-            && self.let_go(passive)
-        {
+        // An engine that runs again has forgotten the sessions from before.
+        let holds = running && self.session.as_ref().is_some_and(|session| session.holds(passive));
+        if !holds && self.let_go(passive) {
             trace::emit(&trace::Event::FiltersGone {});
         }
-        if !running || self.session.is_some() {
+        if !running || holds {
             return Ok(());
         }
         let session = Session::open(passive)?;

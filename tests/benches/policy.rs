@@ -7,13 +7,13 @@
 #[allow(dead_code, reason = "shared with tests")]
 mod reference;
 
-use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
+use criterion::{BenchmarkId, Criterion, criterion_group};
 use reference::{Connection, Rule, classbench, lift, numbers, toml};
 use std::fmt::Write as _;
 use std::hint::black_box;
 use std::io::Read as _;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use weir::policy::{Action, Decision, Family, Image, Tuple};
 
 const SIZES: [usize; 5] = [10, 100, 1000, 10_000, 100_000];
@@ -224,4 +224,56 @@ fn build(criterion: &mut Criterion) {
 }
 
 criterion_group!(benches, lookup, applications, build);
-criterion_main!(benches);
+
+/// Nanoseconds a call of a pass over all connections.
+#[expect(clippy::cast_precision_loss, reason = "a few thousand connections")]
+fn time(pass: impl FnOnce() -> usize) -> f64 {
+    let start = Instant::now();
+    black_box(pass());
+    start.elapsed().as_secs_f64() * 1e9 / CONNECTIONS as f64
+}
+
+/// The IPv4 look-ups beside the flat rules, an object a line: medians of interleaved rounds.
+fn json() {
+    const ROUNDS: usize = 15;
+    for size in SIZES {
+        let rules = rules(size, false);
+        let compiled = weir_cli::policy::compile(&toml(Action::Block, &rules)).expect("no faults");
+        let image = Image::validate(&compiled.image).expect("valid");
+        let mut tuples: Vec<Tuple<'static>> = Vec::new();
+        for connection in &connections(&rules, false) {
+            connection.with_tuple(|tuple| tuples.push(Tuple { app: None, ..*tuple }));
+        }
+        let flat: Vec<Flat> = rules.iter().map(Flat::of).collect();
+        let flat_tuples: Vec<FlatTuple> = tuples.iter().map(flat_tuple).collect();
+        let mut figures: [Vec<f64>; 2] = Default::default();
+        for _ in 0..ROUNDS {
+            figures[0].push(time(|| {
+                let rules = tuples.iter().map(|tuple| image.decide(black_box(tuple)).rule);
+                rules.fold(0, |sum, rule| sum ^ rule.map_or(usize::MAX, |rule| rule as usize))
+            }));
+            figures[1].push(time(|| {
+                let matching = |tuple| flat.iter().position(|rule: &Flat| rule.matches(black_box(tuple)));
+                flat_tuples.iter().fold(0, |sum, tuple| sum ^ matching(tuple).unwrap_or(usize::MAX))
+            }));
+        }
+        let [ours, linear] = figures.map(|mut figures| {
+            figures.sort_by(f64::total_cmp);
+            figures[ROUNDS / 2]
+        });
+        println!(
+            "{{\"bench\":\"lookup_{size}\",\"ours\":{ours:.1},\"unit\":\"ns\",\"peers\":{{\"linear\":{linear:.1}}},\
+             \"ratio_to_best\":{:.2}}}",
+            linear / ours
+        );
+    }
+}
+
+fn main() {
+    if std::env::args().any(|argument| argument == "--json") {
+        json();
+        return;
+    }
+    benches();
+    Criterion::default().configure_from_args().final_summary();
+}

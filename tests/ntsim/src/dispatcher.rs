@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use crate::sys::nt::{
     APC_LEVEL, DISPATCH_LEVEL, DISPATCHER_HEADER, KDPC, KTIMER, LIST_ENTRY, NTSTATUS,
-    STATUS_INVALID_PARAMETER, STATUS_SUCCESS, STATUS_TIMEOUT,
+    STATUS_INVALID_PARAMETER, STATUS_SUCCESS, STATUS_TIMEOUT, ULARGE_INTEGER,
 };
 use crate::verify::{Leak, lock, violation};
 use crate::{clock, irql, rules, threads};
@@ -200,15 +200,18 @@ pub(crate) unsafe fn initialise(
 /// # Safety
 /// `object` is null or readable as a dispatcher header.
 pub(crate) unsafe fn check(api: &'static str, object: *const c_void, kinds: &[u8]) -> bool {
-    let address = object.addr();
+    let address = object.expose_provenance();
     let problem = if object.is_null() {
         "NULL".to_owned()
     } else {
+        // Only what initialisation writes is read here: the state changes under other threads' hands.
         // SAFETY: not null, so readable as the caller promises.
-        let header = unsafe { object.cast::<DISPATCHER_HEADER>().read() };
-        if !kinds.contains(&header.Type) {
-            format!("{address:#x} has type {:#x}", header.Type)
-        } else if header.WaitListHead.Flink != list_head(address) {
+        let kind = unsafe { kind(address) };
+        // SAFETY: as above.
+        let first = unsafe { (*list_head(address)).Flink };
+        if !kinds.contains(&kind) {
+            format!("{address:#x} has type {kind:#x}")
+        } else if first != list_head(address) {
             format!("{address:#x} was never initialised here")
         } else {
             return true;
@@ -431,11 +434,12 @@ pub(crate) unsafe fn set_timer(timer: *mut KTIMER, due: i64, period_ms: u32, dpc
     let was_set = disarm(&mut state, address);
     // SAFETY: the timer is valid as the caller promises, and its header is its start.
     unsafe { signal_state(address) }.store(0, Ordering::Release);
+    // SAFETY: as above; the fields behind the header are only touched under the lock.
+    unsafe { (*timer).DueTime = ULARGE_INTEGER { QuadPart: due } };
     // SAFETY: as above.
-    let fields = unsafe { &mut *timer };
-    fields.DueTime.QuadPart = due;
-    fields.Period = period_ms;
-    fields.Dpc = dpc;
+    unsafe { (*timer).Period = period_ms };
+    // SAFETY: as above.
+    unsafe { (*timer).Dpc = dpc };
     let key = (due, state.number());
     state.due.insert(key, address);
     state
