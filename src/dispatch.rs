@@ -1,7 +1,7 @@
 //! The driver's dispatch ring: its memory, its thread, and what becomes of records and events.
 //!
-//! Producers at or below DISPATCH_LEVEL push into [`Rings`]; one thread at PASSIVE_LEVEL delivers to [`Consumer`],
-//! which turns everything into [`trace::Event`]s.
+//! Producers at or below DISPATCH_LEVEL push into [`Rings`]; one thread at PASSIVE_LEVEL takes everything out,
+//! and turns it into [`trace::Event`]s.
 //!
 //! `unsafe` is here for what the ring asks of its memory ([`Owned`]) and for parking.
 #![cfg_attr(

@@ -3,13 +3,14 @@
 
 mod common;
 
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use common::{Machine, Peer, TCP, UDP};
-use ntsim::fault::Plan;
+use common::{Engine, Machine, Peer, TCP, UDP};
 use ntsim::sys::fwp::{FWP_ACTION_PERMIT, FWPM_SERVICE_RUNNING, FWPM_SERVICE_STOPPED};
-use ntsim::wfp::{Config, bfe_set_state, configure};
+use ntsim::wfp::{Config, bfe_set_state, configure, flow_create};
+use weir::wfp::layer::LAYERS;
 
 const ALLOW_ALL: &str = "version = 1\ndefault = \"allow\"\n";
 
@@ -128,39 +129,45 @@ fn unload_is_safe_under_traffic() {
     }
 }
 
+/// Filters that are not weir's keep calling its callouts while it unloads, until they are unregistered.
 #[test]
-fn no_context_is_associated_once_they_are_being_removed() {
-    for round in 0..200u64 {
-        let mut machine = Machine::running(ALLOW_ALL);
+fn filters_of_others_do_not_keep_it_from_unloading() {
+    for round in 0..20u64 {
+        let mut machine = Machine::boot();
+        machine.policy(ALLOW_ALL);
+        let engine = Engine::open();
+        let sublayer = engine.sublayer(1, 0x4000);
+        for layer in &LAYERS {
+            engine.callout(layer.callout, layer.key);
+            engine.calling_filter(layer.key, sublayer, layer.filter_action(), layer.callout);
+        }
+        machine.load().unwrap();
+        assert_eq!(machine.events.named("DriverStarted")[0].number("degraded"), 1);
         let stop = AtomicBool::new(false);
         std::thread::scope(|scope| {
-            for thread in 0..3u16 {
+            for thread in 0..2u16 {
                 let stop = &stop;
                 scope.spawn(move || {
-                    let flows = Peer::new(TCP, "192.0.2.1", thread, "198.51.100.7", 443);
-                    let mut attempt = flows.auth_connect();
+                    let mut flows = VecDeque::new();
+                    let mut attempt = peer(thread).auth_connect();
                     while !stop.load(Ordering::Relaxed) {
-                        // The flow outlives the driver's interest in it.
-                        let _outcome = attempt.run(Some(&ntsim::wfp::flow_create()));
+                        // Live flows, so that contexts stay.
+                        let flow = flow_create();
+                        attempt.run(Some(&flow));
+                        flows.push_back(flow);
+                        flows.drain(..flows.len().saturating_sub(500));
                     }
                 });
             }
-            std::thread::sleep(Duration::from_micros(round * 10));
+            machine.events.wait_for("ConnectionVerdict", 1);
+            std::thread::sleep(Duration::from_micros(round * 100));
             machine.unload();
             stop.store(true, Ordering::Relaxed);
         });
+        drop(engine);
         machine.assert_clean();
+        assert!(!machine.events.named("FlowClosed").is_empty(), "nothing was tracked");
     }
-}
-
-#[test]
-fn a_callout_that_is_busy_is_asked_again() {
-    let mut machine = Machine::running(ALLOW_ALL);
-    machine.sim.fault(Plan::Api { name: "FwpsCalloutUnregisterById0", nth: 3 });
-    machine.unload();
-    assert_eq!(machine.sim.faults_injected().len(), 1);
-    machine.assert_clean();
-    assert_eq!(machine.events.all().last().unwrap().name, "DriverStopped");
 }
 
 #[test]

@@ -76,3 +76,30 @@ fn retry(
     }
     Ok(())
 }
+
+#[cfg(all(test, feature = "sim"))]
+mod tests {
+    use super::retry;
+    use crate::kernel::Status;
+    use crate::kernel::irql::Passive;
+
+    #[test]
+    fn what_is_busy_is_tried_again_after_a_while_until_it_is_not_or_the_attempts_are_used_up() {
+        const BUSY: Status = Status(ntsim::sys::nt::STATUS_DEVICE_BUSY);
+        let _sim = ntsim::boot(ntsim::Config::default());
+        // SAFETY: a test's thread is at PASSIVE_LEVEL.
+        let passive = unsafe { Passive::assume() };
+        let run = |free_at: u32, most| {
+            let mut attempts = 0;
+            let result = retry(&passive, "test", most, || {
+                attempts += 1;
+                if attempts == free_at { Ok(()) } else { Err(BUSY) }
+            });
+            (result, attempts)
+        };
+        assert_eq!(run(1, None), (Ok(()), 1));
+        assert_eq!(run(6, None), (Ok(()), 6));
+        assert_eq!(run(6, Some(6)), (Ok(()), 6));
+        assert_eq!(run(6, Some(5)), (Err(BUSY), 5));
+    }
+}

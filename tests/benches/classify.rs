@@ -1,5 +1,5 @@
 //! What one classification costs, through the simulated filter engine: a connection that is blocked, with its event on
-//! and off, a packet that is counted, and the whole of a connection's life.
+//! and off, a packet that is counted, and the whole of a connection's lifetime.
 //!
 //! Rounds are interleaved in one process, figures are medians, in nanoseconds; less is better. `engine` is the simulated
 //! engine's own part, at a layer where nobody filters. `event_on` is what its event adds to a classification: the record
@@ -133,7 +133,7 @@ fn main() {
                     black_box(packet.run(Some(&carried.flow)));
                 }),
                 _ => {
-                    let life = per_call(|| {
+                    let lifetime = per_call(|| {
                         let flow = flow_create();
                         connect.run(Some(&flow));
                         established.run(Some(&flow));
@@ -141,7 +141,7 @@ fn main() {
                         flow_end(&flow);
                     });
                     settle();
-                    life
+                    lifetime
                 }
             });
         }
@@ -151,14 +151,14 @@ fn main() {
     let report = sim.report();
     assert!(report.is_clean(), "{report}");
 
-    let [engine, off, busy, live, count, life] = figures.map(|figures| median(&figures));
+    let [engine, off, busy, live, count, lifetime] = figures.map(|figures| median(&figures));
     for (bench, ours) in [
         ("engine", engine),
         ("classify", off),
         ("event_on", busy - off),
         ("event_on_live", live - off),
         ("count_packet", count),
-        ("connection_life", life),
+        ("connection_life", lifetime),
     ] {
         if json {
             println!(

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use ntsim::registry::Value as Registry;
 #[allow(clippy::wildcard_imports, reason = "the constants of six layers")]
 use ntsim::sys::fwp::*;
-use ntsim::sys::nt::{DISPATCH_LEVEL, NTSTATUS, PASSIVE_LEVEL};
+use ntsim::sys::nt::{DISPATCH_LEVEL, GUID, HANDLE, NTSTATUS, PASSIVE_LEVEL};
 use ntsim::wfp::{ClassifyRequest, FlowRef, Outcome, flow_create, flow_end};
 use weir::trace::events::Value;
 use weir::trace::{Event, Keywords, Level, sink};
@@ -507,7 +507,7 @@ impl Peer {
 }
 
 /// A session with the filter engine that is somebody else's, dynamic.
-pub struct Engine(ntsim::sys::nt::HANDLE);
+pub struct Engine(HANDLE);
 
 impl Engine {
     pub fn open() -> Self {
@@ -529,7 +529,7 @@ impl Engine {
     }
 
     /// A sublayer of that weight.
-    pub fn sublayer(&self, key: u32, weight: u16) -> ntsim::sys::nt::GUID {
+    pub fn sublayer(&self, key: u32, weight: u16) -> GUID {
         let mut name = wide("another product");
         let mut sublayer = FWPM_SUBLAYER0::ZERO;
         sublayer.subLayerKey.Data1 = key;
@@ -542,20 +542,39 @@ impl Engine {
     }
 
     /// A filter without conditions.
-    pub fn filter(
-        &self,
-        layer: ntsim::sys::nt::GUID,
-        sublayer: ntsim::sys::nt::GUID,
-        action: u32,
-        flags: u32,
-    ) -> u64 {
-        let mut name = wide("another product");
+    pub fn filter(&self, layer: GUID, sublayer: GUID, action: u32, flags: u32) -> u64 {
         let mut filter = FWPM_FILTER0::ZERO;
+        filter.flags = flags;
+        self.add_filter(filter, layer, sublayer, action)
+    }
+
+    /// A callout object for a callout that somebody else registers.
+    pub fn callout(&self, key: GUID, layer: GUID) {
+        let mut name = wide("another product");
+        let mut callout = FWPM_CALLOUT0::ZERO;
+        callout.calloutKey = key;
+        callout.applicableLayer = layer;
+        callout.displayData.name = name.as_mut_ptr();
+        // SAFETY: an open handle; the structure lives for the call.
+        let status = unsafe {
+            FwpmCalloutAdd0(self.0, &raw const callout, std::ptr::null_mut(), std::ptr::null_mut())
+        };
+        assert_eq!(status, 0);
+    }
+
+    /// A filter without conditions that calls a callout.
+    pub fn calling_filter(&self, layer: GUID, sublayer: GUID, action: u32, callout: GUID) {
+        let mut filter = FWPM_FILTER0::ZERO;
+        filter.action.u.calloutKey = callout;
+        self.add_filter(filter, layer, sublayer, action);
+    }
+
+    fn add_filter(&self, mut filter: FWPM_FILTER0, layer: GUID, sublayer: GUID, action: u32) -> u64 {
+        let mut name = wide("another product");
         filter.displayData.name = name.as_mut_ptr();
         filter.layerKey = layer;
         filter.subLayerKey = sublayer;
         filter.action.type_ = action;
-        filter.flags = flags;
         let mut id = 0;
         // SAFETY: an open handle; the structure lives for the call.
         let status = unsafe { FwpmFilterAdd0(self.0, &raw const filter, std::ptr::null_mut(), &raw mut id) };
@@ -564,7 +583,7 @@ impl Engine {
     }
 
     /// The provider that an object with `key` belongs to, if there is such a provider.
-    pub fn has_provider(&self, key: &ntsim::sys::nt::GUID) -> bool {
+    pub fn has_provider(&self, key: &GUID) -> bool {
         let mut provider = std::ptr::null_mut();
         // SAFETY: an open handle; key and pointer live for the call.
         if unsafe { FwpmProviderGetByKey0(self.0, key, &raw mut provider) } != 0 {
