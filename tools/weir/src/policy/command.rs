@@ -52,7 +52,7 @@ pub struct ExplainArgs {
     /// The protocol, by name or number
     #[arg(long, value_parser = protocol)]
     protocol: Option<u8>,
-    /// The local address, with or without a port: 192.0.2.1:1234, 192.0.2.1, [2001:db8::1]:1234
+    /// The local address, with or without a port: 192.0.2.1:1234, 192.0.2.1, `[2001:db8::1]:1234`
     #[arg(long, value_parser = endpoint, value_name = "ADDR[:PORT]")]
     local: Option<Endpoint>,
     /// The remote address, with or without a port
