@@ -17,7 +17,7 @@ use ntsim::verify::rule::{
 };
 use ntsim::{Driver, Sim, irql};
 
-use crate::{Text, event, expect, expect_clean, held, machine, wait};
+use crate::{Event, Text, event, expect, expect_clean, held, machine, wait};
 
 unsafe extern "C" fn unload(_driver: PDRIVER_OBJECT) {}
 
@@ -105,7 +105,7 @@ struct Work {
     item: AtomicPtr<c_void>,
     runs: AtomicU32,
     frees: bool,
-    go: Box<ntsim::sys::nt::KEVENT>,
+    go: Event,
 }
 
 impl Work {
@@ -124,7 +124,7 @@ unsafe extern "C" fn work(device: PDEVICE_OBJECT, context: PVOID) {
     assert_eq!(irql::current(), 0);
     let driver = unsafe { (*device).DriverObject };
     assert!(!driver.is_null(), "the device is there while its work runs");
-    wait(&raw const *work.go, None);
+    wait(work.go.get(), None);
     if work.frees {
         unsafe { IoFreeWorkItem(work.item.load(Ordering::SeqCst).cast()) };
     }
@@ -175,7 +175,7 @@ fn unloading_waits_for_queued_work_whose_device_is_already_deleted() {
     unsafe { IoDeleteDevice(device) };
     std::thread::scope(|scope| {
         let slow = std::panic::AssertUnwindSafe(&slow);
-        let go = ptr::from_ref(&*slow.go).cast_mut().expose_provenance();
+        let go = slow.go.get().expose_provenance();
         scope.spawn(move || {
             std::thread::sleep(Duration::from_millis(40));
             unsafe { ntsim::sys::nt::KeSetEvent(ptr::with_exposed_provenance_mut(go), 0, 0) };
@@ -203,7 +203,7 @@ fn a_queued_work_item_is_not_queued_or_freed() {
     queue(item, &last);
     unsafe { IoFreeWorkItem(item) };
     expect(&sim, &[&WORK_ITEM_QUEUED, &WORK_ITEM_QUEUED]);
-    unsafe { ntsim::sys::nt::KeSetEvent(ptr::from_ref(&*gate.go).cast_mut(), 0, 0) };
+    unsafe { ntsim::sys::nt::KeSetEvent(gate.go.get(), 0, 0) };
     runs(&gate, 16);
     runs(&last, 1);
     for item in blockers.into_iter().chain([item]) {

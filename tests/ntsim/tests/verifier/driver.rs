@@ -156,10 +156,10 @@ fn threads_and_timers_left_behind_are_seen_at_unload() {
     }
     let sim = machine();
     let driver = sim.load_driver("sample", entry).unwrap();
-    let mut go = event(false, false);
+    let go = event(false, false);
     let mut thread = ptr::null_mut();
     let null = ptr::null_mut();
-    let go_pointer: PVOID = (&raw mut *go).cast();
+    let go_pointer: PVOID = go.get().cast();
     let created = unsafe {
         PsCreateSystemThread(
             &raw mut thread,
@@ -179,7 +179,7 @@ fn threads_and_timers_left_behind_are_seen_at_unload() {
     expect(&sim, &[&DRIVER_LEFT_THREADS, &DRIVER_LEFT_TIMERS]);
     assert_eq!(held(&sim), ["running thread", "thread handle", "timer that is set"]);
     unsafe { KeCancelTimer(&raw mut *timer) };
-    unsafe { KeSetEvent(&raw mut *go, 0, 0) };
+    unsafe { KeSetEvent(go.get(), 0, 0) };
     unsafe { ZwWaitForSingleObject(thread, 0, ptr::null_mut()) };
     unsafe { ZwClose(thread) };
     assert!(held(&sim).is_empty());

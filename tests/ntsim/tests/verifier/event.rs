@@ -15,20 +15,15 @@ use ntsim::verify::rule::{
 };
 use ntsim::{Clock, Config, boot, irql};
 
-use crate::{TAG, event, expect, expect_clean, machine, relative_ms, wait};
+use crate::{Event, TAG, event, expect, expect_clean, machine, relative_ms, wait};
 
-fn set(event: &KEVENT) -> i32 {
-    unsafe { KeSetEvent(ptr::from_ref(event).cast_mut(), 0, FALSE) }
+fn set(event: &Event) -> i32 {
+    unsafe { KeSetEvent(event.get(), 0, FALSE) }
 }
 
-fn read(event: &KEVENT) -> i32 {
-    unsafe { KeReadStateEvent(ptr::from_ref(event).cast_mut()) }
+fn read(event: &Event) -> i32 {
+    unsafe { KeReadStateEvent(event.get()) }
 }
-
-/// A shared event: its header is only touched by the simulator.
-struct Shared(Box<KEVENT>);
-unsafe impl Sync for Shared {}
-unsafe impl Send for Shared {}
 
 #[test]
 fn a_notification_event_stays_set_and_a_synchronisation_event_is_taken() {
@@ -37,11 +32,11 @@ fn a_notification_event_stays_set_and_a_synchronisation_event_is_taken() {
         let event = event(synchronization, false);
         assert_eq!(set(&event), 0);
         assert_eq!(set(&event), 1);
-        assert_eq!(wait(&raw const *event, None), STATUS_SUCCESS);
+        assert_eq!(wait(event.get(), None), STATUS_SUCCESS);
         assert_eq!(read(&event), left);
-        unsafe { KeClearEvent(ptr::from_ref(&*event).cast_mut()) };
-        assert_eq!(unsafe { KeResetEvent(ptr::from_ref(&*event).cast_mut()) }, 0);
-        assert_eq!(wait(&raw const *event, Some(0)), STATUS_TIMEOUT);
+        unsafe { KeClearEvent(event.get()) };
+        assert_eq!(unsafe { KeResetEvent(event.get()) }, 0);
+        assert_eq!(wait(event.get(), Some(0)), STATUS_TIMEOUT);
     }
     expect_clean(&sim);
 }
@@ -51,13 +46,13 @@ fn a_wait_ends_at_its_timeout() {
     let sim = machine();
     let event = event(false, false);
     let began = Instant::now();
-    assert_eq!(wait(&raw const *event, Some(-200_000)), STATUS_TIMEOUT);
+    assert_eq!(wait(event.get(), Some(-200_000)), STATUS_TIMEOUT);
     assert!(began.elapsed() >= Duration::from_millis(20));
     let absolute = i64::try_from(ntsim::clock::system_time()).unwrap() + 200_000;
     let began = Instant::now();
-    assert_eq!(wait(&raw const *event, Some(absolute)), STATUS_TIMEOUT);
+    assert_eq!(wait(event.get(), Some(absolute)), STATUS_TIMEOUT);
     assert!(began.elapsed() >= Duration::from_millis(15));
-    assert_eq!(wait(&raw const *event, Some(1)), STATUS_TIMEOUT, "a time in the past");
+    assert_eq!(wait(event.get(), Some(1)), STATUS_TIMEOUT, "a time in the past");
     let mut interval = relative_ms(10);
     let began = Instant::now();
     assert_eq!(unsafe { KeDelayExecutionThread(KernelMode, FALSE, &raw mut interval) }, STATUS_SUCCESS);
@@ -69,19 +64,18 @@ fn a_wait_ends_at_its_timeout() {
 fn a_synchronisation_event_releases_one_waiter_and_a_notification_event_all() {
     let sim = machine();
     for (synchronization, sets) in [(true, 3), (false, 1)] {
-        let event = Shared(event(synchronization, false));
+        let event = event(synchronization, false);
         let woken = AtomicU32::new(0);
         std::thread::scope(|scope| {
             for _ in 0..3 {
                 scope.spawn(|| {
-                    let event = &event;
-                    assert_eq!(wait(&raw const *event.0, None), STATUS_SUCCESS);
+                    assert_eq!(wait(event.get(), None), STATUS_SUCCESS);
                     woken.fetch_add(1, Ordering::SeqCst);
                 });
             }
             for count in 1..=sets {
                 std::thread::sleep(Duration::from_millis(20));
-                set(&event.0);
+                set(&event);
                 std::thread::sleep(Duration::from_millis(20));
                 if synchronization {
                     assert_eq!(woken.load(Ordering::SeqCst), count);
@@ -96,25 +90,23 @@ fn a_synchronisation_event_releases_one_waiter_and_a_notification_event_all() {
 #[test]
 fn an_event_that_is_set_and_reset_at_once_still_releases_its_waiter() {
     let sim = machine();
-    let event = Shared(event(false, false));
+    let event = event(false, false);
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
         scope.spawn(|| {
-            let event = &event;
-            assert_eq!(wait(&raw const *event.0, None), STATUS_SUCCESS);
+            assert_eq!(wait(event.get(), None), STATUS_SUCCESS);
             done.store(true, Ordering::SeqCst);
         });
         std::thread::sleep(Duration::from_millis(30));
-        set(&event.0);
-        unsafe { KeResetEvent(ptr::from_ref(&*event.0).cast_mut()) };
+        set(&event);
+        unsafe { KeResetEvent(event.get()) };
     });
     assert!(done.load(Ordering::SeqCst));
     expect_clean(&sim);
 }
 
-fn wait_multiple(events: &[&KEVENT], all: bool, timeout_ms: i64) -> NTSTATUS {
-    let mut objects: Vec<PVOID> =
-        events.iter().map(|&event| ptr::from_ref(event).cast_mut().cast()).collect();
+fn wait_multiple(events: &[&Event], all: bool, timeout_ms: i64) -> NTSTATUS {
+    let mut objects: Vec<PVOID> = events.iter().map(|event| event.get().cast()).collect();
     let mut timeout = relative_ms(timeout_ms);
     let mut blocks: Vec<KWAIT_BLOCK> = vec![unsafe { std::mem::zeroed() }; events.len()];
     let blocks = if events.len() > 3 { blocks.as_mut_ptr() } else { ptr::null_mut() };
@@ -146,18 +138,17 @@ fn waiting_for_any_tells_which_and_takes_only_that() {
 #[test]
 fn waiting_for_all_takes_all_or_none() {
     let sim = machine();
-    let (first, second) = (Shared(event(true, true)), Shared(event(true, false)));
-    assert_eq!(wait_multiple(&[&first.0, &second.0], true, 10), STATUS_TIMEOUT);
-    assert_eq!(read(&first.0), 1);
+    let (first, second) = (event(true, true), event(true, false));
+    assert_eq!(wait_multiple(&[&first, &second], true, 10), STATUS_TIMEOUT);
+    assert_eq!(read(&first), 1);
     std::thread::scope(|scope| {
         scope.spawn(|| {
-            let (first, second) = (&first, &second);
-            assert_eq!(wait_multiple(&[&first.0, &second.0], true, 60_000), STATUS_SUCCESS);
+            assert_eq!(wait_multiple(&[&first, &second], true, 60_000), STATUS_SUCCESS);
         });
         std::thread::sleep(Duration::from_millis(20));
-        set(&second.0);
+        set(&second);
     });
-    assert_eq!((read(&first.0), read(&second.0)), (0, 0));
+    assert_eq!((read(&first), read(&second)), (0, 0));
     expect_clean(&sim);
 }
 
@@ -165,7 +156,7 @@ fn waiting_for_all_takes_all_or_none() {
 fn too_many_objects_are_refused() {
     let sim = machine();
     let event = event(false, true);
-    let mut objects: Vec<PVOID> = vec![ptr::from_ref(&*event).cast_mut().cast(); 65];
+    let mut objects: Vec<PVOID> = vec![event.get().cast(); 65];
     let mut blocks: Vec<KWAIT_BLOCK> = vec![unsafe { std::mem::zeroed() }; 65];
     let mut refused = |count, blocks| unsafe {
         KeWaitForMultipleObjects(
@@ -190,12 +181,12 @@ fn a_thread_blocks_below_dispatch_level_only() {
     let sim = machine();
     let event = event(false, true);
     let raised = irql::raise_scope();
-    assert_eq!(wait(&raw const *event, Some(0)), STATUS_SUCCESS);
+    assert_eq!(wait(event.get(), Some(0)), STATUS_SUCCESS);
     assert_eq!(set(&event), 1);
     expect_clean(&sim);
-    wait(&raw const *event, None);
-    wait(&raw const *event, Some(-1));
-    unsafe { KeSetEvent(ptr::from_ref(&*event).cast_mut(), 0, TRUE) };
+    wait(event.get(), None);
+    wait(event.get(), Some(-1));
+    unsafe { KeSetEvent(event.get(), 0, TRUE) };
     let mut interval = relative_ms(1);
     unsafe { KeDelayExecutionThread(KernelMode, FALSE, &raw mut interval) };
     drop(raised);
@@ -219,7 +210,8 @@ fn an_event_that_was_moved_or_never_initialised_is_seen() {
     let sim = machine();
     let zeroed: Box<KEVENT> = unsafe { Box::new(std::mem::zeroed()) };
     assert_eq!(wait(&raw const *zeroed, None), STATUS_INVALID_PARAMETER);
-    let moved = Box::new(*event(false, true));
+    let original = event(false, true);
+    let moved = Event(Box::new(unsafe { original.get().read() }.into()));
     assert_eq!(set(&moved), 0);
     assert_eq!(wait(ptr::null::<KEVENT>(), None), STATUS_INVALID_PARAMETER);
     let block: *mut KEVENT = unsafe { ExAllocatePool2(POOL_FLAG_NON_PAGED, size_of::<KEVENT>(), TAG) }.cast();
@@ -261,12 +253,11 @@ fn an_event_is_not_freed_or_initialised_under_its_waiter() {
 #[test]
 fn under_a_virtual_clock_a_wait_ends_when_the_clock_is_moved_past_it() {
     let sim = boot(Config { clock: Clock::Virtual, ..Config::default() });
-    let event = Shared(event(false, false));
+    let event = event(false, false);
     let ended = AtomicBool::new(false);
     std::thread::scope(|scope| {
         scope.spawn(|| {
-            let event = &event;
-            assert_eq!(wait(&raw const *event.0, Some(-10_000_000_000)), STATUS_TIMEOUT);
+            assert_eq!(wait(event.get(), Some(-10_000_000_000)), STATUS_TIMEOUT);
             ended.store(true, Ordering::SeqCst);
         });
         std::thread::sleep(Duration::from_millis(30));

@@ -145,8 +145,8 @@ fn a_thread_does_not_block_under_a_lock() {
     let event = event(false, true);
     let raised = raise_scope();
     take(1, "a");
-    wait(&raw const *event, None);
-    wait(&raw const *event, Some(0));
+    wait(event.get(), None);
+    wait(event.get(), Some(0));
     lock_released(1);
     drop(raised);
     expect(&sim, &[&IRQL_TOO_HIGH, &LOCK_HELD_BLOCKING]);

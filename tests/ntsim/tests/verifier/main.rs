@@ -20,6 +20,7 @@ mod rundown;
 mod thread;
 mod timer;
 
+use std::cell::UnsafeCell;
 use std::ptr;
 
 use ntsim::sys::nt::{
@@ -56,11 +57,23 @@ fn held(sim: &Sim) -> Vec<&'static str> {
 
 const TAG: u32 = u32::from_le_bytes(*b"Test");
 
-/// An event at an address that does not change.
-fn event(synchronization: bool, signalled: bool) -> Box<KEVENT> {
-    let mut event: Box<KEVENT> = unsafe { Box::new(std::mem::zeroed()) };
+/// An event at an address that does not change, shared with the simulator and other threads.
+struct Event(Box<UnsafeCell<KEVENT>>);
+// SAFETY: only the simulator looks into it, under its own lock.
+unsafe impl Sync for Event {}
+// SAFETY: as above.
+unsafe impl Send for Event {}
+
+impl Event {
+    fn get(&self) -> *mut KEVENT {
+        self.0.get()
+    }
+}
+
+fn event(synchronization: bool, signalled: bool) -> Event {
+    let event = Event(unsafe { Box::new(std::mem::zeroed()) });
     let kind = if synchronization { SynchronizationEvent } else { NotificationEvent };
-    unsafe { KeInitializeEvent(&raw mut *event, kind, u8::from(signalled)) };
+    unsafe { KeInitializeEvent(event.get(), kind, u8::from(signalled)) };
     event
 }
 

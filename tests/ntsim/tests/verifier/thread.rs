@@ -83,15 +83,15 @@ fn handles_references_and_running_threads_are_held() {
         wait(context.cast_const(), None);
     }
     let sim = machine();
-    let mut go = event(false, false);
-    let handle = create(wait_for, (&raw mut *go).cast());
+    let go = event(false, false);
+    let handle = create(wait_for, go.get().cast());
     assert_eq!(held(&sim), ["running thread", "thread handle"]);
     let object = reference(handle);
     unsafe { ObReferenceObject(object) };
     unsafe { ObfReferenceObject(object) };
     unsafe { ZwClose(handle) };
     assert_eq!(held(&sim), ["running thread", "thread reference"]);
-    unsafe { ntsim::sys::nt::KeSetEvent(&raw mut *go, 0, 0) };
+    unsafe { ntsim::sys::nt::KeSetEvent(go.get(), 0, 0) };
     wait(object.cast_const(), None);
     unsafe { ObfDereferenceObject(object) };
     unsafe { ObfDereferenceObject(object) };
