@@ -73,8 +73,8 @@ pub fn flag(request: &Request, name: &str, default: bool) -> Result<bool, String
 
 /// Opens the channel and serves it on threads of its own, for good.
 ///
-/// The port is that of the variable `WEIR_WINE_<STAND-IN>_PORT`, or one of the system's choice; it is written to
-/// `<stand-in>.port` in [`crate::env::FOLDER`], as decimal digits, once the channel is open.
+/// The port is one of the system's choice; it is written to `<stand-in>.port` in the folder of the setting
+/// [`crate::env::FOLDER`], as decimal digits, once the channel is open.
 #[cfg(windows)]
 pub fn serve(handle: fn(&str, &Request) -> Outcome) {
     crate::thread::spawn(move || {
@@ -88,17 +88,11 @@ pub fn serve(handle: fn(&str, &Request) -> Outcome) {
 fn run(handle: fn(&str, &Request) -> Outcome) -> Result<(), String> {
     use crate::{env, log, net, thread};
 
-    let name = log::name();
-    let variable = format!("WEIR_WINE_{}_PORT", name.to_uppercase());
-    let port = match env::var(&variable) {
-        Some(text) => text.parse().map_err(|_| format!("{variable}: {text:?} is no port"))?,
-        None => 0,
-    };
     net::start().map_err(|error| format!("{error:?}"))?;
-    let listener = net::Listener::bind(port).map_err(|error| format!("port {port}: {error:?}"))?;
+    let listener = net::Listener::bind(0).map_err(|error| format!("{error:?}"))?;
     let port = listener.port().map_err(|error| format!("{error:?}"))?;
     crate::log!("drive channel on 127.0.0.1:{port}");
-    if let Some(path) = env::file(&format!("{name}.port")) {
+    if let Some(path) = env::file(&format!("{}.port", log::name())) {
         log::write_file(&path, &format!("{port}\n"));
     }
     loop {

@@ -1,10 +1,11 @@
-//! The log: one line for each message, in `<stand-in>.log` of [`crate::env::FOLDER`] and on standard error.
+//! The log: one line for each message, in `<stand-in>.log` of the folder [`crate::env::FOLDER`] and on standard error.
 //!
 //! A line is `<milliseconds since the process's clock began> <stand-in> <thread id> <message>`. What tells of a fault
 //! begins with `CRASH:` (the process ends) or `VIOLATION:` (the driver broke a rule of the kernel).
 
 use alloc::string::{String, ToString};
-use core::ffi::c_void;
+use alloc::vec::Vec;
+use core::ffi::{c_char, c_int, c_void};
 use core::fmt::Arguments;
 use core::ptr::{null, null_mut};
 use core::sync::atomic::{AtomicPtr, Ordering};
@@ -14,11 +15,16 @@ use windows_sys::Win32::Storage::FileSystem::{
     CREATE_ALWAYS, CreateFileW, FILE_APPEND_DATA, FILE_ATTRIBUTE_NORMAL, FILE_SHARE_DELETE, FILE_SHARE_READ,
     FILE_SHARE_WRITE, OPEN_ALWAYS, WriteFile,
 };
-use windows_sys::Win32::System::Console::{GetStdHandle, STD_ERROR_HANDLE};
 use windows_sys::Win32::System::Threading::GetCurrentThreadId;
 
 use crate::sync::Mutex;
 use crate::{env, time};
+
+#[link(name = "ntdll.dll", kind = "raw-dylib", modifiers = "+verbatim")]
+unsafe extern "C" {
+    /// Wine's own: writes to the standard error of Linux, which a driver's process has no handle for.
+    fn __wine_dbg_output(text: *const c_char) -> c_int;
+}
 
 /// Writes a message to the log.
 #[macro_export]
@@ -110,9 +116,7 @@ pub fn write(message: Arguments<'_>) {
     let thread = unsafe { GetCurrentThreadId() };
     let line: String = alloc::format!("{} {} {thread:x} {message}\n", time::milliseconds(), name());
     FILE.write(&line);
-    // SAFETY: no preconditions.
-    let stderr = unsafe { GetStdHandle(STD_ERROR_HANDLE) };
-    if !stderr.is_null() && stderr != INVALID_HANDLE_VALUE {
-        write_to(stderr, &line);
-    }
+    let line: Vec<u8> = line.into_bytes().into_iter().filter(|byte| *byte != 0).chain([0]).collect();
+    // SAFETY: the text ends with a zero.
+    unsafe { __wine_dbg_output(line.as_ptr().cast()) };
 }
