@@ -35,8 +35,12 @@
 //! Modules depend downwards only. Those without the kernel are built on every target, and shared with the tools.
 #![no_std]
 
-#[cfg(any(test, feature = "sim"))]
+// The image has the kernel alone; everywhere else the shared library that cargo makes of it too wants a runtime.
+#[cfg(not(image))]
 extern crate std;
+
+#[cfg(image)]
+mod image;
 
 pub mod config;
 pub mod policy;
@@ -68,7 +72,6 @@ pub mod wsk;
 /// For the I/O manager to call, with the driver's object and the path of the service's registry key, at
 /// PASSIVE_LEVEL.
 #[cfg(kernel)]
-#[cfg_attr(not(feature = "sim"), unsafe(no_mangle))]
 #[expect(non_snake_case, reason = "the name that the linker is told")]
 pub unsafe extern "system" fn DriverEntry(
     object: *mut sys::nt::DRIVER_OBJECT,

@@ -214,7 +214,7 @@ impl<'p> Key<'p> {
 impl Drop for Key<'_> {
     fn drop(&mut self) {
         // SAFETY: the handle is ours, and closed once; PASSIVE_LEVEL by the token that the key borrows.
-        unsafe { nt::ZwClose(self.handle) };
+        _ = unsafe { nt::ZwClose(self.handle) };
     }
 }
 

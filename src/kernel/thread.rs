@@ -85,7 +85,7 @@ impl Thread {
         // Without a bound the wait can only end with the thread.
         let _ended = self.wait(passive, None);
         // SAFETY: the handle is ours, and closed once; the token says PASSIVE_LEVEL.
-        unsafe { nt::ZwClose(self.handle) };
+        _ = unsafe { nt::ZwClose(self.handle) };
     }
 
     /// Waits until the thread has ended, for `bound` at most.

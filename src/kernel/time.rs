@@ -67,5 +67,5 @@ pub fn delay(_passive: &Passive, interval: Interval) {
     let mut interval = interval.relative();
     // SAFETY: the token says PASSIVE_LEVEL; the interval is read before the call returns. Not alertable, so that
     // it only returns when the time is over.
-    unsafe { nt::KeDelayExecutionThread(nt::KernelMode, nt::FALSE, &raw mut interval) };
+    _ = unsafe { nt::KeDelayExecutionThread(nt::KernelMode, nt::FALSE, &raw mut interval) };
 }

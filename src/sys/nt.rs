@@ -3,14 +3,19 @@
 //! Enumeration constants are plain constants here, and unions are reached through the functions below, so that
 //! the spelling of generated bindings stays out of the driver.
 
-#[cfg(feature = "sim")]
-pub use ntsim::sys::nt::{
+#[cfg(image)]
+mod image;
+mod proof;
+
+macro_rules! facade {
+    ($($source:ident)::+) => {
+        pub use $($source)::+::{
     ALL_PROCESSOR_GROUPS, DEVICE_OBJECT, DRIVER_OBJECT, EX_RUNDOWN_REF, ExAcquireRundownProtection,
     ExAllocatePool2, ExFreePoolWithTag, ExInitializeRundownProtection, ExReInitializeRundownProtection,
     ExReleaseRundownProtection, ExWaitForRundownProtectionRelease, Executive, FALSE, FILE_DEVICE_NETWORK,
     FILE_DEVICE_SECURE_OPEN, GUID, HANDLE, IO_NO_INCREMENT, IRP, IoAllocateIrp, IoAllocateMdl, IoCancelIrp,
     IoCreateDevice, IoDeleteDevice, IoFreeIrp, IoFreeMdl, IoReuseIrp, IoSetCompletionRoutine, KEVENT,
-    KEY_READ, KIRQL, KeClearEvent, KeDelayExecutionThread, KeGetCurrentProcessorIndex, KeInitializeEvent,
+    KEY_READ, KIRQL, KeBugCheckEx, KeClearEvent, KeDelayExecutionThread, KeGetCurrentProcessorIndex, KeInitializeEvent,
     KeLowerIrql, KeQueryActiveProcessorCountEx, KeQueryInterruptTime, KeQueryMaximumProcessorCountEx,
     KeQueryPerformanceCounter, KeQuerySystemTimePrecise, KeRaiseIrqlToDpcLevel, KeReadStateEvent, KeSetEvent,
     KeWaitForMultipleObjects, KeWaitForSingleObject, KernelMode, KeyBasicInformation,
@@ -26,6 +31,13 @@ pub use ntsim::sys::nt::{
     THREAD_ALL_ACCESS, TRUE, UNICODE_STRING, WaitAny, YieldProcessor, ZwClose, ZwEnumerateKey,
     ZwEnumerateValueKey, ZwOpenKey, ZwQueryValueKey, ZwWaitForSingleObject,
 };
+    };
+}
+
+#[cfg(image)]
+facade!(image);
+#[cfg(feature = "sim")]
+facade!(ntsim::sys::nt);
 
 /// The status of a wait that the first object ended.
 pub const STATUS_WAIT_0: NTSTATUS = 0;
@@ -50,10 +62,13 @@ pub const fn large_integer_value(integer: &LARGE_INTEGER) -> i64 {
 ///
 /// # Safety
 /// `irp` points to an IRP that the caller owns, or that is being completed to it.
-#[cfg(feature = "sim")]
 pub unsafe fn io_status(irp: PIRP) -> (NTSTATUS, usize) {
     // SAFETY: the caller's promise.
-    let block = unsafe { (*irp).IoStatus };
+    let block = unsafe { &(*irp).IoStatus };
+    // The union of status and pointer, whose name the headers do not give, comes first.
+    let status = core::ptr::from_ref(block).cast::<NTSTATUS>();
     // SAFETY: a kernel request's IoStatus holds a status; any bits are one.
-    (unsafe { block.u.Status }, block.Information)
+    let status = unsafe { status.read() };
+    #[allow(clippy::useless_conversion, reason = "a ULONG_PTR is a u64 in the bindings")]
+    (status, block.Information as usize)
 }

@@ -1,5 +1,10 @@
 //! The Network Module Registrar, as a driver calls it: types of `netioddk.h`, and the exports of `netio.sys`. Raw; the
 //! safe side is in `crate::ext`.
 
+#[cfg(image)]
+mod abi;
+#[cfg(image)]
+pub use abi::*;
+
 #[cfg(feature = "sim")]
 pub use ntsim::sys::nmr::*;

@@ -1,0 +1,120 @@
+//! The NT kernel as the image has it: wdk-sys, and what its headers define inline or hide in unnamed unions.
+
+#![allow(non_snake_case, non_upper_case_globals)]
+
+pub use wdk_sys::ntddk::*;
+pub use wdk_sys::*;
+
+use core::ptr::null_mut;
+
+pub const TRUE: BOOLEAN = 1;
+pub const FALSE: BOOLEAN = 0;
+
+pub const ALL_PROCESSOR_GROUPS: USHORT = 0xFFFF;
+pub const IO_NO_INCREMENT: KPRIORITY = 0;
+pub const POOL_FLAG_NON_PAGED: POOL_FLAGS = 0x40;
+
+pub const KernelMode: KPROCESSOR_MODE = 0;
+pub use wdk_sys::_EVENT_TYPE::{NotificationEvent, SynchronizationEvent};
+pub use wdk_sys::_KEY_INFORMATION_CLASS::KeyBasicInformation;
+pub use wdk_sys::_KEY_VALUE_INFORMATION_CLASS::{KeyValueBasicInformation, KeyValuePartialInformation};
+pub use wdk_sys::_KWAIT_REASON::Executive;
+pub use wdk_sys::_WAIT_TYPE::WaitAny;
+
+const _: () = assert!(wdk_sys::_MODE::KernelMode == 0);
+
+/// Page "ExAllocatePool2".
+///
+/// # Safety
+/// As documented; a SIZE_T is a u64 in the bindings.
+pub unsafe fn ExAllocatePool2(flags: POOL_FLAGS, size: usize, tag: ULONG) -> PVOID {
+    // SAFETY: the caller's.
+    unsafe { wdk_sys::ntddk::ExAllocatePool2(flags, size as u64, tag) }
+}
+
+#[link(name = "ntoskrnl.exe", kind = "raw-dylib", modifiers = "+verbatim")]
+unsafe extern "system" {
+    pub fn KeLowerIrql(NewIrql: KIRQL);
+    pub fn KeQuerySystemTimePrecise(CurrentTime: PLARGE_INTEGER);
+    fn KfRaiseIrql(NewIrql: KIRQL) -> KIRQL;
+}
+
+// Before Windows 10 2004 the hardware abstraction layer was an image of its own; later ones forward.
+#[link(name = "hal.dll", kind = "raw-dylib", modifiers = "+verbatim")]
+unsafe extern "system" {
+    pub fn KeQueryPerformanceCounter(PerformanceFrequency: PLARGE_INTEGER) -> LARGE_INTEGER;
+}
+
+/// The current processor's number over all groups. IRQL: any; steady from DISPATCH_LEVEL up.
+///
+/// # Safety
+/// None beyond the ABI.
+pub unsafe fn KeGetCurrentProcessorIndex() -> ULONG {
+    // SAFETY: the number within a group is not asked for.
+    unsafe { KeGetCurrentProcessorNumberEx(null_mut()) }
+}
+
+/// Page "KeRaiseIrqlToDpcLevel function": for these processors it is inline in the headers.
+///
+/// # Safety
+/// The level is DISPATCH_LEVEL at most, and lowered again.
+pub unsafe fn KeRaiseIrqlToDpcLevel() -> KIRQL {
+    // SAFETY: the caller's promise.
+    unsafe { KfRaiseIrql(DISPATCH_LEVEL as KIRQL) }
+}
+
+/// `InterruptTime` of KUSER_SHARED_DATA, which every system maps here for the kernel.
+const SHARED_INTERRUPT_TIME: usize = 0xFFFF_F780_0000_0008;
+
+/// Page "KeQueryInterruptTime function": for these processors it is inline in the headers, one read.
+///
+/// # Safety
+/// None beyond the ABI.
+pub unsafe fn KeQueryInterruptTime() -> ULONGLONG {
+    let time = core::ptr::with_exposed_provenance::<ULONGLONG>(SHARED_INTERRUPT_TIME);
+    // SAFETY: mapped for as long as the system runs; the clock writes it in one access.
+    unsafe { time.read_volatile() }
+}
+
+/// Tells the processor that it waits in a loop.
+///
+/// # Safety
+/// None beyond the ABI.
+pub unsafe fn YieldProcessor() {
+    core::hint::spin_loop();
+}
+
+/// Where `Tail.Overlay.CurrentStackLocation` is, within unnamed unions.
+const CURRENT_STACK_LOCATION: usize = 0xB8;
+
+const _: () = assert!(core::mem::offset_of!(IRP, Tail) == 0x78 && size_of::<IRP>() == 0xD0);
+
+/// Page "IoSetCompletionRoutine macro (wdm.h)". IRQL: up to DISPATCH_LEVEL.
+///
+/// # Safety
+/// The IRP is the caller's, and has a stack location below the current one.
+pub unsafe fn IoSetCompletionRoutine(
+    irp: PIRP,
+    routine: PIO_COMPLETION_ROUTINE,
+    context: PVOID,
+    on_success: BOOLEAN,
+    on_error: BOOLEAN,
+    on_cancel: BOOLEAN,
+) {
+    // SAFETY: within the IRP.
+    let current = unsafe { irp.byte_add(CURRENT_STACK_LOCATION) };
+    // SAFETY: the field is a pointer to the current location.
+    let current = unsafe { current.cast::<PIO_STACK_LOCATION>().read() };
+    // SAFETY: the caller's promise.
+    let next = unsafe { current.sub(1) };
+    // SAFETY: as above; nobody else looks at it before the IRP is sent.
+    let next = unsafe { &mut *next };
+    next.CompletionRoutine = routine;
+    next.Context = context;
+    let wanted = [
+        (on_success, SL_INVOKE_ON_SUCCESS),
+        (on_error, SL_INVOKE_ON_ERROR),
+        (on_cancel, SL_INVOKE_ON_CANCEL),
+    ];
+    next.Control = wanted.iter().filter(|(on, _)| *on != FALSE).fold(0, |control, (_, bit)| control | *bit as u8);
+}
