@@ -18,6 +18,8 @@
 //! assert!(sim.report().is_clean());
 //! ```
 
+extern crate alloc;
+
 pub mod boot;
 pub mod clock;
 pub mod debug;
@@ -31,7 +33,9 @@ mod lock;
 pub mod nmr;
 mod object;
 pub mod pool;
+mod rcu;
 pub mod registry;
+mod rt;
 pub mod sys;
 pub mod tcpip;
 mod threads;

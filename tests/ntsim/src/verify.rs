@@ -156,6 +156,13 @@ pub struct Leak {
     pub backtrace: Option<String>,
 }
 
+impl Leak {
+    /// Something that has neither size nor tag.
+    pub(crate) fn new(kind: &'static str, id: usize, made_by: String) -> Self {
+        Self { kind, id, tag: None, size: 0, made_by, backtrace: None }
+    }
+}
+
 impl fmt::Display for Leak {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(out, "{} {:#x}", self.kind, self.id)?;

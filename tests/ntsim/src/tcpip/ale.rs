@@ -2,8 +2,9 @@
 //! "Metadata fields at each filtering layer" have them: IPv4 addresses and ports in host order, IPv6 addresses as
 //! bytes in network order; for ICMP the type stands in the local port's place, the code in the remote port's.
 
-use std::net::IpAddr;
-use std::sync::Arc;
+use alloc::boxed::Box;
+use alloc::sync::Arc;
+use core::net::IpAddr;
 
 use super::buffer::PacketBuffer;
 use super::table::{Direction, Endpoints, Entry};

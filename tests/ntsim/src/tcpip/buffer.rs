@@ -4,6 +4,7 @@
 //! the documented macros (NET_BUFFER_LIST_FIRST_NB, NET_BUFFER_NEXT_NB, NET_BUFFER_DATA_LENGTH and the like, pages of
 //! nblaccessors.h) stand at their places of NDIS 6.40, the rest is zero.
 
+use alloc::boxed::Box;
 use core::ffi::c_void;
 use core::mem::offset_of;
 

@@ -2,8 +2,9 @@
 //! destination, protocol and identification (RFC 791, RFC 8200 section 4.5). Memory is bounded: the oldest datagrams
 //! are given up.
 
-use std::collections::VecDeque;
-use std::net::IpAddr;
+use alloc::collections::VecDeque;
+use alloc::vec::Vec;
+use core::net::IpAddr;
 
 use hashbrown::HashMap;
 

@@ -17,9 +17,9 @@ mod fragment;
 mod table;
 mod token;
 
-use std::collections::VecDeque;
-use std::net::IpAddr;
-use std::sync::Arc;
+use alloc::collections::VecDeque;
+use alloc::sync::Arc;
+use core::net::IpAddr;
 
 use hashbrown::HashMap;
 
@@ -187,7 +187,7 @@ impl<H: Host, O: Observer> Stack<H, O> {
     pub fn finish(&mut self) {
         self.fragments.give_up();
         self.lingering.clear();
-        for (_, entry) in std::mem::take(&mut self.table) {
+        for (_, entry) in core::mem::take(&mut self.table) {
             let reason = if entry.closed { EndReason::Closed } else { EndReason::CaptureEnd };
             Self::end(&mut self.ale, &mut self.observer, &entry, reason);
         }

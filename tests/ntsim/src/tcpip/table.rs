@@ -1,6 +1,6 @@
 //! The connections that the stack knows.
 
-use std::net::IpAddr;
+use core::net::IpAddr;
 
 use super::{IPPROTO_TCP, IPPROTO_UDP, Identity, Packet, tcp};
 use crate::wfp::FlowRef;

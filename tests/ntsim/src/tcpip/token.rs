@@ -1,8 +1,9 @@
 //! TOKEN_ACCESS_INFORMATION (winnt.h), the value of ALE_USER_ID: the user is the first SID of the SID hash.
 
+use alloc::boxed::Box;
+use alloc::sync::Arc;
 use core::ffi::c_void;
 use core::ptr::null_mut;
-use std::sync::Arc;
 
 use crate::sys::fwp::FWP_BYTE_BLOB;
 

@@ -1,6 +1,7 @@
 //! The access check behind conditions on users: whether a security descriptor grants `FWP_ACTRL_MATCH_FILTER` to a
 //! token (*Permitting and Blocking Applications and Users*; *FWP_MATCH_TYPE*, remarks).
 
+use alloc::vec::Vec;
 use core::ffi::c_void;
 
 /// FWP_ACTRL_MATCH_FILTER (*Access Right Identifiers*).

@@ -1,5 +1,7 @@
 //! Between the platform's structures and the engine's types.
 
+use alloc::boxed::Box;
+use alloc::vec::Vec;
 use core::any::Any;
 use core::ffi::c_void;
 use core::ptr::null_mut;

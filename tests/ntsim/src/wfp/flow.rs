@@ -1,8 +1,11 @@
 //! Data flows and the contexts that callouts associate with them (*Associating Context with a Data Flow*).
 //! Callable at IRQL <= DISPATCH_LEVEL.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, LazyLock, Mutex, PoisonError, Weak};
+use alloc::format;
+use alloc::string::String;
+use alloc::sync::{Arc, Weak};
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use hashbrown::HashMap;
 use spin::mutex::SpinMutex;
@@ -10,11 +13,11 @@ use wfp_engine::flow::{AssociateError, Contexts, Deleted, Removal};
 
 use super::host::has_flows;
 use super::state::{ASYNCHRONOUS_DELETE, PUBLISHED};
+use crate::rt::{self, Condvar, Lazy, Mutex, lock};
 use crate::sys::nt::{
     NTSTATUS, STATUS_INVALID_PARAMETER, STATUS_NOT_FOUND, STATUS_OBJECT_NAME_EXISTS, STATUS_PENDING,
     STATUS_SUCCESS, STATUS_UNSUCCESSFUL,
 };
-use crate::verify::lock;
 use crate::{boot, irql};
 
 /// A data flow: what a connection is to the filter engine once it is authorized. It ends with [`flow_end`], or when the
@@ -34,7 +37,7 @@ pub(super) struct Flow {
 
 const SHARDS: usize = 16;
 type Shard = Mutex<HashMap<u64, Weak<Flow>>>;
-static FLOWS: [LazyLock<Shard>; SHARDS] = [const { LazyLock::new(Shard::default) }; SHARDS];
+static FLOWS: [Lazy<Shard>; SHARDS] = [const { Lazy::new(Shard::default) }; SHARDS];
 static NEXT: AtomicU64 = AtomicU64::new(1);
 
 fn shard(id: u64) -> &'static Shard {
@@ -150,24 +153,22 @@ static LATER: Later = Later { pending: Mutex::new(0), done: Condvar::new() };
 /// The flow delete function runs on a thread of its own, at DISPATCH_LEVEL.
 fn delete_later(context: Deleted) {
     *lock(&LATER.pending) += 1;
-    let run = move || {
-        std::thread::yield_now();
+    rt::spawn("wfp flow delete", move || {
+        rt::yield_now();
         {
             let _raised = irql::raise_scope();
             call_flow_delete(context);
         }
         *lock(&LATER.pending) -= 1;
         LATER.done.notify_all();
-    };
-    let spawned = std::thread::Builder::new().name("wfp flow delete".into()).spawn(run);
-    spawned.expect("a thread for a flow's deletion");
+    });
 }
 
 /// Waits for deletions on other threads.
 pub(super) fn drain() {
     let mut pending = lock(&LATER.pending);
     while *pending != 0 {
-        pending = LATER.done.wait(pending).unwrap_or_else(PoisonError::into_inner);
+        pending = rt::wait(&LATER.done, pending);
     }
 }
 

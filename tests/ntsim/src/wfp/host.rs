@@ -1,5 +1,6 @@
 //! One classification: the values of the stack as the engine reads them, and calls of the callouts.
 
+use alloc::format;
 use core::ffi::c_void;
 
 use wfp_engine::{Called, Decision, Filter, Host, Misuse, ValueRef, Verdict};

@@ -9,7 +9,6 @@ pub(crate) mod convert;
 mod flow;
 mod host;
 pub(crate) mod pend;
-mod rcu;
 pub(crate) mod state;
 #[cfg(test)]
 mod tests;

@@ -3,18 +3,21 @@
 //! The stack offers a completion with a classification; a callout may take it. Nothing can be pended that was not
 //! offered: without the offer, the metadata has no completion handle.
 
+use alloc::boxed::Box;
+use alloc::format;
+use alloc::string::String;
 use core::ffi::c_void;
-use std::cell::Cell;
-use std::collections::HashMap;
-use std::sync::{LazyLock, Mutex};
+
+use hashbrown::HashMap;
 
 use super::state::UNKNOWN_COMPLETION;
+use crate::rt::{self, Lazy, Mutex, lock};
 use crate::sys::fwp::{
     FWPS_INCOMING_METADATA_VALUES0, FWPS_METADATA_FIELD_COMPLETION_HANDLE, NET_BUFFER_LIST,
     STATUS_FWP_CANNOT_PEND,
 };
 use crate::sys::nt::{NTSTATUS, STATUS_INVALID_HANDLE};
-use crate::verify::{lock, violation};
+use crate::verify::violation;
 
 /// Called when the operation is completed, on the completing thread, with the packet that was given.
 type OnComplete = Box<dyn FnOnce(*mut NET_BUFFER_LIST) + Send>;
@@ -32,14 +35,14 @@ struct Operations {
     next: usize,
 }
 
-static OPERATIONS: LazyLock<Mutex<Operations>> = LazyLock::new(Mutex::default);
+static OPERATIONS: Lazy<Mutex<Operations>> = Lazy::new(Mutex::default);
 
 /// Handles start here, so that they are no other handles.
 const BASE: usize = 0xC0_0000;
 
-thread_local! {
+rt::thread_flags! {
     /// Whether the classification on this thread was pended.
-    static PENDED: Cell<bool> = const { Cell::new(false) };
+    static PENDED;
 }
 
 /// An offer to pend one classification. Gone with it unless it was taken.

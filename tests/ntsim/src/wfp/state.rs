@@ -1,12 +1,14 @@
 //! The one filter engine of the machine: the engine itself, the snapshot that classification reads, registered
 //! callouts, subscribers of the engine's state, and memory that was handed out.
 
+use alloc::boxed::Box;
+use alloc::format;
+use alloc::string::String;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
 use core::ffi::c_void;
-use std::cell::Cell;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, LazyLock, Mutex, MutexGuard};
-use std::thread::ThreadId;
-use std::time::{Duration, Instant};
+use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use core::time::Duration;
 
 use hashbrown::HashMap;
 use wfp_engine::{
@@ -14,8 +16,9 @@ use wfp_engine::{
 };
 
 use super::convert::{NativeFilter, to_guid};
-use super::rcu::Rcu;
 use crate::irql;
+use crate::rcu::Rcu;
+use crate::rt::{self, Condvar, Instant, Lazy, Mutex, MutexGuard, ThreadId, lock};
 use crate::sys::fwp::{
     FWP_CALLOUT_FLAG_ENABLE_COMMIT_ADD_NOTIFY, FWPM_SERVICE_RUNNING, FWPM_SERVICE_START_PENDING,
     FWPM_SERVICE_STATE, FWPM_SERVICE_STATE_CHANGE_CALLBACK0, FWPM_SERVICE_STOP_PENDING,
@@ -25,7 +28,7 @@ use crate::sys::fwp::{
     FWPS_CALLOUT_NOTIFY_FN2, FWPS_CALLOUT_NOTIFY_FN3, FWPS_CALLOUT_NOTIFY_TYPE,
 };
 use crate::sys::nt::{GUID, NTSTATUS, PASSIVE_LEVEL, STATUS_SUCCESS};
-use crate::verify::{Leak, lock, violation};
+use crate::verify::{Leak, violation};
 
 crate::rules! {
     pub(crate) MANAGEMENT_IN_CALLBACK = ("management call inside a classify or notify callback", "Callout Driver Programming Considerations");
@@ -122,15 +125,15 @@ pub(super) fn policy_generation() -> u64 {
     GENERATION.load(Ordering::Acquire)
 }
 
-static BFE: LazyLock<Mutex<Bfe>> = LazyLock::new(|| Mutex::new(Bfe::new()));
+static BFE: Lazy<Mutex<Bfe>> = Lazy::new(|| Mutex::new(Bfe::new()));
 /// A transaction has ended.
 static TRANSACTION_ENDED: Condvar = Condvar::new();
 /// A state callback has returned.
 static CALLBACK_RETURNED: Condvar = Condvar::new();
 
-thread_local! {
+rt::thread_flags! {
     /// Whether this thread is in a notify callback.
-    static NOTIFYING: Cell<bool> = const { Cell::new(false) };
+    static NOTIFYING;
 }
 
 /// Whether this thread is in a callback of the platform that holds what a management call would wait for.
@@ -310,10 +313,7 @@ pub(crate) fn with_session<T>(
                 if left.is_zero() {
                     return Err(Error::Timeout);
                 }
-                bfe = TRANSACTION_ENDED
-                    .wait_timeout(bfe, left)
-                    .unwrap_or_else(std::sync::PoisonError::into_inner)
-                    .0;
+                bfe = rt::wait_timeout(&TRANSACTION_ENDED, bfe, left);
             }
             result => return result,
         }
@@ -352,7 +352,7 @@ pub(crate) fn bfe_set_state(new: FWPM_SERVICE_STATE) {
             let Some(subscriber) = bfe.subscribers.iter_mut().find(|s| s.handle == handle) else {
                 continue;
             };
-            subscriber.running = Some(std::thread::current().id());
+            subscriber.running = Some(rt::current_thread());
             subscriber.callback.map(|callback| (callback, subscriber.context))
         };
         if let Some((callback, context)) = callback {
@@ -395,13 +395,13 @@ pub(crate) fn unsubscribe(api: &'static str, handle: usize) -> bool {
                 bfe.subscribers.remove(index);
                 return true;
             }
-            Some(thread) if thread == std::thread::current().id() => {
+            Some(thread) if thread == rt::current_thread() => {
                 violation(&UNSUBSCRIBE_IN_CALLBACK, api, "deadlock");
                 bfe.subscribers.remove(index);
                 return true;
             }
             Some(_) => {
-                bfe = CALLBACK_RETURNED.wait(bfe).unwrap_or_else(std::sync::PoisonError::into_inner);
+                bfe = rt::wait(&CALLBACK_RETURNED, bfe);
             }
         }
     }
@@ -429,7 +429,7 @@ pub(crate) fn stop() {
 pub(crate) fn report(leaks: &mut Vec<Leak>) {
     let bfe = lock(&BFE);
     let mut leak = |kind: &'static str, id: usize, made_by: String| {
-        leaks.push(Leak { kind, id, tag: None, size: 0, made_by, backtrace: None });
+        leaks.push(Leak::new(kind, id, made_by));
     };
     for session in bfe.engine.sessions() {
         leak("WFP engine handle", session_handle(session), "FwpmEngineOpen0".into());

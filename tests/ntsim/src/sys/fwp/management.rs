@@ -3,9 +3,10 @@
 
 #![allow(non_snake_case)]
 
+use alloc::format;
 use core::ffi::c_void;
 use core::ptr::null_mut;
-use std::time::Duration;
+use core::time::Duration;
 
 use wfp_engine::{CalloutSpec, Guid, ProviderSpec, SessionId, SubLayerSpec};
 

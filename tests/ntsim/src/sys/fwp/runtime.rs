@@ -3,7 +3,7 @@
 #![allow(non_snake_case)]
 
 use core::ffi::c_void;
-use std::sync::atomic::{AtomicBool, AtomicUsize};
+use core::sync::atomic::{AtomicBool, AtomicUsize};
 
 use super::{
     FWPS_CALLOUT_FLOW_DELETE_NOTIFY_FN0, FWPS_CALLOUT1, FWPS_CALLOUT2, FWPS_CALLOUT3, NET_BUFFER_LIST,
