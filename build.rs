@@ -127,7 +127,8 @@ mod version {
     pub fn resource() -> Vec<u8> {
         let package = |field: &str| env::var(format!("CARGO_PKG_{field}")).expect("cargo sets it");
         let number = |field| package(field).parse::<u32>().expect("a number");
-        let version = [number("VERSION_MAJOR") << 16 | number("VERSION_MINOR"), number("VERSION_PATCH") << 16];
+        let version =
+            [number("VERSION_MAJOR") << 16 | number("VERSION_MINOR"), number("VERSION_PATCH") << 16];
         let [high, low] = version;
         let fixed: Vec<u8> = [
             0xFEEF_04BD,

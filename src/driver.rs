@@ -78,6 +78,20 @@ fn step<T>(step: &'static str, result: Result<T>) -> core::result::Result<T, Fai
 /// # Errors
 /// Why the driver does not start; nothing of it is left then.
 pub unsafe fn start(passive: &mut Passive, object: *mut DRIVER_OBJECT, service: &[u16]) -> Result {
+    trace::open(passive);
+    // SAFETY: the caller's driver object.
+    let started = unsafe { start_traced(passive, object, service) };
+    if started.is_err() {
+        trace::close(passive);
+    }
+    started
+}
+
+/// [`start`], between the provider's registration and its end.
+///
+/// # Safety
+/// As for [`start`].
+unsafe fn start_traced(passive: &mut Passive, object: *mut DRIVER_OBJECT, service: &[u16]) -> Result {
     trace::emit(&Event::DriverStarting { version: env!("CARGO_PKG_VERSION") });
     let mut driver = match PoolBox::try_new(tags::DRIVER, Driver::NOTHING) {
         Ok(driver) => driver,
@@ -111,6 +125,7 @@ pub fn stop(passive: &mut Passive) {
     driver.stop(passive);
     drop(driver);
     trace::emit(&Event::DriverStopped {});
+    trace::close(passive);
 }
 
 impl Driver {

@@ -30,21 +30,9 @@ global_asm!(".globl DriverEntry", "DriverEntry: b {}", sym crate::DriverEntry);
 
 // What control flow guard calls until the kernel has set its own.
 #[cfg(target_arch = "x86_64")]
-global_asm!(
-    ".text",
-    ".p2align 4",
-    "weir_guard_check: ret",
-    ".p2align 4",
-    "weir_guard_dispatch: jmp rax",
-);
+global_asm!(".text", ".p2align 4", "weir_guard_check: ret", ".p2align 4", "weir_guard_dispatch: jmp rax",);
 #[cfg(target_arch = "aarch64")]
-global_asm!(
-    ".text",
-    ".p2align 4",
-    "weir_guard_check: ret",
-    ".p2align 4",
-    "weir_guard_dispatch: br x9",
-);
+global_asm!(".text", ".p2align 4", "weir_guard_check: ret", ".p2align 4", "weir_guard_dispatch: br x9",);
 
 // IMAGE_LOAD_CONFIG_DIRECTORY64 up to GuardMemcpyFunctionPointer (page "IMAGE_LOAD_CONFIG_DIRECTORY64"); the linker
 // makes the tables.
@@ -64,24 +52,24 @@ global_asm!(
     ".p2align 3",
     ".globl _load_config_used",
     "_load_config_used:",
-    ".long 0x140",    // Size
-    ".zero 0x54",     // TimeDateStamp to EditList
+    ".long 0x140", // Size
+    ".zero 0x54",  // TimeDateStamp to EditList
     ".quad __security_cookie",
-    ".zero 0x10",     // SEHandlerTable, SEHandlerCount
+    ".zero 0x10", // SEHandlerTable, SEHandlerCount
     ".quad __guard_check_icall_fptr",
     ".quad __guard_dispatch_icall_fptr",
     ".quad __guard_fids_table",
     ".quad __guard_fids_count",
     ".long __guard_flags",
-    ".zero 0x0C",     // CodeIntegrity
+    ".zero 0x0C", // CodeIntegrity
     ".quad __guard_iat_table",
     ".quad __guard_iat_count",
     ".quad __guard_longjmp_table",
     ".quad __guard_longjmp_count",
-    ".zero 0x38",     // DynamicValueRelocTable to HotPatchTableOffset, with what is reserved
-    ".zero 0x10",     // EnclaveConfigurationPointer, VolatileMetadataPointer
+    ".zero 0x38", // DynamicValueRelocTable to HotPatchTableOffset, with what is reserved
+    ".zero 0x10", // EnclaveConfigurationPointer, VolatileMetadataPointer
     ".quad __guard_eh_cont_table",
     ".quad __guard_eh_cont_count",
-    ".zero 0x28",     // GuardXFGCheckFunctionPointer to GuardMemcpyFunctionPointer
+    ".zero 0x28", // GuardXFGCheckFunctionPointer to GuardMemcpyFunctionPointer
     ".text",
 );

@@ -21,6 +21,8 @@
 )]
 
 pub mod device;
+#[cfg(image)]
+pub mod etw;
 pub mod event;
 pub mod irp;
 pub mod irql;

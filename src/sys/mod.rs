@@ -3,6 +3,8 @@
 //! Under the feature `sim` all of it comes from the simulated kernel. Only `kernel`, `wsk`, `ext` and `wfp` look in
 //! here; everyone else speaks to them.
 
+#[cfg(image)]
+pub mod etw;
 pub mod fwp;
 pub mod nmr;
 pub mod nt;

@@ -51,8 +51,20 @@ pub mod sink;
 #[cfg(feature = "sim")]
 use sink as backend;
 
+#[cfg(image)]
+mod etw;
+#[cfg(image)]
+use etw as backend;
+
+#[cfg(any(image, test))]
+mod metadata;
+#[cfg(any(image, test))]
+mod payload;
+#[cfg(kernel)]
+mod wanted;
+
 /// Without a kernel there is nobody to listen: the table serves documentation and tools.
-#[cfg(not(feature = "sim"))]
+#[cfg(not(kernel))]
 mod backend {
     use super::{Event, Keywords, Level};
 
@@ -61,6 +73,20 @@ mod backend {
     }
 
     pub const fn write(_event: &Event<'_>) {}
+}
+
+/// Makes the provider known, before the driver's first event. Without it, events are lost, and nothing else.
+#[cfg(kernel)]
+pub fn open(_passive: &crate::kernel::irql::Passive) {
+    #[cfg(image)]
+    etw::open(_passive);
+}
+
+/// Takes the provider away, after the driver's last event. Called once for each [`open`].
+#[cfg(kernel)]
+pub fn close(_passive: &crate::kernel::irql::Passive) {
+    #[cfg(image)]
+    etw::close(_passive);
 }
 
 #[cfg(test)]

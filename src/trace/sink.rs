@@ -4,18 +4,16 @@
 //! of its own for a moment, and must not call into the driver.
 
 use std::boxed::Box;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{PoisonError, RwLock};
 
+use super::wanted::Wanted;
 use super::{Event, Keywords, Level};
 
 type Sink = Box<dyn Fn(&Event<'_>) + Send + Sync>;
 
 /// The sink, and the number of its installation.
 static SINK: RwLock<(u64, Option<Sink>)> = RwLock::new((0, None));
-/// Keywords that the sink wants, with its level in the upper bits; 0: there is none.
-static WANTED: AtomicU64 = AtomicU64::new(0);
-const LEVEL_SHIFT: u32 = 56;
+static WANTED: Wanted = Wanted::nothing();
 
 /// The sink, as long as it is installed.
 #[derive(Debug)]
@@ -31,7 +29,7 @@ pub fn install(
     let mut place = SINK.write().unwrap_or_else(PoisonError::into_inner);
     let number = place.0.wrapping_add(1);
     *place = (number, Some(Box::new(sink)));
-    WANTED.store(u64::from(level as u8) << LEVEL_SHIFT | keywords.bits(), Ordering::Release);
+    WANTED.set(level as u8, keywords.bits());
     Installed(number)
 }
 
@@ -39,7 +37,7 @@ impl Drop for Installed {
     fn drop(&mut self) {
         let mut place = SINK.write().unwrap_or_else(PoisonError::into_inner);
         if place.0 == self.0 {
-            WANTED.store(0, Ordering::Release);
+            WANTED.clear();
             place.1 = None;
         }
     }
@@ -47,8 +45,7 @@ impl Drop for Installed {
 
 #[inline]
 pub(super) fn enabled(level: Level, keywords: Keywords) -> bool {
-    let wanted = WANTED.load(Ordering::Acquire);
-    u64::from(level as u8) <= wanted >> LEVEL_SHIFT && wanted & keywords.bits() != 0
+    WANTED.includes(level, keywords)
 }
 
 pub(super) fn write(event: &Event<'_>) {

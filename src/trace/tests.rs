@@ -4,10 +4,12 @@ use std::collections::HashSet;
 use std::format;
 use std::net::IpAddr;
 use std::string::String;
+use std::vec;
 use std::vec::Vec;
 
 use super::events::{CloseReason, Event, Kind, Value};
-use super::{Guid, NtStatus, PROVIDER_ID};
+use super::payload::Text;
+use super::{Guid, NtStatus, PROVIDER_ID, metadata, payload};
 use crate::policy::{Action, Direction};
 
 #[test]
@@ -90,6 +92,58 @@ fn a_guid_reads_what_it_prints() {
 fn a_status_is_shown_as_the_field_writes_it() {
     assert_eq!(format!("{}", NtStatus(0xC000_009A_u32.cast_signed())), "0xC000009A");
     assert_eq!(format!("{}", NtStatus(0)), "0x00000000");
+}
+
+/// What ETW is given for an event, its pieces put together.
+fn written(event: &Event<'_>) -> (Vec<u8>, Vec<u8>) {
+    let (metadata, payload) = payload::event(event);
+    let mut bytes = Vec::new();
+    payload.pieces(|piece| match piece {
+        Text::Utf8(text) => bytes.extend(text),
+        Text::Utf16(text) => bytes.extend(text.iter().flat_map(|unit| unit.to_le_bytes())),
+    });
+    (metadata.into(), bytes)
+}
+
+#[test]
+fn an_event_describes_itself_in_the_format_of_tracelogging() {
+    let name: Vec<u16> = "Naïve".encode_utf16().collect();
+    let (metadata, bytes) = written(&Event::SettingUnknown { name: &name });
+    assert_eq!(metadata, b"\x18\0\0SettingUnknown\0name\0\x16");
+    assert_eq!(bytes, b"\x0A\0N\0a\0\xEF\0v\0e\0");
+
+    let (metadata, bytes) = written(&Event::Degraded { part: "control", status: NtStatus(-1) });
+    assert_eq!(metadata, b"\x1C\0\0Degraded\0part\0\x97\x23status\0\x94\x0F");
+    assert_eq!(bytes, b"\x07\0control\xFF\xFF\xFF\xFF");
+
+    let (metadata, bytes) = written(&Event::ControlAccepted {
+        session: 0x0102_0304_0506_0708,
+        remote: "192.0.2.7".parse().unwrap(),
+        remote_port: 0x1234,
+    });
+    assert_eq!(metadata, b"\x32\0\0ControlAccepted\0session\0\x0Aremote\0\x8E\x09remote_port\0\x06");
+    assert_eq!(
+        bytes,
+        b"\x08\x07\x06\x05\x04\x03\x02\x01\x10\0\0\0\0\0\0\0\0\0\0\0\xFF\xFF\xC0\0\x02\x07\x34\x12"
+    );
+
+    let interface = PROVIDER_ID;
+    let provider = super::events::Provider::Builtin;
+    let (_, bytes) = written(&Event::ExtensionRegistered { session: 1, interface, provider });
+    let guid = b"\x74\xEA\xEE\x68\xE9\x36\xB6\x51\xD5\x9B\xEB\x01\x98\xBE\x0A\xFF";
+    assert_eq!(bytes, [&b"\x01\0\0\0\0\0\0\0"[..], guid, b"\x07\0builtin"].concat());
+
+    let fail_mode = super::events::FailMode::Closed;
+    assert_eq!(written(&Event::PolicyAbsent { fail_mode }).1, b"\x06\0closed");
+    assert_eq!(written(&Event::DriverStopped {}), (b"\x11\0\0DriverStopped\0".into(), Vec::new()));
+    assert_eq!(metadata::PROVIDER, *b"\x0E\0Weir.Driver\0");
+}
+
+#[test]
+fn a_text_is_cut_where_its_length_no_longer_fits() {
+    let long: Vec<u16> = vec![0x41; 40_000];
+    let (_, bytes) = written(&Event::SettingUnknown { name: &long });
+    assert_eq!((bytes.len(), &bytes[..2]), (2 + 65_534, &65_534_u16.to_le_bytes()[..]));
 }
 
 #[cfg(feature = "sim")]

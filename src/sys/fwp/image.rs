@@ -66,11 +66,7 @@ unsafe extern "system" {
         calloutId: *mut u32,
     ) -> NTSTATUS;
     pub fn FwpsCalloutUnregisterById0(calloutId: u32) -> NTSTATUS;
-    pub fn FwpsFlowAssociateContext0(
-        flowId: u64,
-        layerId: u16,
-        calloutId: u32,
-        flowContext: u64,
-    ) -> NTSTATUS;
+    pub fn FwpsFlowAssociateContext0(flowId: u64, layerId: u16, calloutId: u32, flowContext: u64)
+    -> NTSTATUS;
     pub fn FwpsFlowRemoveContext0(flowId: u64, layerId: u16, calloutId: u32) -> NTSTATUS;
 }

@@ -116,5 +116,6 @@ pub unsafe fn IoSetCompletionRoutine(
         (on_error, SL_INVOKE_ON_ERROR),
         (on_cancel, SL_INVOKE_ON_CANCEL),
     ];
-    next.Control = wanted.iter().filter(|(on, _)| *on != FALSE).fold(0, |control, (_, bit)| control | *bit as u8);
+    next.Control =
+        wanted.iter().filter(|(on, _)| *on != FALSE).fold(0, |control, (_, bit)| control | *bit as u8);
 }

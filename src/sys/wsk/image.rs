@@ -18,9 +18,7 @@ unsafe extern "system" {
         WskRegistration: *mut WSK_REGISTRATION,
         WskProviderCharacteristics: *mut WSK_PROVIDER_CHARACTERISTICS,
     ) -> NTSTATUS;
-    pub fn WskRegister(
-        WskClientNpi: *mut WSK_CLIENT_NPI,
-        WskRegistration: *mut WSK_REGISTRATION,
-    ) -> NTSTATUS;
+    pub fn WskRegister(WskClientNpi: *mut WSK_CLIENT_NPI, WskRegistration: *mut WSK_REGISTRATION)
+    -> NTSTATUS;
     pub fn WskReleaseProviderNPI(WskRegistration: *mut WSK_REGISTRATION);
 }
