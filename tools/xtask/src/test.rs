@@ -59,7 +59,8 @@ fn steps(area: Area) -> Vec<Step> {
             step("the simulated kernel keeps its rules", "cargo test --locked -p ntsim"),
             step(
                 "kernel primitives, configuration and the driver's units hold",
-                "cargo test --locked -p weir --lib --test kernel --test kernel_irp --test config --test reference",
+                "cargo test --locked -p weir --lib --test abi --test kernel --test kernel_irp --test config \
+                 --test reference",
             ),
             Step {
                 what: "misuse of IRQL does not compile, and for the stated reason",
