@@ -32,7 +32,7 @@ use crate::dispatch::{self, Dispatching, Rings};
 use crate::flow::Flows;
 use crate::kernel::device::Device;
 use crate::kernel::irql::Passive;
-use crate::kernel::pool::{PoolArc, PoolBox, tags};
+use crate::kernel::pool::{self, PoolArc, PoolBox, tags};
 use crate::kernel::{Result, Status};
 use crate::policy::Action;
 use crate::sys::nt::DRIVER_OBJECT;
@@ -78,6 +78,7 @@ fn step<T>(step: &'static str, result: Result<T>) -> core::result::Result<T, Fai
 /// # Errors
 /// Why the driver does not start; nothing of it is left then.
 pub unsafe fn start(passive: &mut Passive, object: *mut DRIVER_OBJECT, service: &[u16]) -> Result {
+    pool::look_up(passive);
     trace::open(passive);
     // SAFETY: the caller's driver object.
     let started = unsafe { start_traced(passive, object, service) };

@@ -747,3 +747,23 @@ fn weirs_own_listener_is_exempt_from_the_policy_and_nothing_else_is() {
         assert_eq!(events.named("ConnectionVerdict").len(), 4, "the exempt are no business of the policy");
     }
 }
+
+#[test]
+fn a_windows_without_exallocatepool2_runs_the_driver_on_the_older_function() {
+    let config = ntsim::Config { absent_routines: &["ExAllocatePool2"], ..ntsim::Config::default() };
+    let mut machine = Machine::boot_with(config);
+    machine.policy(ALLOW_ALL);
+    machine.load().unwrap();
+    let peer = web();
+    assert_eq!(peer.connect().action, PERMITTED);
+    peer.established();
+    peer.closure();
+    peer.end();
+    machine.events.wait_for("FlowClosed", 1);
+    // What serves the others does not serve this one.
+    machine.sim.fault(Plan::Api { name: "ExAllocatePoolWithTag", nth: 1 });
+    assert_eq!(web().connect().action, PERMITTED);
+    machine.sim.fault(Plan::None);
+    machine.events.wait_for("FlowsUntracked", 1);
+    machine.finish();
+}

@@ -1,6 +1,7 @@
 //! Non-paged pool memory: fallible, aligned, tagged. The driver's only allocator.
 //!
-//! Any code at or below DISPATCH_LEVEL may allocate and free (ExAllocatePool2 and ExFreePoolWithTag, non-paged).
+//! Any code at or below DISPATCH_LEVEL may allocate and free: ExAllocatePool2 where the system has it (Windows 10 2004
+//! and later; [`look_up`]), else ExAllocatePoolWithTag; and ExFreePoolWithTag. Non-paged, zeroed.
 //! Every block carries a [`Tag`] from the [`tags`] table, and goes back with the same one.
 //!
 //! Objects of more than [`MAX_BY_VALUE`] bytes are never moved through the stack: they are initialised in place
@@ -11,19 +12,22 @@
 //! let big = PoolBox::try_new(tags::THREAD, [0u8; 4096]);
 //! ```
 
+use core::ffi::c_void;
 use core::fmt;
 use core::mem::MaybeUninit;
 use core::ops::{Deref, DerefMut};
-use core::ptr::NonNull;
-use core::sync::atomic::{AtomicUsize, Ordering, fence};
+use core::ptr::{NonNull, null_mut};
+use core::sync::atomic::{AtomicPtr, AtomicUsize, Ordering, fence};
 
+use super::irql::Passive;
 use super::status::{Result, Status};
+use super::string::UnicodeStr;
 use crate::sys::nt;
 
 /// The largest object that may be moved by value into the pool, in bytes.
 pub const MAX_BY_VALUE: usize = 512;
 
-/// What ExAllocatePool2 aligns every block to on 64-bit Windows.
+/// What both functions align every block to on 64-bit Windows.
 const POOL_ALIGNMENT: usize = 16;
 
 /// A pool tag: four ASCII characters, as pool monitors show them.
@@ -93,13 +97,53 @@ tags! {
     CONTROL = b"WrCt";
 }
 
+/// ExAllocatePool2, or NULL.
+static ALLOCATE_POOL2: AtomicPtr<c_void> = AtomicPtr::new(null_mut());
+
+/// Looks for ExAllocatePool2, before the first allocation.
+pub fn look_up(_passive: &Passive) {
+    static NAME: [u16; 15] = {
+        let (mut units, mut index) = ([0; 15], 0);
+        while index < units.len() {
+            units[index] = b"ExAllocatePool2"[index] as u16;
+            index = index.wrapping_add(1);
+        }
+        units
+    };
+    let found = UnicodeStr::new(&NAME).map_or(null_mut(), |name| {
+        // SAFETY: PASSIVE_LEVEL; the name is only read.
+        unsafe { nt::MmGetSystemRoutineAddress(name.as_raw()) }
+    });
+    ALLOCATE_POOL2.store(found, Ordering::Release);
+}
+
+/// A block of pool memory, zeroed; NULL if there is none.
+///
+/// # Safety
+/// The size is not zero.
+unsafe fn allocate_block(size: usize, tag: Tag) -> *mut u8 {
+    let routine = ALLOCATE_POOL2.load(Ordering::Acquire);
+    if !routine.is_null() {
+        // SAFETY: the kernel's routine of that name has this type.
+        let routine = unsafe { core::mem::transmute::<*mut c_void, nt::EX_ALLOCATE_POOL2>(routine) };
+        // SAFETY: the size is not zero; callable up to DISPATCH_LEVEL for non-paged pool.
+        return unsafe { routine(nt::POOL_FLAG_NON_PAGED, size, tag.0) }.cast();
+    }
+    // SAFETY: as above.
+    let block = unsafe { nt::ExAllocatePoolWithTag(nt::NonPagedPoolNx, size, tag.0) }.cast::<u8>();
+    if !block.is_null() {
+        // SAFETY: the block has this size, and nobody else has it.
+        unsafe { block.write_bytes(0, size) };
+    }
+    block
+}
+
 /// Allocates `size` bytes, zeroed, aligned to `align`. The block's start is found again by [`free`].
 fn allocate(tag: Tag, size: usize, align: usize) -> Result<NonNull<u8>> {
     let padding = padding(align);
     let total = size.max(1).checked_add(padding).ok_or(Status::INSUFFICIENT_RESOURCES)?;
-    // SAFETY: the size is not zero; callable up to DISPATCH_LEVEL for non-paged pool.
-    let block = unsafe { nt::ExAllocatePool2(nt::POOL_FLAG_NON_PAGED, total, tag.0) };
-    let block = NonNull::new(block.cast::<u8>()).ok_or(Status::INSUFFICIENT_RESOURCES)?;
+    // SAFETY: the size is not zero.
+    let block = NonNull::new(unsafe { allocate_block(total, tag) }).ok_or(Status::INSUFFICIENT_RESOURCES)?;
     if padding == 0 {
         return Ok(block);
     }
@@ -132,7 +176,7 @@ unsafe fn free(tag: Tag, object: NonNull<u8>, align: usize) {
         // SAFETY: `allocate` wrote the block's address there.
         unsafe { header.read() }
     };
-    // SAFETY: the block came from ExAllocatePool2 with this tag.
+    // SAFETY: the block came from `allocate_block` with this tag.
     unsafe { nt::ExFreePoolWithTag(block.as_ptr().cast(), tag.0) };
 }
 
@@ -321,7 +365,7 @@ impl PoolSlice<u8> {
         if len == 0 {
             return Ok(Self { start: NonNull::dangling(), len, tag });
         }
-        // ExAllocatePool2 zeroes what it returns unless told otherwise.
+        // Blocks come zeroed.
         Ok(Self { start: allocate(tag, len, align_of::<u8>())?, len, tag })
     }
 }

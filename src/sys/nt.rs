@@ -10,8 +10,8 @@ mod proof;
 macro_rules! facade {
     ($($source:ident)::+) => {
         pub use $($source)::+::{
-    ALL_PROCESSOR_GROUPS, DEVICE_OBJECT, DRIVER_OBJECT, EX_RUNDOWN_REF, ExAcquireRundownProtection,
-    ExAllocatePool2, ExFreePoolWithTag, ExInitializeRundownProtection, ExReInitializeRundownProtection,
+    ALL_PROCESSOR_GROUPS, DEVICE_OBJECT, DRIVER_OBJECT, EX_ALLOCATE_POOL2, EX_RUNDOWN_REF, ExAcquireRundownProtection,
+    ExAllocatePoolWithTag, ExFreePoolWithTag, ExInitializeRundownProtection, ExReInitializeRundownProtection,
     ExReleaseRundownProtection, ExWaitForRundownProtectionRelease, Executive, FALSE, FILE_DEVICE_NETWORK,
     FILE_DEVICE_SECURE_OPEN, GUID, HANDLE, IO_NO_INCREMENT, IRP, IoAllocateIrp, IoAllocateMdl, IoCancelIrp,
     IoCreateDevice, IoDeleteDevice, IoFreeIrp, IoFreeMdl, IoReuseIrp, IoSetCompletionRoutine, KEVENT,
@@ -19,8 +19,8 @@ macro_rules! facade {
     KeLowerIrql, KeQueryActiveProcessorCountEx, KeQueryInterruptTime, KeQueryMaximumProcessorCountEx,
     KeQueryPerformanceCounter, KeQuerySystemTimePrecise, KeRaiseIrqlToDpcLevel, KeReadStateEvent, KeSetEvent,
     KeWaitForMultipleObjects, KeWaitForSingleObject, KernelMode, KeyBasicInformation,
-    KeyValueBasicInformation, KeyValuePartialInformation, LARGE_INTEGER, MDL, MmBuildMdlForNonPagedPool,
-    NTSTATUS, NotificationEvent, OBJ_CASE_INSENSITIVE, OBJ_KERNEL_HANDLE, OBJECT_ATTRIBUTES,
+    KeyValueBasicInformation, KeyValuePartialInformation, LARGE_INTEGER, MDL, MmBuildMdlForNonPagedPool, MmGetSystemRoutineAddress,
+    NTSTATUS, NonPagedPoolNx, NotificationEvent, OBJ_CASE_INSENSITIVE, OBJ_KERNEL_HANDLE, OBJECT_ATTRIBUTES,
     PIO_COMPLETION_ROUTINE, PIRP, PMDL, POOL_FLAG_NON_PAGED, PVOID, PsCreateSystemThread,
     STATUS_BUFFER_OVERFLOW, STATUS_BUFFER_TOO_SMALL, STATUS_CANCELLED, STATUS_CONNECTION_DISCONNECTED,
     STATUS_CONNECTION_RESET, STATUS_DATA_NOT_ACCEPTED, STATUS_DEVICE_NOT_READY,

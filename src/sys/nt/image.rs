@@ -1,6 +1,6 @@
 //! The NT kernel as the image has it: wdk-sys, and what its headers define inline or hide in unnamed unions.
 
-#![allow(non_snake_case, non_upper_case_globals)]
+#![allow(non_camel_case_types, non_snake_case, non_upper_case_globals)]
 
 pub use wdk_sys::ntddk::*;
 pub use wdk_sys::*;
@@ -12,6 +12,7 @@ pub const FALSE: BOOLEAN = 0;
 
 pub const ALL_PROCESSOR_GROUPS: USHORT = 0xFFFF;
 pub const IO_NO_INCREMENT: KPRIORITY = 0;
+pub type POOL_FLAGS = u64;
 pub const POOL_FLAG_NON_PAGED: POOL_FLAGS = 0x40;
 
 pub const KernelMode: KPROCESSOR_MODE = 0;
@@ -19,21 +20,18 @@ pub use wdk_sys::_EVENT_TYPE::{NotificationEvent, SynchronizationEvent};
 pub use wdk_sys::_KEY_INFORMATION_CLASS::KeyBasicInformation;
 pub use wdk_sys::_KEY_VALUE_INFORMATION_CLASS::{KeyValueBasicInformation, KeyValuePartialInformation};
 pub use wdk_sys::_KWAIT_REASON::Executive;
+pub use wdk_sys::_POOL_TYPE::NonPagedPoolNx;
 pub use wdk_sys::_WAIT_TYPE::WaitAny;
 
 const _: () = assert!(wdk_sys::_MODE::KernelMode == 0);
 
-/// Page "ExAllocatePool2".
-///
-/// # Safety
-/// As documented; a SIZE_T is a u64 in the bindings.
-pub unsafe fn ExAllocatePool2(flags: POOL_FLAGS, size: usize, tag: ULONG) -> PVOID {
-    // SAFETY: the caller's.
-    unsafe { wdk_sys::ntddk::ExAllocatePool2(flags, size as u64, tag) }
-}
+/// Page "ExAllocatePool2". Not imported: it is younger than the oldest Windows that weir runs on.
+pub type EX_ALLOCATE_POOL2 = unsafe extern "system" fn(POOL_FLAGS, usize, ULONG) -> PVOID;
 
 #[link(name = "ntoskrnl.exe", kind = "raw-dylib", modifiers = "+verbatim")]
 unsafe extern "system" {
+    // Deprecated, so wdk-sys does not bind it; there is nothing else before Windows 10 2004.
+    pub fn ExAllocatePoolWithTag(PoolType: POOL_TYPE, NumberOfBytes: usize, Tag: ULONG) -> PVOID;
     pub fn KeLowerIrql(NewIrql: KIRQL);
     pub fn KeQuerySystemTimePrecise(CurrentTime: PLARGE_INTEGER);
     fn KfRaiseIrql(NewIrql: KIRQL) -> KIRQL;

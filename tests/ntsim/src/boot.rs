@@ -36,6 +36,8 @@ pub struct Config {
     pub migrate_every: u32,
     /// How long something that must end may take before it is called hung.
     pub hang_after: Duration,
+    /// Exports that this Windows, an older one, does not have.
+    pub absent_routines: &'static [&'static str],
     /// How Winsock Kernel behaves.
     pub wsk: crate::wsk::Config,
 }
@@ -51,6 +53,7 @@ impl Default for Config {
             quarantine: 1 << 20,
             migrate_every: 0,
             hang_after: Duration::from_mins(2),
+            absent_routines: &[],
             wsk: crate::wsk::Config::default(),
         }
     }
@@ -60,6 +63,7 @@ static RUNNING: Mutex<bool> = Mutex::new(false);
 static STOPPED: Condvar = Condvar::new();
 static GENERATION: AtomicU64 = AtomicU64::new(0);
 static HANG_AFTER_MS: AtomicU64 = AtomicU64::new(0);
+static ABSENT_ROUTINES: Mutex<&[&str]> = Mutex::new(&[]);
 
 type Hook = Box<dyn FnOnce() + Send>;
 static AT_SHUTDOWN: Mutex<Vec<Hook>> = Mutex::new(Vec::new());
@@ -73,6 +77,10 @@ pub fn generation() -> u64 {
 /// runs first. For subsystems that hold state of their own.
 pub fn at_shutdown(hook: impl FnOnce() + Send + 'static) {
     lock(&AT_SHUTDOWN).push(Box::new(hook));
+}
+
+pub(crate) fn routine_is_absent(name: &str) -> bool {
+    lock(&ABSENT_ROUTINES).contains(&name)
 }
 
 pub(crate) fn hang_after() -> Duration {
@@ -106,6 +114,7 @@ pub fn boot(config: Config) -> Sim {
     drop(running);
     GENERATION.fetch_add(1, Ordering::AcqRel);
     HANG_AFTER_MS.store(u64::try_from(config.hang_after.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    *lock(&ABSENT_ROUTINES) = config.absent_routines;
     verify::start(config.strict, config.backtraces);
     crate::lock::reset();
     fault::set(Plan::None);

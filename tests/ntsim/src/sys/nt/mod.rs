@@ -18,6 +18,7 @@ mod irql;
 mod object;
 mod pool;
 mod registry;
+mod routine;
 mod rundown;
 mod status;
 mod string;
@@ -49,7 +50,8 @@ pub use object::{
     ObReferenceObject, ObReferenceObjectByHandle, ObfDereferenceObject, ObfReferenceObject,
     PsCreateSystemThread, PsTerminateSystemThread, ZwClose, ZwWaitForSingleObject,
 };
-pub use pool::{ExAllocatePool2, ExFreePool, ExFreePoolWithTag};
+pub use pool::{EX_ALLOCATE_POOL2, ExAllocatePool2, ExAllocatePoolWithTag, ExFreePool, ExFreePoolWithTag};
+pub use routine::MmGetSystemRoutineAddress;
 pub use registry::{ZwEnumerateKey, ZwEnumerateValueKey, ZwOpenKey, ZwQueryValueKey};
 pub use rundown::{
     ExAcquireRundownProtection, ExInitializeRundownProtection, ExReInitializeRundownProtection,

@@ -1,9 +1,9 @@
-//! Pool memory: wdm.h `ExAllocatePool2`, `ExFreePoolWithTag`.
+//! Pool memory: wdm.h `ExAllocatePool2`, `ExAllocatePoolWithTag`, `ExFreePoolWithTag`.
 
 use super::types::{
-    POOL_FLAG_CACHE_ALIGNED, POOL_FLAG_NON_PAGED, POOL_FLAG_NON_PAGED_EXECUTE, POOL_FLAG_PAGED,
-    POOL_FLAG_RAISE_ON_FAILURE, POOL_FLAG_SESSION, POOL_FLAG_UNINITIALIZED, POOL_FLAG_USE_QUOTA, POOL_FLAGS,
-    PVOID, SIZE_T, ULONG,
+    NonPagedPool, NonPagedPoolNx, POOL_FLAG_CACHE_ALIGNED, POOL_FLAG_NON_PAGED, POOL_FLAG_NON_PAGED_EXECUTE,
+    POOL_FLAG_PAGED, POOL_FLAG_RAISE_ON_FAILURE, POOL_FLAG_SESSION, POOL_FLAG_UNINITIALIZED,
+    POOL_FLAG_USE_QUOTA, POOL_FLAGS, POOL_TYPE, PVOID, PagedPool, SIZE_T, ULONG,
 };
 use crate::fault;
 use crate::irql::require_at_most;
@@ -69,6 +69,37 @@ pub unsafe extern "system-unwind" fn ExAllocatePool2(flags: POOL_FLAGS, size: SI
         cache_aligned: flags & POOL_FLAG_CACHE_ALIGNED != 0,
     })
     .cast()
+}
+
+/// What `MmGetSystemRoutineAddress` gives for "ExAllocatePool2".
+pub type EX_ALLOCATE_POOL2 = unsafe extern "system-unwind" fn(POOL_FLAGS, SIZE_T, ULONG) -> PVOID;
+
+/// Page "ExAllocatePoolWithTag", for the pool types that a driver of today asks for: IRQL <= DISPATCH_LEVEL, paged pool
+/// <= APC_LEVEL. The memory is not zeroed. Page "POOL_TYPE": NonPagedPool is executable.
+///
+/// # Safety
+/// As documented; callable with any arguments.
+pub unsafe extern "system-unwind" fn ExAllocatePoolWithTag(
+    kind: POOL_TYPE,
+    size: SIZE_T,
+    tag: ULONG,
+) -> PVOID {
+    const API: &str = "ExAllocatePoolWithTag";
+    let paged = kind == PagedPool;
+    require_at_most(API, irql_limit(paged));
+    if size == 0 || !tag_is_valid(tag) || ![NonPagedPool, PagedPool, NonPagedPoolNx].contains(&kind) {
+        let detail = format!("size {size}, tag {:?}, type {kind}", crate::verify::Tag(tag));
+        violation(&POOL_PARAMETER, API, detail);
+        return core::ptr::null_mut();
+    }
+    if kind == NonPagedPool {
+        violation(&POOL_EXECUTABLE, API, "NonPagedPool");
+    }
+    if fault::fail(API) {
+        return core::ptr::null_mut();
+    }
+    allocate(&Request { api: API, kind: Kind::Pool, size, tag, paged, zeroed: false, cache_aligned: false })
+        .cast()
 }
 
 /// Page "ExFreePoolWithTag": IRQL <= DISPATCH_LEVEL; <= APC_LEVEL for paged blocks. The tag is the one of allocation.

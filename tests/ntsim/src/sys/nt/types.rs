@@ -81,6 +81,7 @@ nt_enum! {
     WAIT_TYPE { WaitAll = 0, WaitAny = 1 }
     KWAIT_REASON { Executive = 0, DelayExecution = 4, UserRequest = 6, WrRundown = 36 }
     MODE { KernelModeValue = 0, UserModeValue = 1 }
+    POOL_TYPE { NonPagedPool = 0, PagedPool = 1, NonPagedPoolNx = 512 }
     WORK_QUEUE_TYPE { CriticalWorkQueue = 0, DelayedWorkQueue = 1, HyperCriticalWorkQueue = 2 }
     MM_PAGE_PRIORITY { LowPagePriority = 0, NormalPagePriority = 16, HighPagePriority = 32 }
     KEY_INFORMATION_CLASS {

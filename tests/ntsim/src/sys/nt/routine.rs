@@ -1,0 +1,26 @@
+//! Exports that are looked up: wdm.h `MmGetSystemRoutineAddress`.
+
+use core::ptr::null_mut;
+
+use super::pool::{EX_ALLOCATE_POOL2, ExAllocatePool2};
+use super::string::text;
+use super::types::{PASSIVE_LEVEL, PUNICODE_STRING, PVOID};
+use crate::irql::require_at_most;
+
+/// Page "MmGetSystemRoutineAddress": IRQL = PASSIVE_LEVEL; NULL for what the system does not export. Here that is all but
+/// what a driver has reason to look up, and what [`Config::absent_routines`](crate::Config::absent_routines) names.
+///
+/// # Safety
+/// `name` is valid.
+pub unsafe extern "system-unwind" fn MmGetSystemRoutineAddress(name: PUNICODE_STRING) -> PVOID {
+    require_at_most("MmGetSystemRoutineAddress", PASSIVE_LEVEL);
+    // SAFETY: as the caller promises.
+    let name = unsafe { text(name) }.unwrap_or_default();
+    if crate::boot::routine_is_absent(&name) {
+        return null_mut();
+    }
+    match name.as_str() {
+        "ExAllocatePool2" => (ExAllocatePool2 as EX_ALLOCATE_POOL2 as *const ()).cast_mut().cast(),
+        _ => null_mut(),
+    }
+}
