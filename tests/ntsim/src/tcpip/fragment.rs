@@ -83,7 +83,7 @@ impl Fragments {
             Some(State::Waiting(waiting)) if waiting.len() < MOST_HELD => waiting.push(held),
             Some(State::Waiting(_)) => self.orphans += 1,
             None => {
-                self.datagrams.insert(datagram, State::Waiting(vec![held]));
+                self.datagrams.insert(datagram, State::Waiting(Vec::from([held])));
                 self.followed(datagram);
             }
         }

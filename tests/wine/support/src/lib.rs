@@ -18,6 +18,7 @@ pub use serde_json as json;
 
 pub mod drive;
 pub mod nt;
+pub mod tracelogging;
 
 #[cfg(windows)]
 pub mod env;
@@ -35,3 +36,6 @@ pub mod sync;
 pub mod thread;
 #[cfg(windows)]
 pub mod time;
+
+#[cfg(windows)]
+pub use runtime::end_process;

@@ -28,6 +28,11 @@ impl Instant {
         self.0.saturating_sub(earlier.0)
     }
 
+    /// The counter itself, as a time.
+    pub fn since_start(self) -> Duration {
+        self.0
+    }
+
     pub fn elapsed(self) -> Duration {
         Self::now().saturating_duration_since(self)
     }
