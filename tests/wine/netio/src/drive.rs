@@ -1,0 +1,206 @@
+//! The drive channel's operations: what there is, what it counts, and what a test has happen.
+
+use crate::extension::{self, TOTALS};
+use crate::guid;
+use crate::machine;
+use crate::nmr::{self, scripted};
+use crate::registration::{self, Held};
+use crate::report;
+use crate::request;
+use crate::socket::{self, Category, Phase, Socket};
+use crate::sys::nt::GUID;
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicU64, Ordering};
+use core::time::Duration;
+use wine_support::drive::{self, Outcome, Request};
+use wine_support::json::{Value, json};
+use wine_support::thread;
+
+/// Opens the channel.
+pub fn serve() {
+    drive::serve(handle);
+}
+
+fn handle(op: &str, request: &Request) -> Outcome {
+    match op {
+        "status" => Ok(status()),
+        "sockets" => Ok(json!({ "sockets": socket::sockets().iter().map(describe).collect::<Vec<_>>() })),
+        "irps" => Ok(irps()),
+        "violations" => {
+            let (count, first) = report::violations();
+            Ok(json!({ "count": count, "first": first }))
+        }
+        "ready" => {
+            machine::set_ready(drive::flag(request, "on", true)?);
+            Ok(Value::Null)
+        }
+        "extension" => {
+            extension::set_answer(&npi(request)?, drive::text(request, "answer")?.parse()?);
+            Ok(Value::Null)
+        }
+        "pause" => {
+            extension::pause(drive::flag(request, "on", true)?);
+            Ok(Value::Null)
+        }
+        "kill" => each(request, None, Socket::fail),
+        "kill-listener" => each(request, Some(Category::Listen), Socket::fail),
+        "drop" => each(request, Some(Category::Connection), Socket::cut),
+        "backlog" => {
+            let bytes = drive::number(request, "bytes", 0, u64::from(u32::MAX))?;
+            let bytes = usize::try_from(bytes).map_err(|error| error.to_string())?;
+            each(request, Some(Category::Connection), |socket| {
+                socket.set_ideal_send_backlog(bytes);
+                true
+            })
+        }
+        "nmr" => {
+            let (clients, providers, bindings) = nmr::counts();
+            Ok(json!({ "clients": clients, "providers": providers, "bindings": bindings }))
+        }
+        "nmr-add" => {
+            let npi = npi(request)?;
+            if !scripted::add(npi, drive::flag(request, "pends", false)?) {
+                return Err(format!("there is a provider of {} already", guid::text(&npi)));
+            }
+            Ok(Value::Null)
+        }
+        "nmr-complete" => {
+            let npi = npi(request)?;
+            let completed = scripted::complete(&npi).ok_or_else(|| no_provider(&npi))?;
+            Ok(json!({ "completed": completed }))
+        }
+        "nmr-counts" => {
+            let npi = npi(request)?;
+            let scripted::Counts { attached, detached, cleaned } =
+                scripted::counts(&npi).ok_or_else(|| no_provider(&npi))?;
+            Ok(json!({ "attached": attached, "detached": detached, "cleaned": cleaned }))
+        }
+        "nmr-remove" => {
+            let npi = npi(request)?;
+            let after = drive::number(request, "after", 0, 60_000)?;
+            let leaving = scripted::remove(&npi).ok_or_else(|| no_provider(&npi))?;
+            thread::sleep(Duration::from_millis(after));
+            let completed = leaving.complete();
+            let scripted::Counts { attached, detached, cleaned } = leaving.finish();
+            Ok(json!({
+                "attached": attached, "detached": detached, "cleaned": cleaned, "completed": completed
+            }))
+        }
+        other => Err(format!("unknown operation {other:?}")),
+    }
+}
+
+fn no_provider(npi: &GUID) -> String {
+    format!("there is no provider of {}", guid::text(npi))
+}
+
+fn npi(request: &Request) -> Result<GUID, String> {
+    let text = drive::text(request, "npi")?;
+    guid::parse(text).ok_or_else(|| format!("\"npi\" is no GUID: {text:?}"))
+}
+
+/// Does something to the socket that is named, or to all of a category; says to how many.
+fn each(request: &Request, of: Option<Category>, act: impl Fn(&Socket) -> bool) -> Outcome {
+    let id = match request.get("socket") {
+        None | Some(Value::Null) if of.is_some() => None,
+        _ => Some(drive::number(request, "socket", 0, u64::MAX)?),
+    };
+    let chosen: Vec<_> = socket::sockets()
+        .into_iter()
+        .filter(|socket| id.is_none_or(|id| socket.id == id))
+        .filter(|socket| of.is_none_or(|category| socket.category == category))
+        .collect();
+    if let (Some(id), true) = (id, chosen.is_empty()) {
+        return Err(format!("there is no such socket {id}"));
+    }
+    let count = chosen.iter().filter(|socket| act(socket)).count();
+    Ok(json!({ "sockets": count }))
+}
+
+fn status() -> Value {
+    let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
+    let clients: Vec<_> = registration::clients()
+        .iter()
+        .map(|client| {
+            let Held { captures, calls, sockets, irps } = client.held();
+            json!({
+                "id": client.id, "captures": captures, "calls": calls, "sockets": sockets, "irps": irps
+            })
+        })
+        .collect();
+    let (violations, _) = report::violations();
+    json!({
+        "ready": machine::is_ready(),
+        "clients": clients,
+        "sockets": socket::sockets().len(),
+        "irps": request::outstanding().len(),
+        "violations": violations,
+        "leaks": registration::leaks(),
+        "extensions": {
+            "granted": read(&TOTALS.granted),
+            "refused": read(&TOTALS.refused),
+            "callbacks": read(&TOTALS.callbacks),
+            "functions": read(&TOTALS.functions),
+            "after_close": read(&TOTALS.after_close),
+            "functions_after_close": read(&TOTALS.functions_after_close),
+        },
+    })
+}
+
+fn irps() -> Value {
+    let list: Vec<_> = request::outstanding()
+        .into_iter()
+        .map(|(irp, api, socket)| json!({ "irp": format!("{irp:#x}"), "function": api, "socket": socket }))
+        .collect();
+    json!({ "irps": list })
+}
+
+fn describe(socket: &Arc<Socket>) -> Value {
+    let state = socket.state();
+    let (calls, irps) = state.busy();
+    let (receives, sends, connects) = state.connection.pending();
+    let extensions: Vec<_> = state
+        .extensions
+        .iter()
+        .map(|extension| {
+            let (callbacks, functions) = extension.provider.counts();
+            json!({
+                "npi": guid::text(&extension.npi),
+                "enabled": extension.enabled,
+                "callbacks": callbacks,
+                "functions": functions,
+            })
+        })
+        .collect();
+    json!({
+        "id": socket.id,
+        "client": socket.client.id,
+        "category": match socket.category {
+            Category::Basic => "basic",
+            Category::Listen => "listen",
+            Category::Connection => "connection",
+        },
+        "local": state.local.map(|address| address.to_string()),
+        "remote": state.remote.map(|address| address.to_string()),
+        "closing": state.phase != Phase::Open,
+        "dead": state.dead,
+        "events": state.enabled,
+        "calls": calls,
+        "irps": irps,
+        "callbacks": state.callbacks.len(),
+        "pending": {
+            "accepts": state.listening.pending(),
+            "receives": receives,
+            "sends": sends,
+            "connects": connects,
+        },
+        "accepted": state.listening.accepted,
+        "received": socket.received.load(Ordering::Relaxed),
+        "sent": socket.sent.load(Ordering::Relaxed),
+        "retained": state.connection.retained.len(),
+        "extensions": extensions,
+    })
+}

@@ -1,0 +1,7 @@
+//! Winsock Kernel, as the driver declares it.
+
+#[path = "../../../../../src/sys/wsk/abi.rs"]
+#[allow(dead_code, reason = "the whole interface, of which not every name is used")]
+mod abi;
+
+pub use abi::*;
