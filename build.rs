@@ -39,6 +39,7 @@ const LINK: &[&str] = &[
     // Reproducible: no time stamps, no folder of the build.
     "/Brepro",
     "/PDBALTPATH:weir.pdb",
+    "/PDBSOURCEPATH:weir",
     "/MANIFEST:NO",
     // Control flow guard's pointers are read-only once the kernel has set them.
     "/MERGE:.00cfg=.rdata",
@@ -50,6 +51,15 @@ fn link() {
     #[cfg(windows)]
     if let Err(error) = wdk_build::configure_wdk_binary_build() {
         panic!("the WDK: {error}");
+    }
+    // Elsewhere a stand-in of the same shape, which the build command has made.
+    #[cfg(not(windows))]
+    if let (Ok(kit), Ok(version)) = (env::var("WDKContentRoot"), env::var("Version_Number")) {
+        let folder = match env::var("CARGO_CFG_TARGET_ARCH").as_deref() {
+            Ok("aarch64") => "ARM64",
+            _ => "x64",
+        };
+        println!("cargo::rustc-link-search=native={kit}/Lib/{version}/km/{folder}");
     }
     for argument in LINK {
         println!("cargo::rustc-cdylib-link-arg={argument}");

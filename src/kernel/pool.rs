@@ -121,6 +121,7 @@ pub fn look_up(_passive: &Passive) {
 ///
 /// # Safety
 /// The size is not zero.
+#[inline(never)]
 unsafe fn allocate_block(size: usize, tag: Tag) -> *mut u8 {
     let routine = ALLOCATE_POOL2.load(Ordering::Acquire);
     if !routine.is_null() {

@@ -1,9 +1,10 @@
 //! `cargo xtask test`.
 
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 
 use clap::ValueEnum;
 
+use crate::install;
 use crate::step::{Step, has};
 
 /// A part of weir that can be tested alone.
@@ -113,11 +114,8 @@ const PROGRAMS: [(&str, &str, &str); 2] = [("cc", "--version", "gcc"), ("valgrin
 fn install() -> Result<(), String> {
     for (component, tool) in [("rustfmt", "fmt"), ("clippy", "clippy")] {
         if !has("cargo", tool) && !has(&format!("cargo-{tool}"), "--version") {
-            println!("installing {component}: rustup component add {component}");
-            let added = Command::new("rustup").args(["component", "add", component]).status();
-            if !added.is_ok_and(|status| status.success()) {
-                return Err(format!("{component} is missing: rustup component add {component}"));
-            }
+            install::rustup(&["component", "add", component], component, true)
+                .map_err(|error| error.to_string())?;
         }
     }
     let missing: Vec<_> = PROGRAMS
@@ -128,18 +126,7 @@ fn install() -> Result<(), String> {
     if missing.is_empty() {
         return Ok(());
     }
-    let packages = missing.join(" ");
-    println!("installing {packages}: apt-get install {packages}");
-    let script = format!("apt-get update -q && apt-get install -qy --no-install-recommends {packages}");
-    let as_root = if has("sudo", "--version") { ["sudo", "sh"] } else { ["sh", "sh"] };
-    let (program, arguments) = match as_root {
-        ["sudo", shell] => ("sudo", vec![shell, "-c", &script]),
-        [shell, _] => (shell, vec!["-c", script.as_str()]),
-    };
-    match Command::new(program).args(arguments).status() {
-        Ok(status) if status.success() => Ok(()),
-        _ => Err(format!("install the packages {packages}, then try again")),
-    }
+    install::packages(&missing, true).map_err(|error| error.to_string())
 }
 
 /// Runs the command.
