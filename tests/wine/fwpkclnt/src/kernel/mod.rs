@@ -18,6 +18,7 @@ pub(crate) mod processor;
 mod routine;
 mod rundown;
 mod security;
+mod shared;
 mod time;
 mod work;
 
@@ -96,6 +97,7 @@ pub(crate) fn find(name: &str) -> Option<*const ()> {
 /// `Processors` and `MaximumProcessors` (REG_SZ, decimal) are how many processors drivers see, and how many there may
 /// be; without them, as many as Wine sees, and no more.
 pub(crate) fn start() {
+    shared::start();
     let number = |name| env::setting(name).and_then(|text| text.parse().ok());
     // SAFETY: no preconditions.
     let real = unsafe { GetActiveProcessorCount(ALL_PROCESSOR_GROUPS) };
