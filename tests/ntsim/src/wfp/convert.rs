@@ -366,7 +366,7 @@ impl Store {
         FWP_VALUE0 { type_: FWP_UINT64, u: FWP_VALUE0_U { uint64: self.keep(number) } }
     }
 
-    fn value(&mut self, value: &Value) -> FWP_VALUE0 {
+    pub fn value(&mut self, value: &Value) -> FWP_VALUE0 {
         let type_ = value.data_type() as FWP_DATA_TYPE;
         let u = match value {
             Value::Empty => return FWP_VALUE0::ZERO,

@@ -27,7 +27,7 @@ mod sys;
 #[path = "../../../ntsim/src/tcpip/mod.rs"]
 mod tcpip;
 mod verify;
-#[allow(dead_code, reason = "shared with the simulated kernel, which uses all of it")]
+#[allow(dead_code, unused_imports, reason = "shared with the simulated kernel, which uses all of it")]
 #[path = "../../../ntsim/src/wfp/mod.rs"]
 mod wfp;
 

@@ -95,8 +95,12 @@ unsafe extern "system" fn notify(reason: u32, data: *const Notification, _contex
     // SAFETY: the loader's own.
     let data = unsafe { &*data };
     match reason {
-        // SAFETY: the module is mapped, its name is the loader's.
-        LOADED => unsafe { loaded(&*data.base_name, data.base) },
+        LOADED => {
+            // SAFETY: the loader's own.
+            let name = unsafe { &*data.base_name };
+            // SAFETY: the module is mapped.
+            unsafe { loaded(name, data.base) };
+        }
         UNLOADED => unloaded(data.base),
         _ => {}
     }
@@ -104,20 +108,24 @@ unsafe extern "system" fn notify(reason: u32, data: *const Notification, _contex
 
 /// # Safety
 /// The name is the loader's and the module is mapped.
-#[expect(clippy::multiple_unsafe_ops_per_block, reason = "one call of it, whose argument is read")]
 unsafe fn loaded(name: &UNICODE_STRING, base: *mut u8) {
     // SAFETY: a counted string has that many bytes.
     let name = unsafe { core::slice::from_raw_parts(name.Buffer, usize::from(name.Length) / 2) };
     let name = String::from_utf16_lossy(name).to_lowercase();
     let mut drivers = DRIVERS.lock();
     let known = drivers.iter().any(|(known, _)| *known == base.addr());
-    if !name.ends_with(".sys") || name == "fwpkclnt.sys" || known {
+    if !is_driver(&name) || name == "fwpkclnt.sys" || known {
         return;
     }
     drivers.push((base.addr(), name.clone()));
     drop(drivers);
     // SAFETY: the module is mapped.
     unsafe { patch(&name, base) };
+}
+
+/// Whether a file is a driver, by its name in lower case.
+fn is_driver(name: &str) -> bool {
+    name.rsplit_once('.').is_some_and(|(_, extension)| extension == "sys")
 }
 
 fn unloaded(base: *mut u8) {
@@ -226,6 +234,7 @@ unsafe fn patch(driver: &str, base: *mut u8) {
             };
             // SAFETY: an import by name leads to a hint and the name.
             let name = unsafe { name_at(base, hint + HINT) };
+            #[expect(clippy::cast_ptr_alignment, reason = "the format aligns the table")]
             // SAFETY: each name has its address.
             let slot = unsafe { base.add(addresses + offset) }.cast::<*const ()>();
             // SAFETY: as above.
@@ -255,7 +264,9 @@ unsafe fn resolve(driver: &str, name: &str, slot: *mut *const ()) -> bool {
     let address = unsafe { slot.read() };
     // SAFETY: the loader has resolved it to code.
     if unsafe { is_stub(address) } {
-        log!("GAP: {driver} imports {name}, which neither Wine nor this image has: a call of it ends the process");
+        log!(
+            "GAP: {driver} imports {name}, which neither Wine nor this image has: a call of it ends the process"
+        );
     }
     false
 }

@@ -54,12 +54,8 @@ static VIOLATIONS: Mutex<Vec<String>> = Mutex::new(Vec::new());
 #[cold]
 pub(crate) fn violation(rule: &'static Rule, api: &'static str, detail: impl Into<String>) {
     let page = if rule.page.is_empty() { api } else { rule.page };
-    let text = alloc::format!(
-        "{}: {api}: {} (page \"{page}\", IRQL {})",
-        rule.name,
-        detail.into(),
-        irql::current()
-    );
+    let text =
+        alloc::format!("{}: {api}: {} (page \"{page}\", IRQL {})", rule.name, detail.into(), irql::current());
     wine_support::log!("VIOLATION: {text}");
     COUNT.fetch_add(1, Ordering::Relaxed);
     let mut kept = VIOLATIONS.lock();

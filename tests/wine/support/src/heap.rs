@@ -29,6 +29,7 @@ impl Heap {
         }
         // At least 16 bytes before the block are part of it, since the heap's own alignment divides the one wanted.
         let block = start.map_addr(|address| (address + room) & !(room - 1));
+        #[expect(clippy::cast_ptr_alignment, reason = "aligned to more than 16")]
         // SAFETY: the word before the block lies between `start` and the block.
         let header = unsafe { block.cast::<*mut u8>().sub(1) };
         // SAFETY: as above; the block is aligned for a pointer.
@@ -49,6 +50,7 @@ unsafe impl GlobalAlloc for Heap {
 
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
         let start = if layout.align() > HEAP_ALIGNMENT {
+            #[expect(clippy::cast_ptr_alignment, reason = "aligned to more than 16")]
             // SAFETY: `take` has left the start of such a block in the word before it.
             let header = unsafe { block.cast::<*mut u8>().sub(1) };
             // SAFETY: as above.

@@ -31,7 +31,8 @@ pub fn start() -> Result<(), WinsockError> {
     }
 }
 
-const ADDRESS_SIZE: i32 = size_of::<SOCKADDR_IN>().cast_signed() as i32;
+const ADDRESS_SIZE: i32 = 16;
+const _: () = assert!(size_of::<SOCKADDR_IN>() == 16);
 
 struct Socket(SOCKET);
 

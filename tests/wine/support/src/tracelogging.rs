@@ -315,21 +315,23 @@ fn hex(bytes: &[u8]) -> String {
 
 /// A GUID as it lies in memory, in the registry's spelling.
 pub fn guid(bytes: [u8; 16]) -> String {
-    let [a, b, c, d, e, f, g, h, rest @ ..] = bytes;
-    let tail = hex(&rest);
-    let (first, last) = tail.split_at(4);
+    // The first three members are little-endian numbers.
+    const ORDER: [usize; 16] = [3, 2, 1, 0, 5, 4, 7, 6, 8, 9, 10, 11, 12, 13, 14, 15];
+    let digits = hex(&ORDER.map(|index| bytes[index]));
     format!(
-        "{{{:08x}-{:04x}-{:04x}-{first}-{last}}}",
-        u32::from_le_bytes([a, b, c, d]),
-        u16::from_le_bytes([e, f]),
-        u16::from_le_bytes([g, h]),
+        "{{{}-{}-{}-{}-{}}}",
+        &digits[..8],
+        &digits[8..12],
+        &digits[12..16],
+        &digits[16..20],
+        &digits[20..]
     )
 }
 
 fn sid(values: &mut Values<'_>) -> Result<String, Malformed> {
     let [revision, count] = values.array()?;
-    let [a, b, c, d, e, f] = values.array()?;
-    let authority = u64::from_be_bytes([0, 0, a, b, c, d, e, f]);
+    let authority: [u8; 6] = values.array()?;
+    let authority = authority.iter().fold(0u64, |number, byte| number << 8 | u64::from(*byte));
     let mut text = format!("S-{revision}-{authority}");
     for _ in 0..count {
         let part = u32::from_le_bytes(values.array()?);

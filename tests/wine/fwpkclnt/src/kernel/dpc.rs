@@ -52,7 +52,11 @@ fn serve() {
 }
 
 /// FALSE if it is queued already.
-pub(super) unsafe extern "system" fn KeInsertQueueDpc(dpc: *mut KDPC, first: PVOID, second: PVOID) -> BOOLEAN {
+pub(super) unsafe extern "system" fn KeInsertQueueDpc(
+    dpc: *mut KDPC,
+    first: PVOID,
+    second: PVOID,
+) -> BOOLEAN {
     let mut queue = QUEUE.lock();
     // SAFETY: by the function's page the DPC is initialised; under the queue's lock.
     let object = unsafe { &mut *dpc };

@@ -99,7 +99,10 @@ fn allocate(api: &'static str, size: usize, tag: u32, least: usize, fill: u8) ->
 
 /// A tag as it is written: its bytes from the lowest.
 fn tag_text(tag: u32) -> String {
-    tag.to_le_bytes().iter().map(|byte| if byte.is_ascii_graphic() { char::from(*byte) } else { '.' }).collect()
+    tag.to_le_bytes()
+        .iter()
+        .map(|byte| if byte.is_ascii_graphic() { char::from(*byte) } else { '.' })
+        .collect()
 }
 
 /// Frees a block; with a tag of 0, whatever its tag is.
@@ -148,7 +151,11 @@ fn free(api: &'static str, address: *mut c_void, tag: u32) {
 
 /// "Zero-initialized by default"; flags that are not known and not optional are refused, and so is no type or more
 /// than one (page "POOL_FLAGS").
-pub(super) unsafe extern "system" fn ExAllocatePool2(flags: POOL_FLAGS, size: usize, tag: u32) -> *mut c_void {
+pub(super) unsafe extern "system" fn ExAllocatePool2(
+    flags: POOL_FLAGS,
+    size: usize,
+    tag: u32,
+) -> *mut c_void {
     const TYPES: POOL_FLAGS = POOL_FLAG_NON_PAGED | POOL_FLAG_NON_PAGED_EXECUTE | POOL_FLAG_PAGED;
     const KNOWN: POOL_FLAGS = TYPES
         | POOL_FLAG_USE_QUOTA

@@ -20,7 +20,6 @@ pub(super) struct GenericMapping {
 
 /// "If AccessMode is KernelMode, access is granted": to what was asked for, and what was granted before. Callers in
 /// user mode do not exist here; they are denied.
-#[expect(clippy::too_many_arguments, reason = "the function's")]
 pub(super) unsafe extern "system" fn SeAccessCheck(
     _descriptor: PVOID,
     _subject: PVOID,

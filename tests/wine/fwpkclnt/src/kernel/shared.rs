@@ -18,6 +18,9 @@ const KERNEL: u64 = 0xFFFF_F780_0000_0000;
 const USER: u64 = 0x7FFE_0000;
 const SIZE: u64 = 0x1000;
 
+/// The kind of an access violation.
+const READ: usize = 0;
+
 /// The trap flag of EFLAGS: one instruction, then an exception.
 const TRAP: u32 = 0x100;
 
@@ -26,7 +29,8 @@ static STEPPING: ThreadWord = ThreadWord::new();
 
 /// The general registers, by their numbers.
 fn registers(context: &mut CONTEXT) -> [&mut u64; 16] {
-    let CONTEXT { Rax, Rcx, Rdx, Rbx, Rsp, Rbp, Rsi, Rdi, R8, R9, R10, R11, R12, R13, R14, R15, .. } = context;
+    let CONTEXT { Rax, Rcx, Rdx, Rbx, Rsp, Rbp, Rsi, Rdi, R8, R9, R10, R11, R12, R13, R14, R15, .. } =
+        context;
     [Rax, Rcx, Rdx, Rbx, Rsp, Rbp, Rsi, Rdi, R8, R9, R10, R11, R12, R13, R14, R15]
 }
 
@@ -66,8 +70,6 @@ unsafe extern "system" fn handle(pointers: *mut EXCEPTION_POINTERS) -> i32 {
     let handled = match record.ExceptionCode {
         EXCEPTION_ACCESS_VIOLATION => {
             let [kind, address, ..] = record.ExceptionInformation;
-            /// Of an access violation: the kind of the access.
-            const READ: usize = 0;
             kind == READ && is_in(KERNEL, address as u64) && redirect(context)
         }
         EXCEPTION_SINGLE_STEP => {
