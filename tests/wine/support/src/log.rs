@@ -33,27 +33,32 @@ macro_rules! log {
 }
 
 /// A file that only grows. Each write is one piece, also when others append to the same file.
-pub struct Appender(AtomicPtr<c_void>);
+pub struct Appender {
+    handle: AtomicPtr<c_void>,
+    /// Wine looks for the end of the file and writes in two steps.
+    one_at_a_time: Mutex<()>,
+}
 
 impl Appender {
     /// Not open: writes nothing.
     pub const fn closed() -> Self {
-        Self(AtomicPtr::new(null_mut()))
+        Self { handle: AtomicPtr::new(null_mut()), one_at_a_time: Mutex::new(()) }
     }
 
     /// Opens a file by its Windows path, for good. An earlier one stays open and is written to no more.
     pub fn open(&self, path: &str) -> bool {
         let handle = open(path, FILE_APPEND_DATA, OPEN_ALWAYS);
         if handle != INVALID_HANDLE_VALUE {
-            self.0.store(handle, Ordering::Release);
+            self.handle.store(handle, Ordering::Release);
         }
         handle != INVALID_HANDLE_VALUE
     }
 
     /// Appends a text. What cannot be written is lost.
     pub fn write(&self, text: &str) {
-        let handle = self.0.load(Ordering::Acquire);
+        let handle = self.handle.load(Ordering::Acquire);
         if !handle.is_null() {
+            let _one = self.one_at_a_time.lock();
             write_to(handle, text);
         }
     }
