@@ -11,6 +11,7 @@
     )
 )]
 
+mod endpoint;
 pub mod schema;
 
 #[cfg(kernel)]

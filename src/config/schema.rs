@@ -351,8 +351,7 @@ fn endpoint(text: &[Unit]) -> Result<Option<SocketAddr>, Refused> {
             _ => return Err(Refused::NotText),
         };
     }
-    let text = str::from_utf8(ascii).map_err(|_| Refused::NotText)?;
-    text.parse().map(Some).map_err(|_| Refused::BadAddress)
+    super::endpoint::parse(ascii).map(Some).ok_or(Refused::BadAddress)
 }
 
 fn extensions(text: &[Unit]) -> Result<Extensions, Refused> {

@@ -2,6 +2,7 @@
 
 use core::cell::UnsafeCell;
 use core::fmt;
+use core::mem::ManuallyDrop;
 use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 use super::key::Key;
@@ -100,8 +101,9 @@ pub struct Connection {
     until: AtomicU64,
     ways: [Way; 2],
     population: PoolArc<Population>,
-    /// The next connection of the same bucket. Guarded by the bucket's lock.
-    pub(super) next: UnsafeCell<Option<Ref>>,
+    /// The next connection of the same bucket. Guarded by the bucket's lock. Its last owner goes on with it, so that a
+    /// chain of any length is freed on a stack of one size.
+    pub(super) next: UnsafeCell<ManuallyDrop<Option<Ref>>>,
 }
 
 // SAFETY: `next` is only touched under the lock of the connection's bucket; the rest is atomic, immutable, or
@@ -134,7 +136,7 @@ impl Connection {
             until: AtomicU64::new(0),
             ways: [Way::default(), Way::default()],
             population,
-            next: UnsafeCell::new(None),
+            next: UnsafeCell::new(ManuallyDrop::new(None)),
         }
     }
 

@@ -5,6 +5,7 @@
 //! DISPATCH_LEVEL.
 
 use core::fmt;
+use core::mem::ManuallyDrop;
 use core::ops::Deref;
 use core::ptr::NonNull;
 use core::sync::atomic::{Ordering, fence};
@@ -31,10 +32,14 @@ impl Ref {
         Ok(Self(PoolBox::try_new(tags::CONNECTION, connection)?.into_raw()))
     }
 
+    /// Gives this ownership up, to whoever has the pointer.
+    fn into_raw(self) -> NonNull<Connection> {
+        ManuallyDrop::new(self).0
+    }
+
     /// Gives this ownership to a flow context. Never zero.
     pub fn into_context(self) -> u64 {
-        let this = core::mem::ManuallyDrop::new(self);
-        this.0.expose_provenance().get() as u64
+        self.into_raw().expose_provenance().get() as u64
     }
 
     /// Takes the ownership back.
@@ -108,14 +113,19 @@ unsafe impl Linked for Connection {
     }
 
     unsafe fn release(object: NonNull<Self>) {
-        // SAFETY: the caller is an owner (contract).
-        let connection = unsafe { object.as_ref() };
-        if connection.owners.fetch_sub(1, Ordering::Release) != 1 {
-            return;
+        let mut owned = Some(object);
+        while let Some(object) = owned {
+            // SAFETY: the caller is an owner (contract), or the connection before it was.
+            let connection = unsafe { object.as_ref() };
+            if connection.owners.fetch_sub(1, Ordering::Release) != 1 {
+                return;
+            }
+            // Whatever the other owners did to it happened before it is freed.
+            fence(Ordering::Acquire);
+            // SAFETY: that was the last owner; the block was made by `Ref::try_new` with this tag.
+            let mut connection = unsafe { PoolBox::from_raw(tags::CONNECTION, object) };
+            owned = connection.next.get_mut().take().map(Ref::into_raw);
+            drop(connection);
         }
-        // Whatever the other owners did to it happened before it is freed.
-        fence(Ordering::Acquire);
-        // SAFETY: that was the last owner; the block was made by `Ref::try_new` with this tag.
-        drop(unsafe { PoolBox::from_raw(tags::CONNECTION, object) });
     }
 }

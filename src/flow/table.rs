@@ -7,6 +7,7 @@
 //! connection on endpoints whose old one lingers) are told apart by flow handle or endpoint.
 
 use core::fmt;
+use core::mem::ManuallyDrop;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use super::connection::{Connection, Decided, Population};
@@ -174,7 +175,7 @@ impl Chain {
     fn push(&mut self, connection: Ref) {
         let next = self.first.take();
         // SAFETY: a connection that comes into a bucket is in none, and this one's lock is held.
-        unsafe { *connection.next.get() = next };
+        unsafe { *connection.next.get() = ManuallyDrop::new(next) };
         self.first = Some(connection);
     }
 
@@ -204,10 +205,51 @@ impl Chain {
                     return Some(connection);
                 }
                 Some(connection) => {
-                    place = connection.next.get();
+                    place = connection.next.get().cast();
                     *slot = Some(connection);
                 }
             }
         }
+    }
+}
+
+#[cfg(all(test, feature = "sim"))]
+mod tests {
+    use super::{Flows, Inserted};
+    use crate::flow::connection::Decided;
+    use crate::flow::key::Key;
+    use crate::kernel::irql::Passive;
+    use crate::policy::{Action, Direction, Family};
+
+    #[test]
+    fn a_long_chain_is_freed_on_a_small_stack() {
+        const CONNECTIONS: u32 = 5_000;
+        let _sim = ntsim::boot(ntsim::Config::default());
+        let decided = Decided { action: Action::Allow, rule: None, generation: 1 };
+        let key = Key {
+            family: Family::V4,
+            protocol: 6,
+            local: Default::default(),
+            remote: Default::default(),
+            local_port: 1,
+            remote_port: 2,
+        };
+        let fill_and_drop = move || {
+            // SAFETY: a test's thread is at PASSIVE_LEVEL.
+            let mut passive = unsafe { Passive::assume() };
+            let flows = Flows::try_new(&passive, CONNECTIONS).unwrap();
+            for flow in 1..=CONNECTIONS.into() {
+                let raised = passive.raise();
+                let inserted =
+                    flows.insert(flow, key, Direction::Out, flow, decided, &raised.token()).unwrap();
+                assert!(matches!(inserted, Inserted::New(_)));
+            }
+            assert_eq!(flows.population(), CONNECTIONS);
+            let population = flows.population.clone();
+            drop(flows);
+            assert_eq!(population.get(), 0);
+        };
+        let small = std::thread::Builder::new().stack_size(64 << 10).spawn(fill_and_drop);
+        small.unwrap().join().unwrap();
     }
 }

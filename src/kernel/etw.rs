@@ -9,6 +9,7 @@ use core::ptr::{from_ref, null};
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use super::irql::Passive;
+use super::status::Status;
 use crate::sys::etw::{
     EVENT_CONTROL_CODE_DISABLE_PROVIDER, EVENT_CONTROL_CODE_ENABLE_PROVIDER, EVENT_DATA_DESCRIPTOR,
     EVENT_DATA_DESCRIPTOR_TYPE_EVENT_METADATA, EVENT_DATA_DESCRIPTOR_TYPE_PROVIDER_METADATA,
@@ -99,7 +100,7 @@ impl<L: Listener> Provider<L> {
         let mut handle = 0;
         // SAFETY: PASSIVE_LEVEL; the context is static, and the callback takes it for what it is.
         let registered = unsafe { EtwRegister(&raw const id, Some(changed::<L>), context, &raw mut handle) };
-        if registered < 0 {
+        if !Status(registered).nt_success() {
             return;
         }
         let size = u32::try_from(traits.len()).unwrap_or(0);

@@ -43,7 +43,7 @@ impl Status {
 
     /// `NT_SUCCESS`: success and informational codes. True for PENDING, OBJECT_NAME_EXISTS, EVENT_PENDING.
     pub const fn nt_success(self) -> bool {
-        self.0 >= 0
+        nt::NT_SUCCESS(self.0)
     }
 
     /// The code as the field writes it: `0xC000009A`.

@@ -20,7 +20,7 @@ macro_rules! facade {
     KeQueryPerformanceCounter, KeQuerySystemTimePrecise, KeRaiseIrqlToDpcLevel, KeReadStateEvent, KeSetEvent,
     KeWaitForMultipleObjects, KeWaitForSingleObject, KernelMode, KeyBasicInformation,
     KeyValueBasicInformation, KeyValuePartialInformation, LARGE_INTEGER, MDL, MmBuildMdlForNonPagedPool, MmGetSystemRoutineAddress,
-    NTSTATUS, NonPagedPoolNx, NotificationEvent, OBJ_CASE_INSENSITIVE, OBJ_KERNEL_HANDLE, OBJECT_ATTRIBUTES,
+    NT_SUCCESS, NTSTATUS, NonPagedPoolNx, NotificationEvent, OBJ_CASE_INSENSITIVE, OBJ_KERNEL_HANDLE, OBJECT_ATTRIBUTES,
     PIO_COMPLETION_ROUTINE, PIRP, PMDL, POOL_FLAG_NON_PAGED, PVOID, PsCreateSystemThread,
     STATUS_BUFFER_OVERFLOW, STATUS_BUFFER_TOO_SMALL, STATUS_CANCELLED, STATUS_CONNECTION_DISCONNECTED,
     STATUS_CONNECTION_RESET, STATUS_DATA_NOT_ACCEPTED, STATUS_DEVICE_NOT_READY,

@@ -18,7 +18,7 @@
 pub mod events;
 mod guid;
 
-pub use events::{Event, Keywords, Level, NtStatus};
+pub use events::{Event, Keywords, Kind, Level, NtStatus};
 pub use guid::Guid;
 
 /// The provider's name.

@@ -2,6 +2,7 @@
 
 #![allow(non_camel_case_types, non_snake_case, non_upper_case_globals)]
 
+pub use wdk::nt_success as NT_SUCCESS;
 pub use wdk_sys::ntddk::*;
 pub use wdk_sys::*;
 
