@@ -1,7 +1,7 @@
 //! ARM64 instructions, by `disarm64`; operands by their fields in the instruction's 32 bits, as the architecture
 //! defines them.
 
-use disarm64::{InsnOpcode, decoder};
+use disarm64::{InsnOpcode, Opcode, decoder};
 use disarm64_defn::{InsnClass, InsnFeatureSet};
 
 use super::code::{Facts, To, Transfer, Trap, sort_traps};
@@ -31,24 +31,28 @@ fn offset(site: u32, distance: i64) -> Option<u32> {
 
 /// Reads the instructions of a function: `bytes` from `start`.
 pub fn decode(start: u32, bytes: &[u8]) -> Facts {
-    let mut facts = Facts::default();
-    let mut steps = Vec::new();
-    // Transfers by a register: the step, the register, the place among the transfers.
-    let mut by_register = Vec::new();
-    let mut traps = Vec::new();
-    // Sums, which are addresses where a page was known.
-    let mut sums = Vec::new();
-    let mut after_call = false;
-    let end = u64::from(start) + bytes.len() as u64;
+    let mut reader = Reader {
+        start,
+        end: u64::from(start) + bytes.len() as u64,
+        facts: Facts::default(),
+        steps: Vec::new(),
+        by_register: Vec::new(),
+        traps: Vec::new(),
+        sums: Vec::new(),
+        frame: Frame::default(),
+        after_call: false,
+    };
     for (index, chunk) in bytes.chunks(4).enumerate() {
         let Some(site) = u32::try_from(index * 4).ok().and_then(|offset| start.checked_add(offset)) else {
             break;
         };
-        facts.instructions += 1;
+        reader.facts.instructions += 1;
         let word = chunk.first_chunk().map(|bytes| u32::from_le_bytes(*bytes));
-        let Some((word, instruction)) = word.and_then(|word| Some((word, decoder::decode(word)?))) else {
-            facts.undecoded.push(site);
-            steps.push(Step {
+        let Some(decoded) =
+            word.and_then(|word| Some(Decoded { site, word, instruction: decoder::decode(word)? }))
+        else {
+            reader.facts.undecoded.push(site);
+            reader.steps.push(Step {
                 site,
                 kills: u32::MAX,
                 gives: None,
@@ -59,203 +63,305 @@ pub fn decode(start: u32, bytes: &[u8]) -> Facts {
             });
             continue;
         };
-        let definition = instruction.definition();
-        let text = || instruction.to_string().replace('\t', " ").replace("  ", " ");
-        let inside = |target: u32| target >= start && u64::from(target) < end;
-        let (rd, rn) = (bits(word, 0, 5) as usize, bits(word, 5, 5) as usize);
-        let mnemonic = definition.mnemonic;
+        let transfer = reader.transfer(&decoded);
+        reader.needs(&decoded);
+        reader.frame.take(&decoded, &mut reader.facts);
+        reader.step(&decoded, transfer);
+    }
+    reader.finish()
+}
 
-        // Where it goes
-        let direct = |target: Option<u32>| target.map_or(To::Unknown, To::Direct);
-        let mut called = false;
-        let transfer = match definition.class {
-            InsnClass::BRANCH_IMM => {
-                called = mnemonic == "bl";
-                Some((direct(offset(site, signed(bits(word, 0, 26), 26) * 4)), !called))
-            }
-            InsnClass::CONDBRANCH | InsnClass::COMPBRANCH => {
-                Some((direct(offset(site, signed(bits(word, 5, 19), 19) * 4)), true))
-            }
-            InsnClass::TESTBRANCH => Some((direct(offset(site, signed(bits(word, 5, 14), 14) * 4)), true)),
-            InsnClass::BRANCH_REG if mnemonic.starts_with("blr") => {
-                called = true;
-                Some((To::Unknown, false))
-            }
-            InsnClass::BRANCH_REG if mnemonic.starts_with("br") => Some((To::Unknown, true)),
-            _ => None,
+/// An instruction and its place.
+struct Decoded {
+    site: u32,
+    word: u32,
+    instruction: Opcode,
+}
+
+impl Decoded {
+    fn mnemonic(&self) -> &'static str {
+        self.instruction.definition().mnemonic
+    }
+
+    fn class(&self) -> InsnClass {
+        self.instruction.definition().class
+    }
+
+    fn text(&self) -> String {
+        self.instruction.to_string().split_whitespace().collect::<Vec<_>>().join(" ")
+    }
+
+    fn is_trap(&self) -> bool {
+        matches!(self.mnemonic(), "brk" | "udf" | "hlt" | "dcps1" | "dcps2" | "dcps3")
+    }
+
+    /// A no-operation on processors that do not know it.
+    fn is_hint(&self) -> bool {
+        self.word & 0xFFFF_F01F == 0xD503_201F
+    }
+
+    /// The register of a field, by its lowest bit.
+    fn register(&self, low: u32) -> u8 {
+        u8::try_from(bits(self.word, low, 5)).unwrap_or(0)
+    }
+}
+
+/// How an instruction goes on.
+#[derive(Clone, Copy, Default)]
+struct Going {
+    /// It is a branch or a call.
+    goes: bool,
+    called: bool,
+    /// Where in the function it branches to.
+    target: Option<u32>,
+    /// It jumps where a register says.
+    computed: bool,
+}
+
+/// Reads a function's instructions one by one.
+struct Reader {
+    start: u32,
+    end: u64,
+    facts: Facts,
+    steps: Vec<Step>,
+    /// Transfers by a register: the step, the register, the place among the transfers.
+    by_register: Vec<(usize, u8, usize)>,
+    traps: Vec<Trap>,
+    /// Sums, which are addresses where a page was known: the step.
+    sums: Vec<(usize, Gives)>,
+    frame: Frame,
+    after_call: bool,
+}
+
+impl Reader {
+    fn inside(&self, target: u32) -> bool {
+        target >= self.start && u64::from(target) < self.end
+    }
+
+    /// Where it goes.
+    fn transfer(&mut self, decoded: &Decoded) -> Going {
+        let (site, word, mnemonic) = (decoded.site, decoded.word, decoded.mnemonic());
+        let direct = |distance: i64| offset(site, distance * 4).map_or(To::Unknown, To::Direct);
+        let (to, jump) = match decoded.class() {
+            InsnClass::BRANCH_IMM => (direct(signed(bits(word, 0, 26), 26)), mnemonic != "bl"),
+            InsnClass::CONDBRANCH | InsnClass::COMPBRANCH => (direct(signed(bits(word, 5, 19), 19)), true),
+            InsnClass::TESTBRANCH => (direct(signed(bits(word, 5, 14), 14)), true),
+            InsnClass::BRANCH_REG if mnemonic.starts_with("blr") => (To::Unknown, false),
+            InsnClass::BRANCH_REG if mnemonic.starts_with("br") => (To::Unknown, true),
+            _ => return Going::default(),
         };
-        let mut goes = None;
-        match transfer {
-            Some((To::Direct(target), true)) if inside(target) => goes = Some(target),
-            Some((to, jump)) => {
-                if definition.class == InsnClass::BRANCH_REG {
-                    by_register.push((steps.len(), rn, facts.transfers.len()));
-                }
-                facts.transfers.push(Transfer { site, to, jump });
-            }
-            None => {}
-        }
-
-        // What it needs
-        let class = format!("{:?}", definition.class);
-        let features = definition.feature_set;
-        let feature = format!("{features:?}");
-        let hint = mnemonic == "hint" || word & 0xFFFF_F01F == 0xD503_201F;
-        if class.starts_with("SVE")
-            || class.starts_with("SME")
-            || feature.contains("SVE")
-            || feature.contains("SME")
+        let going = Going { goes: true, called: !jump, computed: jump && to == To::Unknown, target: None };
+        if let To::Direct(target) = to
+            && jump
+            && self.inside(target)
         {
-            facts.vector.push((site, text()));
-        } else if !BASELINE.contains(&features) && !hint {
-            facts.baseline.push((site, format!("{} ({feature})", text())));
+            return Going { target: Some(target), ..going };
         }
-        system(word, mnemonic, definition.class, site, &text, &mut facts);
-        let trap = matches!(mnemonic, "brk" | "udf" | "hlt" | "dcps1" | "dcps2" | "dcps3");
-        if trap && !after_call {
-            traps.push(Trap { index: steps.len(), remark: (site, text()) });
+        if decoded.class() == InsnClass::BRANCH_REG {
+            self.by_register.push((self.steps.len(), decoded.register(5), self.facts.transfers.len()));
         }
+        self.facts.transfers.push(Transfer { site, to, jump });
+        going
+    }
 
-        // The stack and addresses
-        stack(word, site, &mut facts);
-        let register = |number: u32| u8::try_from(number).unwrap_or(0);
-        let source = register(bits(word, 5, 5));
-        let gives = match definition.class {
+    /// Features and rights that it needs.
+    fn needs(&mut self, decoded: &Decoded) {
+        let site = decoded.site;
+        let class: &'static str = decoded.class().into();
+        let features = decoded.instruction.definition().feature_set;
+        let feature = features.to_string();
+        let foreign = |name: &str| name.contains("SVE") || name.contains("SME");
+        if foreign(class) || foreign(&feature) {
+            self.facts.vector.push((site, decoded.text()));
+        } else if !BASELINE.contains(&features) && !decoded.is_hint() {
+            self.facts.baseline.push((site, format!("{} ({feature})", decoded.text())));
+        }
+        system(decoded, &mut self.facts);
+        if decoded.is_trap() && !self.after_call {
+            self.traps.push(Trap { index: self.steps.len(), remark: (site, decoded.text()) });
+        }
+    }
+
+    /// What it puts into its first register.
+    fn gives(&mut self, decoded: &Decoded) -> Option<Gives> {
+        let (site, word) = (decoded.site, decoded.word);
+        match decoded.class() {
             InsnClass::PCRELADDR => {
                 let distance = signed(bits(word, 5, 19) << 2 | bits(word, 29, 2), 21);
-                let base = if mnemonic == "adrp" {
-                    offset(site & !0xFFF, distance << 12)
-                } else {
-                    offset(site, distance)
-                };
-                // A page alone is no address yet.
-                if mnemonic == "adr" {
-                    facts.addresses.extend(base.filter(|base| !inside(*base)).map(|base| (site, base)));
+                if decoded.mnemonic() == "adrp" {
+                    // A page alone is no address yet.
+                    return offset(site & !0xFFF, distance << 12)
+                        .map(|page| Gives::Value(Known::Address(page)));
                 }
-                base.map(|base| Gives::Value(Known::Address(base)))
+                let address = offset(site, distance);
+                self.facts.addresses.extend(address.filter(|at| !self.inside(*at)).map(|at| (site, at)));
+                address.map(|address| Gives::Value(Known::Address(address)))
             }
             // add xD, xN, #imm
             InsnClass::ADDSUB_IMM if word & 0xFF80_0000 == 0x9100_0000 => {
-                let sum = Gives::Sum(source, bits(word, 10, 12) << (12 * bits(word, 22, 1)));
-                sums.push((steps.len(), sum));
+                let sum = Gives::Sum(decoded.register(5), immediate(word));
+                self.sums.push((self.steps.len(), sum));
                 Some(sum)
             }
             // ldr xT, [xN, #imm]
             InsnClass::LDST_POS if word & 0xFFC0_0000 == 0xF940_0000 => {
-                Some(Gives::Loaded(source, bits(word, 10, 12) * 8))
+                Some(Gives::Loaded(decoded.register(5), bits(word, 10, 12) * 8))
             }
             // mov xD, xM
             InsnClass::LOG_SHIFT if word & 0xFFE0_FFE0 == 0xAA00_03E0 => {
-                Some(Gives::Same(register(bits(word, 16, 5))))
+                Some(Gives::Same(decoded.register(16)))
             }
             _ => None,
-        };
-        let stores = mnemonic.starts_with("st") && definition.class != InsnClass::LSE_ATOMIC;
+        }
+    }
+
+    /// What it leaves behind.
+    fn step(&mut self, decoded: &Decoded, going: Going) {
+        let (mnemonic, word) = (decoded.mnemonic(), decoded.word);
+        let gives = self.gives(decoded);
+        let stores = mnemonic.starts_with("st") && decoded.class() != InsnClass::LSE_ATOMIC;
         let mut kills = 0;
-        if transfer.is_none() && !stores {
-            kills |= 1 << rd;
+        if !going.goes && !stores {
+            kills |= 1 << bits(word, 0, 5);
             if ["ldp", "ldxp", "ldaxp"].iter().any(|pair| mnemonic.starts_with(pair)) {
                 kills |= 1 << bits(word, 10, 5);
             }
         }
-        if called {
+        if going.called {
             kills |= VOLATILE | 1 << LR;
         }
         // Number 31 is the stack pointer or zero: neither is an address in the image.
-        let gives =
-            gives.map(|gives| (register(bits(word, 0, 5)), gives)).filter(|(to, _)| u32::from(*to) != SP);
-        let ends = trap
-            || mnemonic.starts_with("ret")
-            || mnemonic.starts_with("eret")
-            || matches!((definition.class, mnemonic), (InsnClass::BRANCH_IMM, "b"))
-            || (definition.class == InsnClass::BRANCH_REG && !called);
-        let computed = matches!(transfer, Some((To::Unknown, true)));
-        steps.push(Step { site, kills, gives, goes, falls: !ends, computed, nothing: hint });
-        if !hint {
-            after_call = called || (trap && after_call);
+        let gives = gives.map(|gives| (decoded.register(0), gives)).filter(|(to, _)| u32::from(*to) != SP);
+        let ends = decoded.is_trap()
+            || (decoded.class() == InsnClass::BRANCH_IMM && !going.called)
+            || (decoded.class() == InsnClass::BRANCH_REG && !going.called);
+        self.steps.push(Step {
+            site: decoded.site,
+            kills,
+            gives,
+            goes: going.target,
+            falls: !ends,
+            computed: going.computed,
+            nothing: decoded.is_hint(),
+        });
+        if !decoded.is_hint() {
+            self.after_call = going.called || (decoded.is_trap() && self.after_call);
         }
     }
-    let mut waiting = by_register.into_iter().peekable();
-    let mut sums = sums.into_iter().peekable();
-    flow::solve(&steps, |index, state| {
-        while let Some((_, register, place)) = waiting.next_if(|(step, ..)| *step == index) {
-            match state[register] {
-                Known::Slot(slot) => facts.transfers[place].to = To::Slot(slot),
-                Known::Address(address) => facts.transfers[place].to = To::Direct(address),
-                Known::Nothing => {}
+
+    fn finish(mut self) -> Facts {
+        let (start, end) = (self.start, self.end);
+        let mut waiting = self.by_register.into_iter().peekable();
+        let mut sums = self.sums.into_iter().peekable();
+        flow::solve(&self.steps, |index, state| {
+            while let Some((_, register, place)) = waiting.next_if(|(step, ..)| *step == index) {
+                match state[usize::from(register)] {
+                    Known::Slot(slot) => self.facts.transfers[place].to = To::Slot(slot),
+                    Known::Address(address) => self.facts.transfers[place].to = To::Direct(address),
+                    Known::Nothing => {}
+                }
             }
-        }
-        while let Some((_, sum)) = sums.next_if(|(step, _)| *step == index) {
-            if let Known::Address(address) = flow::given(sum, state)
-                && (address <= start || u64::from(address) >= end)
-            {
-                facts.addresses.push((steps[index].site, address));
+            while let Some((_, sum)) = sums.next_if(|(step, _)| *step == index) {
+                if let Known::Address(address) = flow::given(sum, state)
+                    && (address <= start || u64::from(address) >= end)
+                {
+                    self.facts.addresses.push((self.steps[index].site, address));
+                }
             }
-        }
-    });
-    facts.addresses.sort_unstable();
-    sort_traps(&mut facts, &steps, traps);
-    facts
+        });
+        self.facts.addresses.sort_unstable();
+        sort_traps(&mut self.facts, &self.steps, self.traps);
+        self.facts
+    }
 }
 
 /// Instructions for the system.
-fn system(
-    word: u32,
-    mnemonic: &str,
-    class: InsnClass,
-    site: u32,
-    text: &dyn Fn() -> String,
-    facts: &mut Facts,
-) {
-    match class {
-        // mrs and msr: op1 says from which exception level on. 3 is for applications.
+fn system(decoded: &Decoded, facts: &mut Facts) {
+    let (word, mnemonic) = (decoded.word, decoded.mnemonic());
+    // op1 says from which exception level on: 3 is for applications.
+    let for_applications = bits(word, 16, 3) == 3;
+    let (odd, privileged) = match decoded.class() {
+        // Registers; msr with a constant is for the kernel.
         InsnClass::IC_SYSTEM if mnemonic == "mrs" || mnemonic == "msr" => {
             let register = word & 0xFFD0_0000 == 0xD510_0000;
-            if register && bits(word, 16, 3) == 3 {
-                facts.odd.push((site, text()));
-            } else {
-                facts.privileged.push((site, text()));
-            }
+            (register && for_applications, !register || !for_applications)
         }
-        // Cache and address translation maintenance, with op1 3 for applications.
+        // Maintenance of caches and translations
         InsnClass::IC_SYSTEM if matches!(mnemonic, "sys" | "sysl" | "at" | "dc" | "ic" | "tlbi") => {
-            let list = if bits(word, 16, 3) == 3 { &mut facts.odd } else { &mut facts.privileged };
-            list.push((site, text()));
+            (for_applications, !for_applications)
         }
-        InsnClass::EXCEPTION if matches!(mnemonic, "svc" | "hvc" | "smc") => {
-            facts.privileged.push((site, text()))
-        }
-        InsnClass::BRANCH_REG if mnemonic.starts_with("eret") || mnemonic == "drps" => {
-            facts.privileged.push((site, text()));
-        }
-        _ => {}
+        InsnClass::EXCEPTION => (false, matches!(mnemonic, "svc" | "hvc" | "smc")),
+        InsnClass::BRANCH_REG => (false, mnemonic.starts_with("eret") || mnemonic == "drps"),
+        _ => return,
+    };
+    if privileged {
+        facts.privileged.push((decoded.site, decoded.text()));
+    } else if odd {
+        facts.odd.push((decoded.site, decoded.text()));
     }
 }
 
-/// Bytes that an instruction takes from the stack.
-fn stack(word: u32, site: u32, facts: &mut Facts) {
-    let taken = if word & 0xFF80_03FF == 0xD100_03FF {
-        // sub sp, sp, #imm
-        bits(word, 10, 12) << (12 * bits(word, 22, 1))
-    } else if word & 0x3E40_03E0 == 0x2800_03E0 && bits(word, 23, 2) == 3 {
-        // stp …, [sp, #-imm]!
-        let scale = match (bits(word, 26, 1), bits(word, 30, 2)) {
-            (0, 2) | (1, 1) => 8,
-            (1, 2) => 16,
-            _ => 4,
+/// The constant of an addition or subtraction.
+fn immediate(word: u32) -> u32 {
+    bits(word, 10, 12) << (12 * bits(word, 22, 1))
+}
+
+/// How the stack pointer moves.
+#[derive(Default)]
+struct Frame {
+    /// A register that holds the stack pointer less a constant, to be aligned.
+    lower: Option<(u32, u32)>,
+    /// What x15 holds when a large frame is taken by its size in 16 bytes.
+    x15: Option<u32>,
+}
+
+impl Frame {
+    /// Bytes that an instruction takes from the stack.
+    fn take(&mut self, decoded: &Decoded, facts: &mut Facts) {
+        let word = decoded.word;
+        let (rd, rn) = (bits(word, 0, 5), bits(word, 5, 5));
+        let taken = if word & 0xFF80_03E0 == 0xD100_03E0 {
+            // sub sp, sp, #imm — or into another register
+            if rd != SP {
+                self.lower = Some((rd, immediate(word)));
+                return;
+            }
+            Some(immediate(word))
+        } else if word & 0xFF80_001F == 0x9200_001F {
+            // and sp, xN, #-alignment: the ones of the constant are its high bits
+            let ones = bits(word, 10, 6) + 1;
+            let lower = self.lower.take().filter(|(register, _)| *register == rn);
+            lower.filter(|_| ones > 48).map(|(_, constant)| constant + (1 << (64 - ones)))
+        } else if word & 0x3A40_03E0 == 0x2800_03E0 && bits(word, 23, 2) == 3 {
+            // stp …, [sp, #-imm]!
+            let scale = match (bits(word, 26, 1), bits(word, 30, 2)) {
+                (0, 2) | (1, 1) => 8,
+                (1, 2) => 16,
+                _ => 4,
+            };
+            Some(u32::try_from(-signed(bits(word, 15, 7), 7) * scale).unwrap_or(0))
+        } else if word & 0x3B20_0FE0 == 0x3800_0FE0 {
+            // str …, [sp, #-imm]!
+            Some(u32::try_from(-signed(bits(word, 12, 9), 9)).unwrap_or(0))
+        } else if word & 0xFFE0_03FF == 0xCB20_03FF {
+            // sub sp, sp, x15, lsl #4: behind __chkstk
+            self.x15
+                .filter(|_| bits(word, 16, 5) == 15 && bits(word, 10, 3) == 4)
+                .and_then(|size| size.checked_mul(16))
+        } else {
+            Some(0)
         };
-        u32::try_from(-signed(bits(word, 15, 7), 7) * scale).unwrap_or(0)
-    } else if word & 0x3B20_0FE0 == 0x3800_0FE0 {
-        // str …, [sp, #-imm]!
-        u32::try_from(-signed(bits(word, 12, 9), 9)).unwrap_or(0)
-    } else {
-        // sub sp, sp, xN, lsl #4: behind __chkstk, with the size in x15
-        if word & 0xFFE0_03FF == 0xCB20_03FF {
-            facts.variable = Some(site);
+        // movz x15, #imm; the call to __chkstk leaves it.
+        if word & 0x7F80_001F == 0x5280_000F {
+            self.x15 = bits(word, 5, 16).checked_shl(16 * bits(word, 21, 2));
+        } else if rd == 15 && decoded.class() != InsnClass::BRANCH_IMM {
+            self.x15 = None;
         }
-        0
-    };
-    facts.prologue_bytes = facts.prologue_bytes.saturating_add(taken);
+        match taken {
+            Some(taken) => facts.prologue_bytes = facts.prologue_bytes.saturating_add(taken),
+            None => facts.variable = Some(decoded.site),
+        }
+    }
 }
 
 /// Whether bytes between functions are padding: nothing, no-operations or breakpoints.

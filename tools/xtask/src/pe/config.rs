@@ -17,7 +17,7 @@ const ROWS: [&str; 5] =
     ["config.size", "config.cookie", "config.flags", "config.functions", "config.pointers"];
 
 /// The load configuration, if it reaches over the fields of control flow guard.
-fn directory<'data>(image: &Image<'data>) -> Result<(&'data ImageLoadConfigDirectory64, u32), String> {
+pub fn directory<'data>(image: &Image<'data>) -> Result<(&'data ImageLoadConfigDirectory64, u32), String> {
     let (rva, size) =
         image.directory(pe::IMAGE_DIRECTORY_ENTRY_LOAD_CONFIG).ok_or("no load configuration")?;
     let data = image.from(rva).ok_or_else(|| format!("0x{rva:x} is not in the file"))?;

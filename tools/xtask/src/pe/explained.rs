@@ -1,5 +1,5 @@
-//! The project's own table: which functions run on whose stack, how much of it each may take, and what is allowed
-//! though a row would fail for it, each with its reason.
+//! The project's own table: which functions run on whose stack, how much of it each may take, and which cycles of
+//! calls end, each with its reason. Of panics none is allowed, so there is no table of them.
 
 /// Who enters a function from outside of the call graph.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
@@ -71,33 +71,50 @@ pub fn kind(names: &[String]) -> Kind {
     names.iter().map(kind).min().unwrap_or(Kind::Callback)
 }
 
-/// What a row would fail for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Exception {
-    Panic,
-    Trap,
-    Recursion,
-    Frame,
-}
-
-/// A function that is allowed.
+/// A function that is allowed in a cycle of calls.
 #[derive(Debug)]
-pub struct Explained {
+pub struct Recursion {
     pub path: &'static str,
-    pub what: Exception,
+    /// How often it can be on the stack at once.
+    pub times: u32,
     pub why: &'static str,
 }
 
-/// All that is allowed.
-pub static EXPLAINED: &[Explained] = &[];
+/// Whoever is dropped last takes the other along, and types alone do not say that it ends there.
+const SESSIONS: &str = "a session keeps its table alive, so a table that goes has no session left in it; a request that \
+                        goes with its session has none of its own";
 
-/// Why this is allowed, if it is: every name of the function must be.
-pub fn reason(names: &[String], what: Exception) -> Option<&'static str> {
-    let reason = |name: &String| {
-        EXPLAINED.iter().find(|row| row.what == what && is(name, row.path)).map(|row| row.why)
-    };
-    let reasons: Option<Vec<_>> = names.iter().map(reason).collect();
-    reasons.and_then(|reasons| reasons.first().copied())
+/// Cycles of calls that end.
+static RECURSIONS: &[Recursion] = &[
+    Recursion {
+        path: "core::ptr::drop_in_place::<weir::control::session::Session>",
+        times: 2,
+        why: SESSIONS,
+    },
+    Recursion {
+        path: "core::ptr::drop_in_place::<weir::kernel::lock::SpinLock<weir::control::shared::Table>>",
+        times: 2,
+        why: SESSIONS,
+    },
+    Recursion {
+        path: "<weir::kernel::pool::PoolBox<weir::kernel::irp::Block<weir::wsk::socket::Receiving<\
+               weir::control::session::Session>>> as core::ops::drop::Drop>::drop",
+        times: 2,
+        why: SESSIONS,
+    },
+    Recursion {
+        path: "<weir::kernel::pool::PoolBox<weir::kernel::irp::Block<weir::wsk::socket::Accepting<\
+               weir::control::listener::Listener>>> as core::ops::drop::Drop>::drop",
+        times: 2,
+        why: "a request keeps its listener alive while it is out, so one that goes with its listener has no owner",
+    },
+];
+
+/// Why a cycle through a function ends, and how often the function can be on the stack: every name of it is allowed.
+pub fn recursion(names: &[String]) -> Option<&'static Recursion> {
+    let row = |name: &String| RECURSIONS.iter().find(|row| is(name, row.path));
+    let rows: Option<Vec<_>> = names.iter().map(row).collect();
+    rows.and_then(|rows| rows.into_iter().max_by_key(|row| row.times))
 }
 
 #[cfg(test)]

@@ -127,7 +127,9 @@ pub fn solve(steps: &[Step], mut visit: impl FnMut(usize, &State)) {
         let next = (last.falls && block + 1 < starts.len()).then_some(block + 1);
         let target = last.goes.and_then(index_of).and_then(block_of);
         let known: Vec<usize> = next.into_iter().chain(target).collect();
-        known.iter().for_each(|block| entered[*block] = true);
+        for block in &known {
+            entered[*block] = true;
+        }
         after.push((known, last.computed));
     }
     let alone: Vec<usize> = (1..starts.len()).filter(|block| !entered[*block] && !padding(*block)).collect();

@@ -71,6 +71,8 @@ pub struct Root {
 pub struct Graph {
     pub functions: Vec<Function>,
     pub roots: Vec<Root>,
+    /// The image says where the guard's functions are.
+    pub guard_known: bool,
     /// What keeps the graph from being whole: bytes of no function, calls to none.
     pub faults: Vec<String>,
 }
@@ -78,7 +80,12 @@ pub struct Graph {
 impl Graph {
     /// Reads all code of an image.
     pub fn build(image: &Image<'_>, map: &Map, unwound: &[Unwound], imports: &[Import]) -> Self {
-        let mut graph = Self { functions: Vec::new(), roots: Vec::new(), faults: Vec::new() };
+        let mut graph = Self {
+            functions: Vec::new(),
+            roots: Vec::new(),
+            guard_known: GuardSlots::of(image).check.is_some(),
+            faults: Vec::new(),
+        };
         graph.find_functions(image, map, unwound);
         graph.link(image, imports);
         graph.find_roots(image, unwound);
@@ -269,7 +276,7 @@ impl Graph {
     }
 
     /// The functions from a root to this one, by what [`reached`](Self::reached) found.
-    pub fn chain(&self, before: &[Option<usize>], mut index: usize) -> Vec<usize> {
+    pub fn chain(before: &[Option<usize>], mut index: usize) -> Vec<usize> {
         let mut chain = vec![index];
         while let Some(previous) = before.get(index).copied().flatten() {
             if previous == index {

@@ -155,7 +155,7 @@ fn alignment(image: &Image<'_>) -> Finding {
         faults.push(format!("SectionAlignment 0x{alignment:x}"));
     }
     let image_size = header.size_of_image.get(LE);
-    if image_size % PAGE != 0 {
+    if !image_size.is_multiple_of(PAGE) {
         faults.push(format!("SizeOfImage 0x{image_size:x} ends inside of a page"));
     }
     let mut end = header.size_of_headers.get(LE);
@@ -164,7 +164,7 @@ fn alignment(image: &Image<'_>) -> Finding {
     }
     for section in &image.sections {
         let name = &section.name;
-        if section.start % PAGE != 0 {
+        if !section.start.is_multiple_of(PAGE) {
             faults.push(format!("{name} at 0x{:x}", section.start));
         }
         if section.start < end {

@@ -2,8 +2,8 @@
 //!
 //! Layers, each over the ones before: [`read`] (bounded reads), rows about the file ([`header`], [`config`],
 //! [`version`], [`imports`] over [`exports`]), [`unwind`] and [`map`], instructions ([`x64`], [`arm64`], over
-//! [`flow`], to [`code`]'s facts), the call graph ([`graph`]), rows over it ([`instructions`], [`panics`], [`stack`], with what
-//! is allowed in [`explained`]), and the [`report`]. The catalogue of rows is [`rows`]. Nothing trusts the image: a
+//! [`flow`], to [`code`]'s facts), the call graph ([`graph`]), rows over it ([`instructions`], [`panics`], [`stack`], with the
+//! project's own table in [`explained`]), and the [`report`]. The catalogue of rows is [`rows`]. Nothing trusts the image: a
 //! broken one is refused or fails rows.
 
 mod arm64;
@@ -49,7 +49,7 @@ Rows are checked one by one: PASS, NOTE (for the reader to know) or FAIL. What f
 everything, and lists the deepest path of every root.
 
 Functions are known by the linker's map (lld-link /MAP), beside the image by default. Imports are held against the \
-lists in tests/abi/exports. What is allowed though a row would fail for it, and the budgets of stack, are in \
+lists in tests/abi/exports. Budgets of stack, and the cycles of calls that are known to end, are in \
 tools/xtask/src/pe/explained.rs. The rows are listed in tools/xtask/LINT-PE.md.
 
 Exit code: 0 no row failed; 1 a row failed, or the file was refused; 2 usage.";

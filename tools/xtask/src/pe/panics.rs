@@ -4,10 +4,14 @@ use std::collections::BTreeSet;
 
 use serde::Serialize;
 
-use super::explained::{self, Exception, Kind};
+use super::explained::Kind;
 use super::graph::Graph;
 use super::read::Image;
-use super::rows::{Finding, Status};
+use super::rows::Finding;
+
+/// Imports that stop Windows.
+const STOPS: [&str; 3] =
+    ["ntoskrnl.exe!KeBugCheckEx", "ntoskrnl.exe!KeBugCheck", "ntoskrnl.exe!ExRaiseStatus"];
 
 /// Whether a function exists only to panic, or to carry a panic out.
 pub fn is_panic(name: &str) -> bool {
@@ -76,8 +80,6 @@ pub struct Panic {
     pub chain: Vec<String>,
     /// Calls from functions that are not panic functions themselves: who, and which place in the source panics.
     pub callers: Vec<Caller>,
-    /// Why it is allowed.
-    pub explained: Option<&'static str>,
 }
 
 #[derive(Debug, Serialize, PartialEq, Eq, PartialOrd, Ord)]
@@ -90,8 +92,8 @@ pub struct Caller {
 fn location(image: &Image<'_>, addresses: &[(u32, u32)], site: u32) -> Option<String> {
     // As far back as arguments are made.
     const NEAR: u32 = 64;
-    let near = addresses.iter().rev().filter(|(at, _)| *at <= site && site - at <= NEAR);
-    near.filter_map(|(_, address)| read_location(image, *address)).next()
+    let mut near = addresses.iter().rev().filter(|(at, _)| *at <= site && site - at <= NEAR);
+    near.find_map(|(_, address)| read_location(image, *address))
 }
 
 /// `core::panic::Location`: pointer and length of the file's name, line, column.
@@ -102,19 +104,26 @@ fn read_location(image: &Image<'_>, at: u32) -> Option<String> {
     let (line, column) = (image.u32(field(16)?)?, image.u32(field(20)?)?);
     let file = image.bytes(file, len)?;
     let file = std::str::from_utf8(file).ok()?.trim_end_matches('\0');
-    file.ends_with(".rs").then(|| format!("{file}:{line}:{column}"))
+    let source = std::path::Path::new(file).extension().is_some_and(|extension| extension == "rs");
+    source.then(|| format!("{file}:{line}:{column}"))
 }
 
 /// Every panic function of the image.
 pub fn find(image: &Image<'_>, graph: &Graph) -> Vec<Panic> {
     let reached: Vec<_> = Kind::ALL.into_iter().map(|kind| (kind, graph.reached(kind))).collect();
-    let is = |index: usize| {
+    let machinery = |index: usize| {
         graph.functions.get(index).is_some_and(|function| function.names.iter().any(|name| is_panic(name)))
     };
+    // Where the machinery was inlined, what it ends in remains.
+    let stops = |index: usize| {
+        let imports = graph.functions.get(index).map(|function| &function.imports);
+        imports.and_then(|imports| STOPS.into_iter().find(|stop| imports.contains(*stop)))
+    };
+    let is = |index: usize| machinery(index) || stops(index).is_some();
     let found = (0..graph.functions.len()).filter(|index| is(*index)).map(|index| {
         let function = &graph.functions[index];
         let from: Vec<_> = reached.iter().filter(|(_, before)| before[index].is_some()).collect();
-        let chain = from.first().map_or_else(Vec::new, |(_, before)| graph.chain(before, index));
+        let chain = from.first().map_or_else(Vec::new, |(_, before)| Graph::chain(before, index));
         let mut callers = BTreeSet::new();
         for (_, caller) in graph.functions.iter().enumerate().filter(|(caller, _)| !is(*caller)) {
             for edge in caller.edges.iter().filter(|edge| edge.to == index) {
@@ -123,11 +132,13 @@ pub fn find(image: &Image<'_>, graph: &Graph) -> Vec<Panic> {
             }
         }
         Panic {
-            name: function.names.join(" = "),
+            name: match stops(index).filter(|_| !machinery(index)) {
+                Some(stop) => format!("{}, which calls {stop}", function.names.join(" = ")),
+                None => function.names.join(" = "),
+            },
             reached_from: from.iter().map(|(kind, _)| *kind).collect(),
             chain: graph.names(&chain).into_iter().map(str::to_owned).collect(),
             callers: callers.into_iter().collect(),
-            explained: explained::reason(&function.names, Exception::Panic),
         }
     });
     found.collect()
@@ -153,9 +164,6 @@ pub fn check(panics: &[Panic]) -> Finding {
         let kinds: Vec<_> = panic.reached_from.iter().map(|kind| kind.name()).collect();
         let kinds = if kinds.is_empty() { "nothing".to_owned() } else { kinds.join(", ") };
         details.push(format!("{}: reached from {kinds}", panic.name));
-        if let Some(why) = panic.explained {
-            details.push(format!("    allowed: {why}"));
-        }
         if !panic.chain.is_empty() {
             details.push(format!("    {}", panic.chain.join(" > ")));
         }
@@ -164,9 +172,7 @@ pub fn check(panics: &[Panic]) -> Finding {
             details.push(format!("    called by {}{location}", caller.function));
         }
     }
-    let status =
-        if panics.iter().all(|panic| panic.explained.is_some()) { Status::Note } else { Status::Fail };
-    Finding { row: ROW, status, found, details }
+    Finding::fail(ROW, found).with(details)
 }
 
 #[cfg(test)]
@@ -189,7 +195,7 @@ mod tests {
             "_ZN4core4cell22panic_already_borrowed17h0123456789abcdefE",
             "_ZN4core5slice5index16slice_index_fail8do_panic7runtime17h0123456789abcdefE",
             "_ZN4core5slice20copy_from_slice_impl17len_mismatch_fail17h0123456789abcdefE",
-            "_ZN66_$LT$core..panic..location..Location$u20$as$u20$core..fmt..Display$GT$3fmt17h0123456789abcdefE",
+            "_ZN70_$LT$core..panic..location..Location$u20$as$u20$core..fmt..Display$GT$3fmt17h0123456789abcdefE",
         ] {
             assert!(is_panic(&demangle(symbol)), "{}", demangle(symbol));
         }

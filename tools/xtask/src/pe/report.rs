@@ -118,7 +118,7 @@ impl Report {
         let _ = writeln!(text, "\nstack, deepest first (bytes, return addresses included):");
         let shown = if all { self.depths.len() } else { FEW };
         for depth in self.depths.iter().take(shown) {
-            let _ = writeln!(text, "{:7}  {:8}  {}", depth.depth, depth.kind.name(), depth.root);
+            let _ = writeln!(text, "{:7}  {:8}  {}", depth.bytes, depth.kind.name(), depth.root);
             let steps = depth.path.iter().skip(1).map(|step| format!("{} {}", step.function, step.frame));
             let steps: Vec<_> = steps.collect();
             if !steps.is_empty() {

@@ -235,7 +235,8 @@ pub static ROWS: &[Row] = &[
     ),
     row(
         "code.panics",
-        "no function of the panic machinery; what is there is listed, with the calls that lead to it",
+        "no function of the panic machinery, nor one that stops Windows; what is there is listed, with the calls that lead \
+         to it",
         "A panic in the kernel is a bug check: reachable from the network, it is a remote one.",
     ),
     row(

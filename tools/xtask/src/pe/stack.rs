@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use petgraph::graph::{DiGraph, NodeIndex};
 use serde::Serialize;
 
-use super::explained::{self, Exception, Kind};
+use super::explained::{self, Kind};
 use super::graph::Graph;
 use super::read::Arch;
 use super::rows::{Finding, Status};
@@ -26,7 +26,7 @@ pub struct Depth {
     pub root: String,
     pub kind: Kind,
     /// Bytes, return addresses included; what other drivers and the kernel take when called is not.
-    pub depth: u32,
+    pub bytes: u32,
     pub budget: u32,
     pub path: Vec<Step>,
 }
@@ -57,14 +57,17 @@ pub fn measure(graph: &Graph, arch: Arch) -> Stack {
         let members: Vec<usize> = component.iter().map(|node| node.index()).collect();
         let itself =
             members.iter().any(|member| graph.functions[*member].edges.iter().any(|edge| edge.to == *member));
-        if members.len() > 1 || itself {
+        // In a cycle, every member is taken as often as it can be there, on top of what leaves the cycle.
+        let cyclic = members.len() > 1 || itself;
+        if cyclic {
             stack.cycles.push(members.clone());
         }
-        // In a cycle, every other member is taken once, on top of what leaves the cycle.
-        let around = |member: usize| {
-            let others = members.iter().filter(|other| **other != member);
-            others.map(|other| graph.functions[*other].frame(arch)).fold(0u32, u32::saturating_add)
+        let times = |member: usize| {
+            explained::recursion(&graph.functions[member].names).map_or(1, |recursion| recursion.times)
         };
+        let all =
+            members.iter().map(|member| graph.functions[*member].frame(arch).saturating_mul(times(*member)));
+        let all = all.fold(0u32, u32::saturating_add);
         let mut found = Vec::new();
         for member in &members {
             let function = &graph.functions[*member];
@@ -82,7 +85,9 @@ pub fn measure(graph: &Graph, arch: Arch) -> Stack {
         }
         let most = found.iter().map(|(_, (depth, _))| *depth).max().unwrap_or(0);
         for (member, (depth, next)) in found {
-            let depth = if members.len() > 1 { most.saturating_add(around(member)) } else { depth };
+            // The member that leaves the cycle has its own frame in that depth.
+            let own = graph.functions[member].frame(arch);
+            let depth = if cyclic { most.saturating_add(all).saturating_sub(own) } else { depth };
             below.insert(member, (depth, next));
         }
     }
@@ -98,12 +103,12 @@ pub fn measure(graph: &Graph, arch: Arch) -> Stack {
         stack.depths.push(Depth {
             root: graph.functions[root.function].name().to_owned(),
             kind: root.kind,
-            depth,
+            bytes: depth,
             budget: root.kind.budget().0,
             path,
         });
     }
-    stack.depths.sort_by(|a, b| b.depth.cmp(&a.depth).then_with(|| a.root.cmp(&b.root)));
+    stack.depths.sort_by(|a, b| b.bytes.cmp(&a.bytes).then_with(|| a.root.cmp(&b.root)));
     stack
 }
 
@@ -117,17 +122,17 @@ fn unwind(graph: &Graph, arch: Arch) -> Finding {
     for function in &graph.functions {
         let name = function.name();
         let counted = function.facts.prologue_bytes;
-        if let Some(site) = function.facts.variable.filter(|_| arch == Arch::X64) {
+        if let Some(site) = function.facts.variable {
             faults.push(format!("{name}: 0x{site:x} moves the stack pointer by what is not known"));
         }
         match &function.unwound {
             None if counted.saturating_add(function.facts.later_bytes) > 0 => {
                 faults.push(format!("{name} takes {counted} bytes without unwind data"));
             }
-            // On ARM64 the whole function was counted; a frame taken by __chkstk is known to unwind data only.
+            // On ARM64 the whole function was counted; what is taken below a frame pointer needs no unwind data.
             Some(unwound)
                 if (arch == Arch::X64 && unwound.frame != counted)
-                    || (arch == Arch::Arm64 && unwound.frame < counted) =>
+                    || (arch == Arch::Arm64 && unwound.frame < counted && !unwound.frame_pointer) =>
             {
                 faults.push(format!(
                     "{name}: {} bytes by unwind data, {counted} by its instructions",
@@ -152,7 +157,7 @@ fn frames(graph: &Graph, arch: Arch) -> Finding {
         .filter(|(_, function)| function.frame(arch) > LARGE_FRAME)
         .map(|(index, function)| (function.frame(arch), index, function))
         .collect();
-    large.sort_by(|a, b| b.0.cmp(&a.0));
+    large.sort_by_key(|(frame, ..)| std::cmp::Reverse(*frame));
     let most = graph.functions.iter().map(|function| function.frame(arch)).max().unwrap_or(0);
     if large.is_empty() {
         return Finding::pass(ROW, format!("none over {LARGE_FRAME} bytes; the largest is {most}"));
@@ -160,12 +165,10 @@ fn frames(graph: &Graph, arch: Arch) -> Finding {
     let mut failed = false;
     let mut details = Vec::new();
     for (frame, index, function) in &large {
-        let why = explained::reason(&function.names, Exception::Frame);
         let callback = reached[*index].is_some();
-        failed |= callback && why.is_none();
+        failed |= callback;
         let from = if callback { "a callback reaches it" } else { "no callback reaches it" };
-        let why = why.map_or(String::new(), |why| format!("; allowed: {why}"));
-        details.push(format!("{frame:6} {}: {from}{why}", function.name()));
+        details.push(format!("{frame:6} {}: {from}", function.name()));
     }
     let found = format!("{} frames over {LARGE_FRAME} bytes, the largest {most}", large.len());
     Finding { row: ROW, status: if failed { Status::Fail } else { Status::Note }, found, details }
@@ -176,14 +179,13 @@ fn recursion(graph: &Graph, stack: &Stack) -> Finding {
     let mut details = Vec::new();
     let mut failed = false;
     for cycle in &stack.cycles {
-        let why: Option<Vec<_>> = cycle
-            .iter()
-            .map(|index| explained::reason(&graph.functions[*index].names, Exception::Recursion))
-            .collect();
-        failed |= why.is_none();
-        let why = why.and_then(|why| why.first().copied());
-        let why = why.map_or(String::new(), |why| format!("; allowed: {why}"));
-        details.push(format!("{}{why}", graph.names(cycle).join(", ")));
+        let reasons: Option<Vec<_>> =
+            cycle.iter().map(|index| explained::recursion(&graph.functions[*index].names)).collect();
+        failed |= reasons.is_none();
+        let reason = reasons.and_then(|reasons| reasons.first().copied());
+        let reason =
+            reason.map_or(String::new(), |row| format!("; {} times at most: {}", row.times, row.why));
+        details.push(format!("{}{reason}", graph.names(cycle).join(", ")));
     }
     match (details.is_empty(), failed) {
         (true, _) => Finding::pass(ROW, "none"),
@@ -201,15 +203,15 @@ fn depth(stack: &Stack) -> Finding {
     for kind in Kind::ALL {
         let (budget, why) = kind.budget();
         let Some(deepest) = stack.depths.iter().find(|depth| depth.kind == kind) else { continue };
-        found.push(format!("{} {} of {budget}", kind.name(), deepest.depth));
-        let over = stack.depths.iter().filter(|depth| depth.kind == kind && depth.depth > budget);
+        found.push(format!("{} {} of {budget}", kind.name(), deepest.bytes));
+        let over = stack.depths.iter().filter(|depth| depth.kind == kind && depth.bytes > budget);
         for depth in over {
             let path = depth.path.iter().map(|step| format!("{} {}", step.function, step.frame));
             let path: Vec<_> = path.collect();
-            details.push(format!("{} {}: {} bytes of {budget}", kind.name(), depth.root, depth.depth));
+            details.push(format!("{} {}: {} bytes of {budget}", kind.name(), depth.root, depth.bytes));
             details.push(format!("    {}", path.join(" > ")));
         }
-        if stack.depths.iter().any(|depth| depth.kind == kind && depth.depth > budget) {
+        if stack.depths.iter().any(|depth| depth.kind == kind && depth.bytes > budget) {
             details.push(format!("    budget of a {}: {why}", kind.name()));
         }
     }

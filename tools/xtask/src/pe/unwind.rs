@@ -13,6 +13,8 @@ pub struct Unwound {
     pub end: u32,
     /// Bytes that the prologue takes, without the return address.
     pub frame: u32,
+    /// A register keeps the stack pointer: what is taken after that may be missing in `frame` (ARM64).
+    pub frame_pointer: bool,
     /// Bytes of code that the prologue has (x64).
     pub prologue: u32,
     /// The function that this is a part of (x64, chained unwind data).
@@ -109,18 +111,18 @@ fn x64(image: &Image<'_>, start: u32, end: u32, info: u32) -> Result<Unwound, St
         flags if flags & !HANDLERS == 0 => (None, Some(behind.ok_or("handler cut short")?)),
         _ => return Err(format!("flags {flags}")),
     };
-    Ok(Unwound { start, end, frame, prologue: u32::from(prologue), part_of, handler })
+    Ok(Unwound { start, end, frame, frame_pointer: false, prologue: u32::from(prologue), part_of, handler })
 }
 
 fn arm64(image: &Image<'_>, start: u32, info: u32) -> Result<Unwound, String> {
     let part = |word: u32, low: u32, bits: u32| (word >> low) & ((1 << bits) - 1);
-    let made = |length: u32, frame: u32, handler: Option<u32>| {
+    let made = |length: u32, frame: u32, frame_pointer: bool, handler: Option<u32>| {
         let end = start.checked_add(length).ok_or("a function over the end of memory")?;
-        Ok(Unwound { start, end, frame, prologue: 0, part_of: None, handler })
+        Ok(Unwound { start, end, frame, frame_pointer, prologue: 0, part_of: None, handler })
     };
     match part(info, 0, 2) {
         // Packed: length in words at bit 2, frame size in 16 bytes at bit 23.
-        1 | 2 => return made(part(info, 2, 11) * 4, part(info, 23, 9) * 16, None),
+        1 | 2 => return made(part(info, 2, 11) * 4, part(info, 23, 9) * 16, part(info, 21, 2) > 1, None),
         3 => return Err("reserved form".to_owned()),
         _ => {}
     }
@@ -143,14 +145,15 @@ fn arm64(image: &Image<'_>, start: u32, info: u32) -> Result<Unwound, String> {
         index += epilogues;
     }
     let codes = info.checked_add(index * 4).and_then(|at| image.bytes(at, words as usize * 4));
-    let frame = arm64_codes(codes.ok_or("codes cut short")?)?;
+    let (frame, frame_pointer) = arm64_codes(codes.ok_or("codes cut short")?)?;
     let handler = if has_handler { Some(word(index + words)?) } else { None };
-    made(length, frame, handler)
+    made(length, frame, frame_pointer, handler)
 }
 
-/// Bytes that the prologue of these codes takes.
-fn arm64_codes(codes: &[u8]) -> Result<u32, String> {
+/// Bytes that the prologue of these codes takes, and whether it sets the frame pointer.
+fn arm64_codes(codes: &[u8]) -> Result<(u32, bool), String> {
     let mut frame = 0u32;
+    let mut frame_pointer = false;
     let mut rest = codes;
     loop {
         let Some((&first, tail)) = rest.split_first() else { return Err("codes without an end".to_owned()) };
@@ -160,24 +163,23 @@ fn arm64_codes(codes: &[u8]) -> Result<u32, String> {
         let (further, bytes) = match first {
             0x00..=0x1F => (0, (wide & 0x1F) * 16),
             0x20..=0x3F => (0, (wide & 0x1F) * 8),
-            0x40..=0x7F => (0, 0),
             0x80..=0xBF => (0, ((wide & 0x3F) + 1) * 8),
             0xC0..=0xC7 => (1, ((wide & 7) << 8 | next(0)?) * 16),
             // Pre-indexed stores of a pair
             0xCC..=0xCF | 0xDA | 0xDB => (1, ((next(0)? & 0x3F) + 1) * 8),
             // Pre-indexed stores of one
             0xD4 | 0xD5 | 0xDE => (1, ((next(0)? & 0x1F) + 1) * 8),
-            // Stores into the frame
-            0xC8..=0xCB | 0xD0..=0xD3 | 0xD6..=0xD9 | 0xDC | 0xDD => (1, 0),
             0xE0 => (3, (next(0)? << 16 | next(1)? << 8 | next(2)?) * 16),
-            0xE1 | 0xE3 | 0xE6 | 0xFC => (0, 0),
-            0xE2 => (1, 0),
-            0xE4 | 0xE5 => return Ok(frame),
+            // Stores into the frame, the frame pointer, nothing, a signed return address
+            0x40..=0x7F | 0xE1 | 0xE3 | 0xE6 | 0xFC => (0, 0),
+            0xC8..=0xCB | 0xD0..=0xD3 | 0xD6..=0xD9 | 0xDC | 0xDD | 0xE2 => (1, 0),
+            0xE4 | 0xE5 => return Ok((frame, frame_pointer)),
             // Any register, pre-indexed or not
             0xE7 if next(0)? & 0x20 != 0 => (2, ((next(1)? & 0x3F) + 1) * 16),
             0xE7 => (2, 0),
             _ => return Err(format!("code 0x{first:02x}")),
         };
+        frame_pointer |= matches!(first, 0xE1 | 0xE2);
         frame = frame.checked_add(bytes).ok_or("a frame of over 4 GiB")?;
         rest = tail.get(further..).ok_or("codes cut short")?;
     }
@@ -190,13 +192,13 @@ mod tests {
     #[test]
     fn arm64_codes_add_up_to_the_frame() {
         // set_fp, save_fplr 32, save_next, save_r19r20_x 48, end
-        assert_eq!(arm64_codes(&[0xE2, 0x04, 0x44, 0xE6, 0x26, 0xE4]), Ok(48));
+        assert_eq!(arm64_codes(&[0xE2, 0x04, 0x44, 0xE6, 0x26, 0xE4]), Ok((48, true)));
         // alloc_m 0x123 * 16, save_fplr_x 16, end
-        assert_eq!(arm64_codes(&[0xC1, 0x23, 0x81, 0xE4]), Ok(0x1230 + 16));
+        assert_eq!(arm64_codes(&[0xC1, 0x23, 0x81, 0xE4]), Ok((0x1230 + 16, false)));
         // alloc_l
-        assert_eq!(arm64_codes(&[0xE0, 0x00, 0x10, 0x00, 0xE4]), Ok(0x10000));
+        assert_eq!(arm64_codes(&[0xE0, 0x00, 0x10, 0x00, 0xE4]), Ok((0x10000, false)));
         // save_regp_x 5 + 1, end_c
-        assert_eq!(arm64_codes(&[0xCC, 0x05, 0xE5]), Ok(48));
+        assert_eq!(arm64_codes(&[0xCC, 0x05, 0xE5]), Ok((48, false)));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use iced_x86::{
     Code, CpuidFeature, Decoder, DecoderOptions, FlowControl, Formatter, Instruction, InstructionInfoFactory,
-    IntelFormatter, Mnemonic, OpAccess, OpKind, Register,
+    IntelFormatter, Mnemonic, OpAccess, OpKind, Register, UsedRegister,
 };
 
 use super::code::{Facts, To, Transfer, Trap, sort_traps};
@@ -87,26 +87,27 @@ fn number(register: Register) -> Option<u8> {
 
 /// Reads the instructions of a function: `bytes` from `start`, its prologue so many bytes.
 pub fn decode(start: u32, bytes: &[u8], prologue: u32) -> Facts {
-    let end = u64::from(start) + bytes.len() as u64;
     let mut decoder = Decoder::with_ip(64, bytes, u64::from(start), DecoderOptions::NONE);
     let mut infos = InstructionInfoFactory::new();
-    let mut formatter = IntelFormatter::new();
-    let mut facts = Facts::default();
-    let mut steps = Vec::new();
-    // Transfers by a register: the step, the register, the place among the transfers.
-    let mut by_register = Vec::new();
-    let mut traps = Vec::new();
+    let mut reader = Reader {
+        start,
+        end: u64::from(start) + bytes.len() as u64,
+        prologue,
+        facts: Facts::default(),
+        steps: Vec::new(),
+        by_register: Vec::new(),
+        traps: Vec::new(),
+        eax: None,
+        after_call: false,
+    };
     let mut instruction = Instruction::default();
-    let mut after_call = false;
-    // What eax holds when a large frame is taken by its size.
-    let mut eax = None;
     while decoder.can_decode() {
         decoder.decode_out(&mut instruction);
         let Some(site) = narrow(instruction.ip()) else { break };
-        facts.instructions += 1;
+        reader.facts.instructions += 1;
         if instruction.is_invalid() {
-            facts.undecoded.push(site);
-            steps.push(Step {
+            reader.facts.undecoded.push(site);
+            reader.steps.push(Step {
                 site,
                 kills: u32::MAX,
                 gives: None,
@@ -117,14 +118,61 @@ pub fn decode(start: u32, bytes: &[u8], prologue: u32) -> Facts {
             });
             continue;
         }
-        let mut text = || {
-            let mut text = String::new();
-            formatter.format(&instruction, &mut text);
-            text
-        };
-        let inside = |target: u32| target > start && u64::from(target) < end;
+        let used = infos.info(&instruction).used_registers();
+        let goes = reader.transfer(site, &instruction);
+        reader.needs(site, &instruction, used);
+        reader.stack(site, &instruction, used);
+        reader.step(site, &instruction, used, goes);
+    }
+    reader.finish()
+}
 
-        // Where it goes
+fn writes(used: UsedRegister) -> bool {
+    matches!(
+        used.access(),
+        OpAccess::Write | OpAccess::ReadWrite | OpAccess::CondWrite | OpAccess::ReadCondWrite
+    )
+}
+
+fn is_call(instruction: &Instruction) -> bool {
+    matches!(instruction.flow_control(), FlowControl::Call | FlowControl::IndirectCall)
+}
+
+fn is_trap(instruction: &Instruction) -> bool {
+    matches!(
+        instruction.mnemonic(),
+        Mnemonic::Int3 | Mnemonic::Int | Mnemonic::Ud0 | Mnemonic::Ud1 | Mnemonic::Ud2 | Mnemonic::Int1
+    )
+}
+
+fn text(instruction: &Instruction) -> String {
+    let mut text = String::new();
+    IntelFormatter::new().format(instruction, &mut text);
+    text
+}
+
+/// Reads a function's instructions one by one.
+struct Reader {
+    start: u32,
+    end: u64,
+    prologue: u32,
+    facts: Facts,
+    steps: Vec<Step>,
+    /// Transfers by a register: the step, the register, the place among the transfers.
+    by_register: Vec<(usize, u8, usize)>,
+    traps: Vec<Trap>,
+    /// What eax holds when a large frame is taken by its size.
+    eax: Option<u32>,
+    after_call: bool,
+}
+
+impl Reader {
+    fn inside(&self, target: u32) -> bool {
+        target > self.start && u64::from(target) < self.end
+    }
+
+    /// Where it goes; the target if it is a branch in the function.
+    fn transfer(&mut self, site: u32, instruction: &Instruction) -> Option<u32> {
         let slot = match instruction.op0_kind() {
             OpKind::Memory if instruction.is_ip_rel_memory_operand() => {
                 narrow(instruction.ip_rel_memory_address()).map_or(To::Unknown, To::Slot)
@@ -132,107 +180,96 @@ pub fn decode(start: u32, bytes: &[u8], prologue: u32) -> Facts {
             _ => To::Unknown,
         };
         let near = narrow(instruction.near_branch_target()).map_or(To::Unknown, To::Direct);
-        let flow = instruction.flow_control();
-        let mut goes = None;
-        let (to, jump) = match flow {
-            FlowControl::Call => (Some(near), false),
-            FlowControl::IndirectCall => (Some(slot), false),
+        let (to, jump) = match instruction.flow_control() {
+            FlowControl::Call => (near, false),
+            FlowControl::IndirectCall => (slot, false),
             FlowControl::UnconditionalBranch | FlowControl::ConditionalBranch => match near {
-                To::Direct(target) if inside(target) || target == start => {
-                    goes = Some(target);
-                    (None, true)
-                }
-                near => (Some(near), true),
+                To::Direct(target) if self.inside(target) || target == self.start => return Some(target),
+                near => (near, true),
             },
-            FlowControl::IndirectBranch => (Some(slot), true),
-            _ => (None, false),
+            FlowControl::IndirectBranch => (slot, true),
+            _ => return None,
         };
-        if let Some(to) = to {
-            if to == To::Unknown
-                && instruction.op0_kind() == OpKind::Register
-                && let Some(register) = number(instruction.op0_register())
-            {
-                by_register.push((steps.len(), register, facts.transfers.len()));
-            }
-            facts.transfers.push(Transfer { site, to, jump });
+        if to == To::Unknown
+            && instruction.op0_kind() == OpKind::Register
+            && let Some(register) = number(instruction.op0_register())
+        {
+            self.by_register.push((self.steps.len(), register, self.facts.transfers.len()));
         }
+        self.facts.transfers.push(Transfer { site, to, jump });
+        None
+    }
 
-        // Addresses
+    /// Addresses, registers, features and rights that it needs.
+    fn needs(&mut self, site: u32, instruction: &Instruction, used: &[UsedRegister]) {
         if instruction.mnemonic() == Mnemonic::Lea && instruction.is_ip_rel_memory_operand() {
-            let address = narrow(instruction.ip_rel_memory_address()).filter(|address| !inside(*address));
-            facts.addresses.extend(address.map(|address| (site, address)));
+            let address =
+                narrow(instruction.ip_rel_memory_address()).filter(|address| !self.inside(*address));
+            self.facts.addresses.extend(address.map(|address| (site, address)));
         }
-
-        // What it needs
-        let info = infos.info(&instruction);
-        let foreign = info.used_registers().iter().any(|used| {
-            let register = used.register();
+        let foreign = used.iter().map(UsedRegister::register).any(|register| {
             register.is_ymm() || register.is_zmm() || register.is_k() || register.is_mm() || register.is_st()
         });
         let features = instruction.cpuid_features();
         if foreign || features.iter().any(|feature| FOREIGN_STATE.contains(feature)) {
-            facts.vector.push((site, text()));
+            self.facts.vector.push((site, text(instruction)));
         } else if features.iter().any(|feature| !BASELINE.contains(feature))
             && !SAME_ON_OLDER.contains(&instruction.mnemonic())
         {
-            facts.baseline.push((site, format!("{} ({features:?})", text())));
+            self.facts.baseline.push((site, format!("{} ({features:?})", text(instruction))));
         }
         let irql = (0..instruction.op_count()).any(|index| instruction.op_register(index) == Register::CR8);
         let segment = instruction.segment_prefix();
         if instruction.is_privileged() && !irql {
-            facts.privileged.push((site, text()));
+            self.facts.privileged.push((site, text(instruction)));
         } else if irql
             || ODD.contains(&instruction.mnemonic())
             || matches!(segment, Register::FS | Register::GS)
         {
-            facts.odd.push((site, text()));
+            self.facts.odd.push((site, text(instruction)));
         }
-        let trap = matches!(
-            instruction.mnemonic(),
-            Mnemonic::Int3 | Mnemonic::Int | Mnemonic::Ud0 | Mnemonic::Ud1 | Mnemonic::Ud2 | Mnemonic::Int1
-        );
-        if trap && !after_call {
-            traps.push(Trap { index: steps.len(), remark: (site, text()) });
+        if is_trap(instruction) && !self.after_call {
+            self.traps.push(Trap { index: self.steps.len(), remark: (site, text(instruction)) });
         }
+    }
 
-        // The stack
-        let taken = match instruction.code() {
-            Code::Push_r64 | Code::Push_rm64 | Code::Pushq_imm8 | Code::Pushq_imm32 | Code::Pushfq => Some(8),
-            Code::Sub_rm64_imm8 | Code::Sub_rm64_imm32 if instruction.op0_register() == Register::RSP => {
-                u32::try_from(instruction.immediate(1).cast_signed()).ok()
-            }
-            Code::Sub_r64_rm64 | Code::Sub_rm64_r64 if instruction.op0_register() == Register::RSP => {
-                let known = eax.filter(|_| instruction.op1_register() == Register::RAX);
+    /// Bytes that it takes from the stack.
+    fn stack(&mut self, site: u32, instruction: &Instruction, used: &[UsedRegister]) {
+        let on_stack = instruction.op0_register() == Register::RSP;
+        let constant = instruction.op_count() == 2
+            && matches!(instruction.op1_kind(), OpKind::Immediate8to64 | OpKind::Immediate32to64);
+        let constant = constant.then(|| instruction.immediate(1).cast_signed());
+        let taken = match (instruction.mnemonic(), constant) {
+            (Mnemonic::Push | Mnemonic::Pushfq, _) => 8,
+            (Mnemonic::Sub, Some(constant)) if on_stack => constant,
+            // Adds a negative number, or aligns, which takes as much at most.
+            (Mnemonic::Add | Mnemonic::And, Some(constant)) if on_stack => constant.saturating_neg(),
+            (Mnemonic::Sub, None) if on_stack => {
+                let known = self.eax.filter(|_| instruction.op1_register() == Register::RAX);
                 if known.is_none() {
-                    facts.variable = Some(site);
+                    self.facts.variable = Some(site);
                 }
-                known
+                known.map_or(0, i64::from)
             }
-            _ => None,
+            _ => 0,
         };
-        let in_prologue = site - start < prologue;
-        let sum = if in_prologue { &mut facts.prologue_bytes } else { &mut facts.later_bytes };
-        *sum = sum.saturating_add(taken.unwrap_or(0));
-
-        // What is known afterwards
-        let called = matches!(flow, FlowControl::Call | FlowControl::IndirectCall);
+        let in_prologue = site - self.start < self.prologue;
+        let sum = if in_prologue { &mut self.facts.prologue_bytes } else { &mut self.facts.later_bytes };
+        *sum = sum.saturating_add(u32::try_from(taken.max(0)).unwrap_or(u32::MAX));
         if instruction.code() == Code::Mov_r32_imm32 && instruction.op0_register() == Register::EAX {
-            eax = Some(instruction.immediate32());
-        } else if !called
-            && info.used_registers().iter().any(|used| {
-                used.register().full_register() == Register::RAX && used.access() != OpAccess::Read
-            })
+            self.eax = Some(instruction.immediate32());
+        } else if !is_call(instruction)
+            && used.iter().any(|used| used.register().full_register() == Register::RAX && writes(*used))
         {
-            eax = None;
+            self.eax = None;
         }
+    }
+
+    /// What it leaves behind.
+    fn step(&mut self, site: u32, instruction: &Instruction, used: &[UsedRegister], goes: Option<u32>) {
+        let (called, trap) = (is_call(instruction), is_trap(instruction));
         let mut kills = 0;
-        let changed = info.used_registers().iter().filter(|used| {
-            matches!(
-                used.access(),
-                OpAccess::Write | OpAccess::ReadWrite | OpAccess::CondWrite | OpAccess::ReadCondWrite
-            )
-        });
-        for register in changed.filter_map(|used| number(used.register())) {
+        for register in used.iter().filter(|used| writes(**used)).filter_map(|used| number(used.register())) {
             kills |= 1 << register;
         }
         if called {
@@ -243,36 +280,39 @@ pub fn decode(start: u32, bytes: &[u8], prologue: u32) -> Facts {
                 let from = if instruction.is_ip_rel_memory_operand() {
                     narrow(instruction.ip_rel_memory_address()).map(|slot| Gives::Value(Known::Slot(slot)))
                 } else {
-                    number(instruction.op1_register())
-                        .filter(|_| instruction.op1_kind() == OpKind::Register)
-                        .map(Gives::Same)
+                    let register = instruction.op1_kind() == OpKind::Register;
+                    number(instruction.op1_register()).filter(|_| register).map(Gives::Same)
                 };
                 number(instruction.op0_register()).zip(from)
             }
             _ => None,
         };
+        let flow = instruction.flow_control();
         let ends = trap
             || matches!(
                 flow,
                 FlowControl::UnconditionalBranch | FlowControl::IndirectBranch | FlowControl::Return
             );
-        let computed = flow == FlowControl::IndirectBranch;
         let nothing = instruction.mnemonic() == Mnemonic::Nop;
-        steps.push(Step { site, kills, gives, goes, falls: !ends, computed, nothing });
-        if instruction.mnemonic() != Mnemonic::Nop {
-            after_call = called || (trap && after_call);
+        let computed = flow == FlowControl::IndirectBranch;
+        self.steps.push(Step { site, kills, gives, goes, falls: !ends, computed, nothing });
+        if !nothing {
+            self.after_call = called || (trap && self.after_call);
         }
     }
-    let mut waiting = by_register.into_iter().peekable();
-    flow::solve(&steps, |index, state| {
-        while let Some((_, register, place)) = waiting.next_if(|(step, ..)| *step == index) {
-            if let Known::Slot(slot) = state[usize::from(register)] {
-                facts.transfers[place].to = To::Slot(slot);
+
+    fn finish(mut self) -> Facts {
+        let mut waiting = self.by_register.into_iter().peekable();
+        flow::solve(&self.steps, |index, state| {
+            while let Some((_, register, place)) = waiting.next_if(|(step, ..)| *step == index) {
+                if let Known::Slot(slot) = state[usize::from(register)] {
+                    self.facts.transfers[place].to = To::Slot(slot);
+                }
             }
-        }
-    });
-    sort_traps(&mut facts, &steps, traps);
-    facts
+        });
+        sort_traps(&mut self.facts, &self.steps, self.traps);
+        self.facts
+    }
 }
 
 /// Whether bytes between functions are padding: breakpoints and no-operations.
