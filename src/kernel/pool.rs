@@ -21,7 +21,7 @@ use core::sync::atomic::{AtomicPtr, AtomicUsize, Ordering, fence};
 
 use super::irql::Passive;
 use super::status::{Result, Status};
-use super::string::UnicodeStr;
+use super::string::{self, UnicodeStr};
 use crate::sys::nt;
 
 /// The largest object that may be moved by value into the pool, in bytes.
@@ -102,14 +102,7 @@ static ALLOCATE_POOL2: AtomicPtr<c_void> = AtomicPtr::new(null_mut());
 
 /// Looks for ExAllocatePool2, before the first allocation.
 pub fn look_up(_passive: &Passive) {
-    static NAME: [u16; 15] = {
-        let (mut units, mut index) = ([0; 15], 0);
-        while index < units.len() {
-            units[index] = b"ExAllocatePool2"[index] as u16;
-            index = index.wrapping_add(1);
-        }
-        units
-    };
+    static NAME: [u16; 15] = string::from_ascii(b"ExAllocatePool2");
     let found = UnicodeStr::new(&NAME).map_or(null_mut(), |name| {
         // SAFETY: PASSIVE_LEVEL; the name is only read.
         unsafe { nt::MmGetSystemRoutineAddress(name.as_raw()) }

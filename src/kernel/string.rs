@@ -45,6 +45,20 @@ impl<'a> UnicodeStr<'a> {
     }
 }
 
+/// ASCII text in UTF-16, for constants.
+pub const fn from_ascii<const N: usize>(text: &[u8; N]) -> [u16; N] {
+    let (mut units, mut rest, mut places) = ([0; N], text.as_slice(), 0);
+    while let [first, tail @ ..] = rest {
+        let (_, after) = units.as_mut_slice().split_at_mut(places);
+        if let [place, ..] = after {
+            *place = *first as u16;
+        }
+        rest = tail;
+        places = places.wrapping_add(1);
+    }
+    units
+}
+
 /// Up to `N` UTF-16 units, held inline.
 #[derive(Clone, Copy)]
 pub struct Utf16<const N: usize> {

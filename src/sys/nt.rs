@@ -69,6 +69,11 @@ pub unsafe fn io_status(irp: PIRP) -> (NTSTATUS, usize) {
     let status = core::ptr::from_ref(block).cast::<NTSTATUS>();
     // SAFETY: a kernel request's IoStatus holds a status; any bits are one.
     let status = unsafe { status.read() };
-    #[allow(clippy::useless_conversion, reason = "a ULONG_PTR is a u64 in the bindings")]
-    (status, block.Information as usize)
+    #[allow(
+        clippy::cast_possible_truncation,
+        clippy::unnecessary_cast,
+        reason = "a ULONG_PTR is a u64 in the bindings"
+    )]
+    let information = block.Information as usize;
+    (status, information)
 }

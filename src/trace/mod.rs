@@ -77,16 +77,14 @@ mod backend {
 
 /// Makes the provider known, before the driver's first event. Without it, events are lost, and nothing else.
 #[cfg(kernel)]
-pub fn open(_passive: &crate::kernel::irql::Passive) {
-    #[cfg(image)]
-    etw::open(_passive);
+pub fn open(passive: &crate::kernel::irql::Passive) {
+    backend::open(passive);
 }
 
 /// Takes the provider away, after the driver's last event. Called once for each [`open`].
 #[cfg(kernel)]
-pub fn close(_passive: &crate::kernel::irql::Passive) {
-    #[cfg(image)]
-    etw::close(_passive);
+pub fn close(passive: &crate::kernel::irql::Passive) {
+    backend::close(passive);
 }
 
 #[cfg(test)]

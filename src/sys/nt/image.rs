@@ -58,8 +58,10 @@ pub unsafe fn KeGetCurrentProcessorIndex() -> ULONG {
 /// # Safety
 /// The level is DISPATCH_LEVEL at most, and lowered again.
 pub unsafe fn KeRaiseIrqlToDpcLevel() -> KIRQL {
+    const LEVEL: KIRQL = 2;
+    const _: () = assert!(LEVEL as u32 == DISPATCH_LEVEL);
     // SAFETY: the caller's promise.
-    unsafe { KfRaiseIrql(DISPATCH_LEVEL as KIRQL) }
+    unsafe { KfRaiseIrql(LEVEL) }
 }
 
 /// `InterruptTime` of KUSER_SHARED_DATA, which every system maps here for the kernel.
@@ -110,11 +112,13 @@ pub unsafe fn IoSetCompletionRoutine(
     let next = unsafe { &mut *next };
     next.CompletionRoutine = routine;
     next.Context = context;
-    let wanted = [
-        (on_success, SL_INVOKE_ON_SUCCESS),
-        (on_error, SL_INVOKE_ON_ERROR),
-        (on_cancel, SL_INVOKE_ON_CANCEL),
-    ];
-    next.Control =
-        wanted.iter().filter(|(on, _)| *on != FALSE).fold(0, |control, (_, bit)| control | *bit as u8);
+    next.Control = 0;
+    for (on, bit) in
+        [(on_success, SL_INVOKE_ON_SUCCESS), (on_error, SL_INVOKE_ON_ERROR), (on_cancel, SL_INVOKE_ON_CANCEL)]
+    {
+        if on != FALSE {
+            // The bits are of a byte.
+            next.Control |= bit.to_le_bytes()[0];
+        }
+    }
 }

@@ -1,6 +1,6 @@
 //! What the headers say of the definitions in `sys/fwp/abi.rs` and `id.rs`, held by the compiler.
 //! The structures are held by their own tables in `abi.rs`; their unions are here.
-#![expect(clippy::wildcard_imports, reason = "a row for every name")]
+#![allow(clippy::wildcard_imports, reason = "a row for every name")]
 
 use super::held;
 use crate::sys::fwp::*;

@@ -1,6 +1,6 @@
 //! What the headers say of the definitions in `sys/nmr/abi.rs`, held by the compiler.
 //! Most structures are held by the table at the end of `abi.rs`; here is what that table lacks.
-#![expect(clippy::wildcard_imports, reason = "a row for every name")]
+#![allow(clippy::wildcard_imports, reason = "a row for every name")]
 
 use super::held;
 use crate::sys::nmr::*;

@@ -24,6 +24,10 @@ pub enum Area {
     Ring,
     /// Policies, captures and `weir run`, also under valgrind
     Run,
+    /// The image for Windows: built, checked, built again elsewhere
+    Image,
+    /// The image in Wine
+    Wine,
 }
 
 #[derive(clap::Args)]
@@ -48,6 +52,16 @@ fn steps(area: Area) -> Vec<Step> {
         Area::Style => vec![
             step("the code is formatted", "cargo fmt --all -- --check"),
             step("no lint warns", "cargo clippy --workspace --all-targets --locked -- -D warnings"),
+            step("no lint warns in the image", "cargo xtask build --lint"),
+            step(
+                "the stand-ins for Wine are formatted",
+                "cargo fmt --manifest-path tests/wine/Cargo.toml --all -- --check",
+            ),
+            step(
+                "no lint warns in the stand-ins for Wine",
+                "cargo clippy --manifest-path tests/wine/Cargo.toml --workspace --locked --target \
+                 x86_64-pc-windows-msvc -- -D warnings",
+            ),
             step("the tree compiles without the simulated kernel", "cargo check --locked"),
             Step {
                 what: "the documentation builds without a warning",
@@ -103,6 +117,22 @@ fn steps(area: Area) -> Vec<Step> {
                           tools/weir/examples/office.toml",
                 env: VALGRIND,
             },
+        ],
+        Area::Image => vec![
+            step("the commands of this folder hold", "cargo test --locked -p xtask"),
+            step(
+                "the image is built for both architectures, and alike elsewhere",
+                "cargo xtask build --reproduce",
+            ),
+            step("the image for x64 is sound", "cargo xtask lint-pe target/dist/x64/weir.sys"),
+            step("the image for ARM64 is sound", "cargo xtask lint-pe target/dist/arm64/weir.sys"),
+        ],
+        Area::Wine => vec![
+            step(
+                "what the stand-ins share holds",
+                "cargo test --manifest-path tests/wine/Cargo.toml --locked -p wine-support",
+            ),
+            step("the image runs in Wine", "cargo xtask wine"),
         ],
     }
 }

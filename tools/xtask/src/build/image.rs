@@ -60,9 +60,14 @@ pub fn build(arch: Arch, args: &BuildArgs, toolchain: &Toolchain, kit: &Kit) -> 
     ];
     let target = root.join("target/image");
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    command
+    let what: &[&str] = if args.lint {
+        &["clippy", "--package", "weir", "--lib"]
+    } else {
         // The crate type alone, because an rlib beside it would not be optimised as a whole.
-        .args(["rustc", "--package", "weir", "--lib", "--crate-type", "cdylib"])
+        &["rustc", "--package", "weir", "--lib", "--crate-type", "cdylib"]
+    };
+    command
+        .args(what)
         .args(["--target", arch.triple(), "--target-dir"])
         .arg(&target)
         .args(["--config", &format!("patch.crates-io.wdk-build.path={:?}", text(Path::new(WDK_BUILD)))])
@@ -95,8 +100,15 @@ pub fn build(arch: Arch, args: &BuildArgs, toolchain: &Toolchain, kit: &Kit) -> 
             "debug"
         }
     };
+    if args.lint {
+        command.args(["--", "-D", "warnings"]);
+    }
     if !command.status().map_err(|error| Error(format!("cargo: {error}")))?.success() {
-        return Err(Error(format!("weir.sys for {} could not be built: see above", arch.name())));
+        let what = if args.lint { "is not free of warnings" } else { "could not be built" };
+        return Err(Error(format!("weir.sys for {} {what}: see above", arch.name())));
+    }
+    if args.lint {
+        return Ok(());
     }
     let built = target.join(arch.triple()).join(folder);
     for (from, name) in [

@@ -3,11 +3,13 @@
 //! 1. [`toolchain`]: which `core` the image is built with, and the linker.
 //! 2. [`wdk`]: headers and import libraries in the folders of a WDK, and a wdk-build that runs on this host.
 //! 3. [`image`]: cargo, for one architecture.
+//! 4. [`reproduce`]: on request, the same again in another folder.
 //!
 //! Everything lies under `target/wdk` and `target/image`; what is up to date is left alone.
 
 mod image;
 pub mod linker;
+mod reproduce;
 mod toolchain;
 mod wdk;
 
@@ -74,6 +76,12 @@ pub struct BuildArgs {
     /// Compiles core from the toolchain's sources, even where it could be used as it is installed
     #[arg(long)]
     pub build_std: bool,
+    /// Then builds a copy of the tree in another folder, and compares
+    #[arg(long)]
+    pub reproduce: bool,
+    /// Builds nothing: lets clippy look at what only the image contains, and takes its warnings for errors
+    #[arg(long, conflicts_with_all = ["reproduce", "build_std"])]
+    pub lint: bool,
 }
 
 /// Why there is no image.
@@ -126,7 +134,7 @@ pub fn build(args: &BuildArgs) -> Result<(), Error> {
         kit.libraries(arch, &toolchain)?;
         image::build(arch, args, &toolchain, &kit)?;
     }
-    Ok(())
+    if args.reproduce { reproduce::check(archs, args) } else { Ok(()) }
 }
 
 /// Runs the command.
