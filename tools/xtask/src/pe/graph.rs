@@ -36,6 +36,14 @@ impl Function {
         self.names.first().map_or("(no name)", String::as_str)
     }
 
+    /// Addresses of functions that it takes: site, address.
+    pub fn taken<'a>(&'a self, graph: &'a Graph) -> impl Iterator<Item = (u32, &'a Function)> {
+        self.facts.addresses.iter().filter_map(|(site, address)| {
+            let function = graph.functions.get(graph.at(*address)?)?;
+            (function.start == *address).then_some((*site, function))
+        })
+    }
+
     /// Bytes of stack while it runs, with the return address where the call pushes it.
     pub fn frame(&self, arch: Arch) -> u32 {
         let pushed = match arch {
@@ -73,6 +81,8 @@ pub struct Graph {
     pub roots: Vec<Root>,
     /// The image says where the guard's functions are.
     pub guard_known: bool,
+    /// The functions that the guard allows to be called, sorted.
+    pub call_targets: Vec<u32>,
     /// What keeps the graph from being whole: bytes of no function, calls to none.
     pub faults: Vec<String>,
 }
@@ -84,6 +94,7 @@ impl Graph {
             functions: Vec::new(),
             roots: Vec::new(),
             guard_known: GuardSlots::of(image).check.is_some(),
+            call_targets: config::call_targets(image),
             faults: Vec::new(),
         };
         graph.find_functions(image, map, unwound);
@@ -235,7 +246,7 @@ impl Graph {
     fn find_roots(&mut self, image: &Image<'_>, unwound: &[Unwound]) {
         let entry = image.optional().address_of_entry_point.get(object::LittleEndian);
         let slots = GuardSlots::of(image);
-        let mut taken: BTreeSet<u32> = config::call_targets(image).into_iter().collect();
+        let mut taken: BTreeSet<u32> = self.call_targets.iter().copied().collect();
         taken.extend(
             image.pointers().into_iter().filter(|(site, _)| !slots.contains(*site)).map(|(_, to)| to),
         );

@@ -360,7 +360,11 @@ fn signature(image: &Image<'_>) -> Finding {
     const ROW: &str = "signature";
     // This directory alone holds an offset into the file.
     let Some((offset, size)) = image.directory(pe::IMAGE_DIRECTORY_ENTRY_SECURITY) else {
-        return Finding::pass(ROW, "not signed");
+        let end = image.sections.iter().map(|section| section.raw.end).max().unwrap_or(0);
+        return match image.data.len().checked_sub(end) {
+            None | Some(0) => Finding::pass(ROW, "not signed"),
+            Some(more) => Finding::fail(ROW, format!("not signed, but {more} bytes follow the last section")),
+        };
     };
     let end = (offset as usize).checked_add(size as usize);
     let table = end.and_then(|end| image.data.get(offset as usize..end));

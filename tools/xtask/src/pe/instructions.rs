@@ -19,6 +19,7 @@ pub fn check(graph: &Graph, arch: Arch) -> Vec<Finding> {
         privileged(graph),
         traps(graph),
         indirect(graph),
+        targets(graph),
         alloc(graph),
     ]
 }
@@ -127,6 +128,28 @@ fn indirect(graph: &Graph) -> Finding {
         Status::Note
     };
     Finding { row: ROW, status, found, details }
+}
+
+fn targets(graph: &Graph) -> Finding {
+    const ROW: &str = "code.targets";
+    if graph.call_targets.is_empty() {
+        return Finding::note(ROW, "not checked: config.functions");
+    }
+    let mut taken = 0;
+    let mut faults = Vec::new();
+    for function in &graph.functions {
+        for (site, target) in function.taken(graph) {
+            taken += 1;
+            if !graph.call_targets.contains(&target.start) {
+                faults.push(format!(
+                    "{}, whose address {} takes at 0x{site:x}",
+                    target.name(),
+                    function.name()
+                ));
+            }
+        }
+    }
+    Finding::from_faults(ROW, format!("taken in {taken} places"), faults)
 }
 
 fn alloc(graph: &Graph) -> Finding {

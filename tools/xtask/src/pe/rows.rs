@@ -164,8 +164,9 @@ pub static ROWS: &[Row] = &[
     ),
     row(
         "signature",
-        "not signed, or a certificate table that ends the file",
-        "The build leaves the image unsigned; packaging signs it, and nothing may follow the signature.",
+        "not signed, or a certificate table that ends the file; nothing behind either",
+        "The build leaves the image unsigned; packaging signs it. What follows the last section is never loaded, and \
+         what follows the signature breaks it.",
     ),
     row(
         "imports.libraries",
@@ -227,6 +228,12 @@ pub static ROWS: &[Row] = &[
         "indirect calls, by function; guarded by control flow guard",
         "They leave the call graph, so the rows below cannot follow them. Each possible target has its address taken, \
          and is a root of its own.",
+    ),
+    row(
+        "code.targets",
+        "every function whose address code takes is one that control flow guard allows to be called",
+        "Such a function is a callback, in the driver or in Windows: where it is not in the table, calling it is a bug \
+         check (0x139, parameter 10).",
     ),
     row(
         "code.alloc",

@@ -101,6 +101,7 @@ const BREAKS: &[Break] = &[
     ("code.traps", |draft| draft.function(HELPER).items.push(Item::Raw(&[0x0F, 0x0B], &[0xD420_0020]))),
     // call rax; blr x9
     ("code.indirect", |draft| draft.function(CALLBACK).items.push(Item::Raw(&[0xFF, 0xD0], &[0xD63F_0120]))),
+    ("code.targets", |draft| draft.function(START).items.push(Item::Take(HELPER))),
     ("code.alloc", |draft| {
         draft.functions.push(code("_RNvNtCs1f2BdUxKfgg_5alloc7raw_vec17capacity_overflow", 0, &[]));
     }),
@@ -182,6 +183,14 @@ fn without_the_right_map_the_code_is_not_passed() {
 }
 
 #[test]
+fn bytes_behind_the_last_section_fail() {
+    let mut built = Draft::new(Arch::X64).build();
+    built.image.extend([1, 2, 3, 4]);
+    set_checksum(&mut built.image, None);
+    assert_eq!(failed(&lint(&built)), ["signature"]);
+}
+
+#[test]
 fn a_signed_image_is_noted() {
     let mut draft = Draft::new(Arch::X64);
     draft.certificate = Some((vec![16, 0, 0, 0, 0, 2, 2, 0, 1, 2, 3, 4, 5, 6, 7, 8], true));
@@ -242,6 +251,7 @@ fn a_function_whose_address_code_takes_is_a_root() {
         let mut draft = Draft::new(arch);
         draft.functions.push(code("_ZN4weir5later17h0123456789abcdefE", 48, &[Item::Call(HELPER)]));
         draft.function(START).items.push(Item::Take("_ZN4weir5later17h0123456789abcdefE"));
+        draft.call_targets.push("_ZN4weir5later17h0123456789abcdefE");
         let report = lint(&draft.build());
         assert!(report.depths.iter().any(|depth| depth.root == "weir::later"), "{:?}", report.depths);
     }
@@ -333,36 +343,45 @@ fn every_truncation_is_refused_or_fails() {
     }
 }
 
+/// Changes some bytes of an image and its map, and checks it.
+fn check_garbage(built: &Built, random: &mut Random) {
+    let mut image = built.image.clone();
+    for _ in 0..=random.next(8) {
+        // Headers and tables rather than padding
+        let at = if random.next(2) == 0 { random.next(0x400) } else { random.next(image.len()) };
+        image[at] = match random.next(3) {
+            0 => 0xFF,
+            1 => 0,
+            _ => u8::try_from(random.next(256)).unwrap(),
+        };
+    }
+    if random.next(2) == 0 {
+        set_checksum(&mut image, None);
+    }
+    let mut map = built.map.clone().into_bytes();
+    if random.next(4) == 0 {
+        let at = random.next(map.len());
+        map[at] = b'0' + u8::try_from(random.next(40)).unwrap();
+    }
+    let map = String::from_utf8_lossy(&map).into_owned();
+    if let Ok(report) = check(&image, Ok(&map), &root().join("tests/abi/exports")) {
+        let _ = report.text("garbage", true);
+        let _ = report.json("garbage").to_string();
+    }
+}
+
 #[test]
 fn no_garbage_stops_the_check() {
-    let exports = root().join("tests/abi/exports");
     let mut random = Random(0x7765_6972);
     for arch in [Arch::X64, Arch::Arm64] {
         let built = Draft::new(arch).build();
         for _ in 0..3000 {
-            let mut image = built.image.clone();
-            for _ in 0..=random.next(8) {
-                // Headers and tables rather than padding
-                let at = if random.next(2) == 0 { random.next(0x400) } else { random.next(image.len()) };
-                image[at] = match random.next(3) {
-                    0 => 0xFF,
-                    1 => 0,
-                    _ => u8::try_from(random.next(256)).unwrap(),
-                };
-            }
-            if random.next(2) == 0 {
-                set_checksum(&mut image, None);
-            }
-            let mut map = built.map.clone().into_bytes();
-            if random.next(4) == 0 {
-                let at = random.next(map.len());
-                map[at] = b'0' + u8::try_from(random.next(40)).unwrap();
-            }
-            let map = String::from_utf8_lossy(&map).into_owned();
-            if let Ok(report) = check(&image, Ok(&map), &exports) {
-                let _ = report.text("garbage", true);
-                let _ = report.json("garbage").to_string();
-            }
+            check_garbage(&built, &mut random);
+        }
+    }
+    for (_, built) in own_images() {
+        for _ in 0..100 {
+            check_garbage(&built, &mut random);
         }
     }
 }
