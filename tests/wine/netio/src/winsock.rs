@@ -11,7 +11,7 @@ use crate::sys::nt::{
 use core::net::SocketAddr;
 use windows_sys::Win32::Networking::WinSock::{
     FIONBIO, INVALID_SOCKET, IPPROTO_TCP, IPPROTO_UDP, LINGER, MSG_PEEK, SD_SEND, SO_ERROR, SO_LINGER,
-    SOCK_DGRAM, SOCK_STREAM, SOCKET, SOL_SOCKET, SOMAXCONN, WSA_FLAG_OVERLAPPED, WSAEACCES, WSAEADDRINUSE,
+    SOCK_DGRAM, SOCK_STREAM, SOCKET, SOL_SOCKET, WSA_FLAG_OVERLAPPED, WSAEACCES, WSAEADDRINUSE,
     WSAEADDRNOTAVAIL, WSAEAFNOSUPPORT, WSAECONNABORTED, WSAECONNREFUSED, WSAECONNRESET, WSAEHOSTUNREACH,
     WSAEINPROGRESS, WSAEINVAL, WSAENETRESET, WSAENETUNREACH, WSAENOBUFS, WSAENOPROTOOPT, WSAENOTCONN,
     WSAEPROTONOSUPPORT, WSAESHUTDOWN, WSAETIMEDOUT, WSAEWOULDBLOCK, WSAGetLastError, WSASocketW, accept,
@@ -75,6 +75,9 @@ fn length(bytes: &[u8]) -> i32 {
     i32::try_from(bytes.len()).unwrap_or(i32::MAX)
 }
 
+/// What waits to be accepted, at most. (Wine makes 5 of SOMAXCONN.)
+const BACKLOG: i32 = 1024;
+
 const INET_SIZE: i32 = size_of::<Inet>().cast_signed() as i32;
 
 impl Socket {
@@ -134,7 +137,7 @@ impl Socket {
 
     pub fn listen(&self) -> Result<()> {
         // SAFETY: the socket is open.
-        check(unsafe { listen(self.0, SOMAXCONN.cast_signed()) })
+        check(unsafe { listen(self.0, BACKLOG) })
     }
 
     /// The next connection that waits, with its peer.
