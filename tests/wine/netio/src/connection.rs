@@ -64,6 +64,7 @@ pub enum Outgoing {
     Ended,
 }
 
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub struct Connection {
     pub stage: Stage,
     link: Option<Link>,

@@ -383,17 +383,13 @@ fn called(context: PVOID, function: &str) -> Option<Arc<Provider>> {
     TOTALS.functions.fetch_add(1, Ordering::Relaxed);
     let found = LIVE.lock().get(&context.addr()).cloned();
     let found = found.filter(|provider| !provider.closed.load(Ordering::Acquire));
-    match found {
-        Some(provider) => {
-            provider.functions.fetch_add(1, Ordering::Relaxed);
-            Some(provider)
-        }
-        None => {
-            TOTALS.functions_after_close.fetch_add(1, Ordering::Relaxed);
-            violation!(function, "called with {context:p}, whose socket is closed or never was");
-            None
-        }
+    if let Some(provider) = &found {
+        provider.functions.fetch_add(1, Ordering::Relaxed);
+    } else {
+        TOTALS.functions_after_close.fetch_add(1, Ordering::Relaxed);
+        violation!(function, "called with {context:p}, whose socket is closed or never was");
     }
+    found
 }
 
 unsafe extern "system" fn query_metric(context: PVOID, metric: *mut Metric) -> NTSTATUS {

@@ -6,8 +6,10 @@ use alloc::string::String;
 
 /// `guid` in lower case with hyphens, without braces.
 pub fn text(guid: &GUID) -> String {
-    let GUID { Data1, Data2, Data3, Data4: [a, b, c, d, e, f, g, h] } = guid;
-    format!("{Data1:08x}-{Data2:04x}-{Data3:04x}-{a:02x}{b:02x}-{c:02x}{d:02x}{e:02x}{f:02x}{g:02x}{h:02x}")
+    let GUID { Data1, Data2, Data3, Data4 } = guid;
+    let tail = u64::from_be_bytes(*Data4);
+    let (fourth, fifth) = (tail >> 48, tail & 0xFFFF_FFFF_FFFF);
+    format!("{Data1:08x}-{Data2:04x}-{Data3:04x}-{fourth:04x}-{fifth:012x}")
 }
 
 /// Reads a GUID, with or without braces, in either case.

@@ -5,8 +5,10 @@ use crate::sys::wsk::{PWSK_DATA_INDICATION, WSK_BUF, WSK_DATA_INDICATION};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::ptr::null_mut;
+use static_assertions::const_assert_eq;
 
 /// A list of indications with all that it refers to.
+#[expect(clippy::vec_box, reason = "addresses stay the same when the vectors grow")]
 pub struct Indication {
     _data: Box<[u8]>,
     _mdls: Vec<Box<MDL>>,
@@ -21,7 +23,7 @@ impl Indication {
     /// least one); `together` whether a piece goes into the same indication as the one before it, as its next MDL. An
     /// indication begins at `offset` within its first MDL.
     pub fn new(
-        data: Box<[u8]>,
+        data: &[u8],
         offset: usize,
         mut piece: impl FnMut(usize) -> usize,
         mut together: impl FnMut() -> bool,
@@ -82,13 +84,17 @@ fn as_u32(number: usize) -> u32 {
     u32::try_from(number).unwrap_or(u32::MAX)
 }
 
+/// The size of an MDL without page frame numbers, which nobody reads here.
+const MDL_SIZE: i16 = 0x30;
+const_assert_eq!(size_of::<MDL>(), MDL_SIZE as usize);
+
 /// An MDL over memory that is mapped where it is.
 fn mdl(start: *mut u8, length: usize) -> MDL {
     const PAGE: usize = 4096;
     let offset = start.addr() % PAGE;
     MDL {
         Next: null_mut(),
-        Size: size_of::<MDL>().cast_signed() as i16,
+        Size: MDL_SIZE,
         MdlFlags: MDL_MAPPED_TO_SYSTEM_VA | MDL_SOURCE_IS_NONPAGED_POOL,
         AllocationProcessorNumber: 0,
         Reserved: 0,
@@ -133,22 +139,22 @@ mod tests {
 
     #[test]
     fn whole_data_is_one_indication_over_one_mdl() {
-        let mut whole = Indication::new(data(), 0, |left| left, || true);
+        let mut whole = Indication::new(&data(), 0, |left| left, || true);
         assert_eq!(read(whole.head()), (data().to_vec(), 1));
     }
 
     #[test]
     fn pieces_become_mdls_of_a_chain_or_indications_of_a_list() {
-        let mut list = Indication::new(data(), 0, |_| 10, || false);
+        let mut list = Indication::new(&data(), 0, |_| 10, || false);
         assert_eq!(read(list.head()), (data().to_vec(), 26));
-        let mut chain = Indication::new(data(), 0, |_| 10, || true);
+        let mut chain = Indication::new(&data(), 0, |_| 10, || true);
         assert_eq!(read(chain.head()), (data().to_vec(), 1));
         let mut turn = 0;
         let alternately = move || {
             turn += 1;
             turn % 2 == 0
         };
-        let mut mixed = Indication::new(data(), 5, |_| 10, alternately);
+        let mut mixed = Indication::new(&data(), 5, |_| 10, alternately);
         let (bytes, nodes) = read(mixed.head());
         assert_eq!(bytes, data().to_vec());
         assert!((2..26).contains(&nodes), "{nodes}");
@@ -156,7 +162,7 @@ mod tests {
 
     #[test]
     fn an_offset_leads_into_the_first_mdl_of_each_indication() {
-        let mut offset = Indication::new(data(), 3, |_| 100, || false);
+        let mut offset = Indication::new(&data(), 3, |_| 100, || false);
         // SAFETY: a list that the test owns.
         assert_eq!(unsafe { (*offset.head()).Buffer.Offset }, 3);
         assert_eq!(read(offset.head()), (data().to_vec(), 3));

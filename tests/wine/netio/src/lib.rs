@@ -19,6 +19,7 @@
 //! What is pure, and the registrar, compile and are tested on any host; the rest exists on Windows targets only.
 
 #![cfg_attr(windows, no_std)]
+#![cfg_attr(not(windows), allow(dead_code, reason = "what uses it exists on Windows targets only"))]
 
 extern crate alloc;
 

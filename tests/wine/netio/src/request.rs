@@ -18,6 +18,7 @@ use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::fmt::Write;
 use core::mem::offset_of;
 use core::sync::atomic::{AtomicPtr, AtomicU8, Ordering};
 
@@ -163,7 +164,9 @@ impl Request {
     /// Notes that the function that took this IRP returns STATUS_PENDING (IoMarkIrpPending).
     pub fn mark_pending(&self) {
         // SAFETY: taken and not completed.
-        let location: PIO_STACK_LOCATION = unsafe { (*self.irp).Tail.Overlay.CurrentStackLocation };
+        let tail = unsafe { (*self.irp).Tail };
+        // SAFETY: the tail is an overlay throughout an IRP's life.
+        let location: PIO_STACK_LOCATION = unsafe { tail.Overlay.CurrentStackLocation };
         // SAFETY: an IRP that was taken has a current location.
         unsafe { (*location).Control |= SL_PENDING_RETURNED };
     }
@@ -310,11 +313,12 @@ unsafe extern "C" fn cancel(_device: PDEVICE_OBJECT, irp: PIRP) {
     }
 }
 
-/// What is still outstanding for a client that cannot be deregistered, in words.
+/// What is still outstanding, in words: for a client that cannot be deregistered.
 pub fn words() -> String {
     let mut words = String::new();
     for (irp, api, socket) in outstanding() {
-        words.push_str(&alloc::format!(" {api} (IRP {irp:#x}, socket {socket})"));
+        // Writing to a string does not fail.
+        let _written = write!(words, " {api} (IRP {irp:#x}, socket {socket})");
     }
     words
 }

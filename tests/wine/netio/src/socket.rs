@@ -113,6 +113,7 @@ pub struct State {
 
 /// Options that are kept until there is a socket of Winsock's to set them on.
 #[derive(Clone, Copy, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is an option of its own")]
 pub struct Options {
     pub exclusive: bool,
     pub v6_only: bool,

@@ -4,7 +4,7 @@
 pub use wine_support::sync::{Condvar, Mutex, MutexGuard};
 
 #[cfg(not(windows))]
-pub use host::{Condvar, Mutex, MutexGuard};
+pub use host::{Condvar, Mutex};
 
 #[cfg(not(windows))]
 mod host {

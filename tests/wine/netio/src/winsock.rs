@@ -9,6 +9,7 @@ use crate::sys::nt::{
     STATUS_NOT_SUPPORTED, STATUS_UNSUCCESSFUL,
 };
 use core::net::SocketAddr;
+use static_assertions::const_assert_eq;
 use windows_sys::Win32::Networking::WinSock::{
     FIONBIO, INVALID_SOCKET, IPPROTO_TCP, IPPROTO_UDP, LINGER, MSG_PEEK, SD_SEND, SO_ERROR, SO_LINGER,
     SOCK_DGRAM, SOCK_STREAM, SOCKET, SOL_SOCKET, WSA_FLAG_OVERLAPPED, WSAEACCES, WSAEADDRINUSE,
@@ -78,7 +79,10 @@ fn length(bytes: &[u8]) -> i32 {
 /// What waits to be accepted, at most. (Wine makes 5 of SOMAXCONN.)
 const BACKLOG: i32 = 1024;
 
-const INET_SIZE: i32 = size_of::<Inet>().cast_signed() as i32;
+const INET_SIZE: i32 = 28;
+const_assert_eq!(size_of::<Inet>(), INET_SIZE as usize);
+const LINGER_SIZE: i32 = 4;
+const_assert_eq!(size_of::<LINGER>(), LINGER_SIZE as usize);
 
 impl Socket {
     pub fn stream(family: u16) -> Result<Self> {
@@ -214,7 +218,7 @@ impl Socket {
         let linger = LINGER { l_onoff: 1, l_linger: 0 };
         let value = (&raw const linger).cast();
         // SAFETY: the option's own structure.
-        unsafe { setsockopt(self.0, SOL_SOCKET, SO_LINGER, value, size_of::<LINGER>().cast_signed() as i32) };
+        unsafe { setsockopt(self.0, SOL_SOCKET, SO_LINGER, value, LINGER_SIZE) };
     }
 
     /// A UDP socket that gets what it sends: to wake whoever polls it.

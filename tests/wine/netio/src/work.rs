@@ -33,7 +33,7 @@ fn run() {
         let job = loop {
             match jobs.pop_front() {
                 Some(job) => break job,
-                None => jobs = CAME.wait_timeout(jobs, Duration::from_secs(60)),
+                None => jobs = CAME.wait_timeout(jobs, Duration::from_mins(1)),
             }
         };
         drop(jobs);

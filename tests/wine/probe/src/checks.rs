@@ -37,7 +37,10 @@ fn made<T>(what: &str, found: Result<T, NTSTATUS>) -> Result<T, String> {
     found.map_err(|status| format!("{what}: {status:#010x}"))
 }
 
-const PROMISES: [(&str, fn(&WSK_PROVIDER_NPI) -> Check); 16] = [
+/// A promise, and what checks it.
+type Promise = (&'static str, fn(&WSK_PROVIDER_NPI) -> Check);
+
+const PROMISES: [Promise; 16] = [
     ("transports are told once there is room for them", transports),
     ("a connection is accepted by request, and both ends agree about it", accept_by_request),
     ("bytes arrive as they were sent, whatever the MDLs", bytes),
@@ -167,10 +170,10 @@ fn bytes(npi: &WSK_PROVIDER_NPI) -> Check {
         let data = pattern(length);
         let mut sent = Buffer::of(&data, part, offset);
         let mut received = Buffer::new(length, part + 13, offset);
-        let receives = server.receive(&mut received, WSK_FLAG_WAITALL);
+        let pending = server.receive(&mut received, WSK_FLAG_WAITALL);
         let sends = client.send(&mut sent);
         same("send", &sends.end(), &(STATUS_SUCCESS, length))?;
-        same("receive", &receives.end(), &(STATUS_SUCCESS, length))?;
+        same("receive", &pending.end(), &(STATUS_SUCCESS, length))?;
         if received.read(length) != data {
             return Err(format!("{length} bytes over parts of {part} differ"));
         }
@@ -343,6 +346,9 @@ fn refused_connect(npi: &WSK_PROVIDER_NPI) -> Check {
     same("connect", &outcome, &Some(STATUS_CONNECTION_REFUSED))
 }
 
+/// An interface that nobody has.
+static NOBODYS: GUID = GUID { Data1: 7, Data2: 7, Data3: 7, Data4: [7; 8] };
+
 fn options(npi: &WSK_PROVIDER_NPI) -> Check {
     let listener = made("WskSocket", Socket::new(npi, WSK_FLAG_LISTEN_SOCKET, None))?;
     let exclusive = (WskSetOption, SO_EXCLUSIVEADDRUSE, SOL_SOCKET);
@@ -351,7 +357,6 @@ fn options(npi: &WSK_PROVIDER_NPI) -> Check {
     same("before bind", &set(&mut on), &STATUS_SUCCESS)?;
     same("bind", &listener.listen(0), &STATUS_SUCCESS)?;
     same("after bind", &set(&mut on), &STATUS_INVALID_DEVICE_STATE)?;
-    static NOBODYS: GUID = GUID { Data1: 7, Data2: 7, Data3: 7, Data4: [7; 8] };
     let mut input = WSK_EXTENSION_CONTROL_IN {
         NpiId: &raw const NOBODYS,
         ClientContext: null_mut(),
@@ -366,8 +371,8 @@ fn options(npi: &WSK_PROVIDER_NPI) -> Check {
     same("a datagram socket", &datagram, &Some(STATUS_NOT_SUPPORTED))?;
     let unbound = made("WskSocket", Socket::new(npi, WSK_FLAG_CONNECTION_SOCKET, None))?;
     let mut buffer = Buffer::of(b"x", 1, 0);
-    let sent = unbound.send(&mut buffer).end().0;
-    same("a send without a connection", &sent, &STATUS_INVALID_DEVICE_STATE)?;
+    let outcome = unbound.send(&mut buffer).end().0;
+    same("a send without a connection", &outcome, &STATUS_INVALID_DEVICE_STATE)?;
     let mut backlog = 0_usize;
     let query = (WskIoctl, SIO_WSK_QUERY_IDEAL_SEND_BACKLOG, 0);
     let asked = unbound.control_later(query, None::<&mut u32>, Some(&mut backlog)).0;

@@ -62,9 +62,11 @@ pub fn request(issue: impl FnOnce(PIRP) -> NTSTATUS) -> Pending {
     let done: Arc<Done> = Arc::new((Mutex::new(None), Condvar::new()));
     let context = Arc::into_raw(Arc::clone(&done));
     // SAFETY: the IRP is ours.
-    let current: PIO_STACK_LOCATION = unsafe { (*irp).Tail.Overlay.CurrentStackLocation };
+    let tail = unsafe { (*irp).Tail };
+    // SAFETY: the tail is an overlay throughout an IRP's life.
+    let current: PIO_STACK_LOCATION = unsafe { tail.Overlay.CurrentStackLocation };
     // SAFETY: it was made with one location, which lies before the current one.
-    let next = unsafe { &mut *current.sub(1) };
+    let next = unsafe { &mut *current.wrapping_sub(1) };
     next.CompletionRoutine = Some(completed);
     next.Context = context.cast_mut().cast();
     next.Control = SL_INVOKE_ON_SUCCESS | SL_INVOKE_ON_ERROR | SL_INVOKE_ON_CANCEL;

@@ -40,7 +40,7 @@ unsafe extern "system" {
 pub struct Registration {
     _dispatch: Box<WSK_CLIENT_DISPATCH>,
     _npi: Box<WSK_CLIENT_NPI>,
-    registration: *mut WSK_REGISTRATION,
+    object: *mut WSK_REGISTRATION,
 }
 
 impl Registration {
@@ -55,13 +55,13 @@ impl Registration {
         // SAFETY: both stay where they are until `deregister`.
         let status = unsafe { WskRegister(&raw mut *npi, registration) };
         assert_eq!(status, STATUS_SUCCESS, "WskRegister");
-        Self { _dispatch: dispatch, _npi: npi, registration }
+        Self { _dispatch: dispatch, _npi: npi, object: registration }
     }
 
     pub fn capture(&self, timeout: u32) -> Result<WSK_PROVIDER_NPI, NTSTATUS> {
         let mut npi = WSK_PROVIDER_NPI { Client: null_mut(), Dispatch: null() };
         // SAFETY: registered; the NPI is writable.
-        match unsafe { WskCaptureProviderNPI(self.registration, timeout, &raw mut npi) } {
+        match unsafe { WskCaptureProviderNPI(self.object, timeout, &raw mut npi) } {
             STATUS_SUCCESS => Ok(npi),
             status => Err(status),
         }
@@ -69,21 +69,21 @@ impl Registration {
 
     pub fn release(&self) {
         // SAFETY: registered.
-        unsafe { WskReleaseProviderNPI(self.registration) };
+        unsafe { WskReleaseProviderNPI(self.object) };
     }
 
     pub fn characteristics(&self) -> (NTSTATUS, WSK_PROVIDER_CHARACTERISTICS) {
         let mut found = WSK_PROVIDER_CHARACTERISTICS::default();
         // SAFETY: registered; the characteristics are writable.
-        let status = unsafe { WskQueryProviderCharacteristics(self.registration, &raw mut found) };
+        let status = unsafe { WskQueryProviderCharacteristics(self.object, &raw mut found) };
         (status, found)
     }
 
     pub fn deregister(self) {
         // SAFETY: registered.
-        unsafe { WskDeregister(self.registration) };
+        unsafe { WskDeregister(self.object) };
         // SAFETY: made by `Box::into_raw`; the subsystem is done with it.
-        drop(unsafe { Box::from_raw(self.registration) });
+        drop(unsafe { Box::from_raw(self.object) });
     }
 }
 

@@ -141,17 +141,14 @@ impl Socket {
                 Ok(()) => None,
                 Err(Failure::Status(status)) => Some(status),
             };
-            match failed {
-                None => {
-                    connection.stage = Stage::Connected;
-                    let local = link.socket.local().ok();
-                    state.local = local.or(state.local);
-                    state.remote = Some(connecting.remote);
-                }
-                Some(_) => {
-                    connection.link = None;
-                    connection.stage = Stage::Bound;
-                }
+            if failed.is_none() {
+                connection.stage = Stage::Connected;
+                let local = link.socket.local().ok();
+                state.local = local.or(state.local);
+                state.remote = Some(connecting.remote);
+            } else {
+                connection.link = None;
+                connection.stage = Stage::Bound;
             }
             (connecting, failed)
         };

@@ -238,7 +238,7 @@ impl Socket {
                     self.count_received(count);
                     request.complete_as_callback(status, count);
                 }
-                Next::Indicate(data) => self.indicate(data),
+                Next::Indicate(data) => self.indicate(&data),
                 Next::TellEnd(flags) => self.tell_end(flags),
                 Next::FailOutgoing => {
                     let tickets = self.state().connection.take_outgoing();
@@ -312,13 +312,13 @@ impl Socket {
     }
 
     /// Calls WskReceiveEvent with `data`.
-    fn indicate(&self, data: Vec<u8>) {
+    fn indicate(&self, data: &[u8]) {
         const API: &str = "WskReceiveEvent";
         let length = data.len();
         let splits = machine::splits();
         let offset = if splits { machine::draw(16) } else { 0 };
         let piece = |left| if splits { 1 + machine::draw(left) } else { left };
-        let mut indication = Indication::new(data.as_slice().into(), offset, piece, || machine::draw(2) == 0);
+        let mut indication = Indication::new(data, offset, piece, || machine::draw(2) == 0);
         let head = indication.head();
         let (context, table) = {
             let mut state = self.state();
@@ -342,7 +342,7 @@ impl Socket {
                 unsafe { event(context, asap | level, head, length, &raw mut accepted) }
             })
         });
-        let accepted = self.indicated(head.addr(), &data, answer, accepted);
+        let accepted = self.indicated(head.addr(), data, answer, accepted);
         self.count_received(accepted);
         self.callback_ends(key);
     }

@@ -14,6 +14,7 @@ use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::ffi::c_void;
 use core::ptr::null_mut;
+use static_assertions::const_assert_eq;
 
 /// {0B7C9B52-5E2B-4F4C-9C1B-5A1F0C0A7E11}
 static MODULE_ID: NPI_MODULEID = NPI_MODULEID {
@@ -28,6 +29,10 @@ static MODULE_ID: NPI_MODULEID = NPI_MODULEID {
         },
     },
 };
+
+const_assert_eq!(size_of::<NPI_MODULEID>(), 24);
+const_assert_eq!(size_of::<NPI_PROVIDER_CHARACTERISTICS>(), 72);
+const_assert_eq!(size_of::<NPI_REGISTRATION_INSTANCE>(), 40);
 
 /// The provider's table: its size and version, as the tables of the driver's interfaces begin.
 #[repr(C)]
@@ -103,13 +108,13 @@ pub fn add(npi: GUID, pends: bool) -> bool {
         npi,
         characteristics: NPI_PROVIDER_CHARACTERISTICS {
             Version: 0,
-            Length: size_of::<NPI_PROVIDER_CHARACTERISTICS>().cast_signed() as u16,
+            Length: 72,
             ProviderAttachClient: Some(attach),
             ProviderDetachClient: Some(detach),
             ProviderCleanupBindingContext: Some(cleanup),
             ProviderRegistrationInstance: NPI_REGISTRATION_INSTANCE {
                 Version: 0,
-                Size: size_of::<NPI_REGISTRATION_INSTANCE>().cast_signed() as u16,
+                Size: 40,
                 NpiId: core::ptr::null(),
                 ModuleId: &raw const MODULE_ID,
                 Number: 0,

@@ -1,7 +1,12 @@
 //! Winsock Kernel, as the driver declares it.
 
 #[path = "../../../../../src/sys/wsk/abi.rs"]
-#[allow(dead_code, reason = "the whole interface, of which not every name is used")]
+#[allow(
+    dead_code,
+    unfulfilled_lint_expectations,
+    clippy::struct_field_names,
+    reason = "the whole interface under the headers' names, of which not every one is used"
+)]
 mod abi;
 
 pub use abi::*;
