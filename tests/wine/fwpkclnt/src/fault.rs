@@ -1,5 +1,6 @@
 //! Fault injection: a function that can fail asks here first, and fails as documented when it was told to.
 
+use wine_support::env;
 use wine_support::sync::Mutex;
 use wine_support::thread::ThreadWord;
 
@@ -21,6 +22,20 @@ static EXEMPT: ThreadWord = ThreadWord::new();
 /// Has calls of `api` fail: the `nth` from now, counted from 1, and `count` in all.
 pub(crate) fn plan(api: &str, nth: u64, count: u64) {
     PLANS.lock().push(Plan { api: api.into(), pass: nth.saturating_sub(1), fail: count });
+}
+
+/// Reads the setting `Faults` (REG_SZ): calls that are to fail from the start on, as `api[:nth[:count]]`, with spaces
+/// between.
+pub(crate) fn start() {
+    for entry in env::setting("Faults").unwrap_or_default().split_whitespace() {
+        let mut parts = entry.split(':');
+        let api = parts.next().unwrap_or_default();
+        let mut number = || parts.next().map_or(Ok(1), str::parse);
+        match (number(), number()) {
+            (Ok(nth), Ok(count)) => plan(api, nth, count),
+            _ => wine_support::log!("the setting Faults: {entry:?} is not api:nth:count"),
+        }
+    }
 }
 
 /// Calls that were to fail and have not been made.

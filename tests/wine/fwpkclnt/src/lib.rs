@@ -44,6 +44,7 @@ extern "system" fn DllMain(module: *mut c_void, reason: u32, _reserved: *mut c_v
     if reason == PROCESS_ATTACH {
         log::init("fwpkclnt");
         kernel::start();
+        fault::start();
         wfp::start();
         modules::start(module);
         drive::serve(requests::handle);

@@ -8,7 +8,7 @@ use core::mem::zeroed;
 use core::ptr::null_mut;
 
 use windows_sys::Win32::System::Memory::{
-    MEM_IMAGE, MEMORY_BASIC_INFORMATION, PAGE_READWRITE, VirtualProtect, VirtualQuery,
+    MEM_COMMIT, MEM_IMAGE, MEMORY_BASIC_INFORMATION, PAGE_READWRITE, VirtualProtect, VirtualQuery,
 };
 use wine_support::json::{Value, json};
 use wine_support::log;
@@ -61,8 +61,15 @@ const PIN: u32 = 1;
 const LOADED: u32 = 1;
 const UNLOADED: u32 = 2;
 
+/// A driver that is mapped.
+struct Driver {
+    base: usize,
+    size: usize,
+    name: String,
+}
+
 /// The drivers whose imports were looked through.
-static DRIVERS: Mutex<Vec<(usize, String)>> = Mutex::new(Vec::new());
+static DRIVERS: Mutex<Vec<Driver>> = Mutex::new(Vec::new());
 /// What each driver left when it was unloaded.
 static UNLOADS: Mutex<Vec<Value>> = Mutex::new(Vec::new());
 
@@ -87,7 +94,7 @@ unsafe extern "system" fn enumerated(entry: *mut LoaderEntry, own: *mut c_void, 
     let entry = unsafe { &*entry };
     if entry.base.addr() != own.addr() {
         // SAFETY: the module is mapped.
-        unsafe { loaded(&entry.base_name, entry.base) };
+        unsafe { loaded(&entry.base_name, entry.base, entry.size) };
     }
 }
 
@@ -99,7 +106,7 @@ unsafe extern "system" fn notify(reason: u32, data: *const Notification, _contex
             // SAFETY: the loader's own.
             let name = unsafe { &*data.base_name };
             // SAFETY: the module is mapped.
-            unsafe { loaded(name, data.base) };
+            unsafe { loaded(name, data.base, data.size) };
         }
         UNLOADED => unloaded(data.base),
         _ => {}
@@ -108,16 +115,16 @@ unsafe extern "system" fn notify(reason: u32, data: *const Notification, _contex
 
 /// # Safety
 /// The name is the loader's and the module is mapped.
-unsafe fn loaded(name: &UNICODE_STRING, base: *mut u8) {
+unsafe fn loaded(name: &UNICODE_STRING, base: *mut u8, size: u32) {
     // SAFETY: a counted string has that many bytes.
     let name = unsafe { core::slice::from_raw_parts(name.Buffer, usize::from(name.Length) / 2) };
     let name = String::from_utf16_lossy(name).to_lowercase();
     let mut drivers = DRIVERS.lock();
-    let known = drivers.iter().any(|(known, _)| *known == base.addr());
+    let known = drivers.iter().any(|driver| driver.base == base.addr());
     if !is_driver(&name) || name == "fwpkclnt.sys" || known {
         return;
     }
-    drivers.push((base.addr(), name.clone()));
+    drivers.push(Driver { base: base.addr(), size: size as usize, name: name.clone() });
     drop(drivers);
     // SAFETY: the module is mapped.
     unsafe { patch(&name, base) };
@@ -131,10 +138,10 @@ fn is_driver(name: &str) -> bool {
 fn unloaded(base: *mut u8) {
     let name = {
         let mut drivers = DRIVERS.lock();
-        let Some(index) = drivers.iter().position(|(known, _)| *known == base.addr()) else {
+        let Some(index) = drivers.iter().position(|driver| driver.base == base.addr()) else {
             return;
         };
-        drivers.swap_remove(index).1
+        drivers.swap_remove(index).name
     };
     let left = left();
     log!("{name} is unloaded; left behind: {}", left.len());
@@ -143,6 +150,39 @@ fn unloaded(base: *mut u8) {
     }
     let left: Vec<Value> = left.iter().map(describe).collect();
     UNLOADS.lock().push(json!({ "driver": name, "left": left }));
+}
+
+/// Where an address is: in which driver, and how far from its start, as the driver's map file counts.
+pub(crate) fn place(address: usize) -> String {
+    let drivers = DRIVERS.lock();
+    let driver = drivers.iter().find(|driver| (driver.base..driver.base + driver.size).contains(&address));
+    driver.map_or_else(
+        || alloc::format!("{address:#x}"),
+        |driver| alloc::format!("{}+{:#x}", driver.name, address - driver.base),
+    )
+}
+
+/// Addresses in drivers that stand on a stack, from its top: those that were called from, and some that were not.
+pub(crate) fn return_addresses(top: usize) -> Vec<usize> {
+    const WORDS: usize = 256;
+    const MOST: usize = 16;
+    let start = core::ptr::with_exposed_provenance::<usize>(top & !(size_of::<usize>() - 1));
+    // SAFETY: MEMORY_BASIC_INFORMATION is made of integers and pointers.
+    let mut information: MEMORY_BASIC_INFORMATION = unsafe { zeroed() };
+    let place = &raw mut information;
+    // SAFETY: the place has that size; the address is not read.
+    let known = unsafe { VirtualQuery(start.cast(), place, size_of::<MEMORY_BASIC_INFORMATION>()) };
+    let end = information.BaseAddress.addr() + information.RegionSize;
+    if known == 0 || information.State != MEM_COMMIT {
+        return Vec::new();
+    }
+    let count = WORDS.min((end - start.addr()) / size_of::<usize>());
+    // SAFETY: so many words are on the stack, whose thread is in this call.
+    let words = unsafe { core::slice::from_raw_parts(start, count) };
+    let drivers = DRIVERS.lock();
+    let inside =
+        |word: usize| drivers.iter().any(|driver| (driver.base..driver.base + driver.size).contains(&word));
+    words.iter().copied().filter(|word| inside(*word)).take(MOST).collect()
 }
 
 /// A leak, for an answer.
@@ -216,9 +256,7 @@ unsafe fn patch(driver: &str, base: *mut u8) {
         }
         // SAFETY: a descriptor names its library.
         let library = unsafe { name_at(base, library) };
-        if !["ntoskrnl.exe", "hal.dll"].iter().any(|kernel| library.eq_ignore_ascii_case(kernel)) {
-            continue;
-        }
+        let kernel = ["ntoskrnl.exe", "hal.dll"].iter().any(|kernel| library.eq_ignore_ascii_case(kernel));
         // SAFETY: a descriptor has both tables.
         let names = unsafe { at::<u32>(base, descriptor) } as usize;
         // SAFETY: as above.
@@ -238,7 +276,7 @@ unsafe fn patch(driver: &str, base: *mut u8) {
             // SAFETY: each name has its address.
             let slot = unsafe { base.add(addresses + offset) }.cast::<*const ()>();
             // SAFETY: as above.
-            replaced += usize::from(unsafe { resolve(driver, name, slot) });
+            replaced += usize::from(unsafe { resolve(driver, library, kernel, name, slot) });
         }
     }
     log!("{driver} is loaded at {base:p}: {replaced} of its kernel imports lead here");
@@ -248,8 +286,8 @@ unsafe fn patch(driver: &str, base: *mut u8) {
 ///
 /// # Safety
 /// The slot is of an import address table and was resolved.
-unsafe fn resolve(driver: &str, name: &str, slot: *mut *const ()) -> bool {
-    if let Some(address) = kernel::find(name) {
+unsafe fn resolve(driver: &str, library: &str, kernel: bool, name: &str, slot: *mut *const ()) -> bool {
+    if let Some(address) = kernel::find(name).filter(|_| kernel) {
         let mut before = 0;
         // SAFETY: the slot is mapped.
         unsafe { VirtualProtect(slot.cast(), size_of::<usize>(), PAGE_READWRITE, &raw mut before) };
@@ -264,9 +302,7 @@ unsafe fn resolve(driver: &str, name: &str, slot: *mut *const ()) -> bool {
     let address = unsafe { slot.read() };
     // SAFETY: the loader has resolved it to code.
     if unsafe { is_stub(address) } {
-        log!(
-            "GAP: {driver} imports {name}, which neither Wine nor this image has: a call of it ends the process"
-        );
+        log!("GAP: {driver} imports {name} from {library}, which nobody has: a call of it ends the process");
     }
     false
 }

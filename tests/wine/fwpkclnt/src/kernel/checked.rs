@@ -1,15 +1,17 @@
-//! Functions that Wine has, with the IRQL that their pages allow checked.
+//! Functions that Wine has, with the IRQL that their pages allow checked, and made to fail where they were told to.
 
-use crate::irql;
+use core::ptr::null_mut;
+
 use crate::sys::nt::{
     ACCESS_MASK, APC_LEVEL, BOOLEAN, DISPATCH_LEVEL, HANDLE, KIRQL, KPROCESSOR_MODE, LARGE_INTEGER, NTSTATUS,
-    OBJECT_ATTRIBUTES, PASSIVE_LEVEL, PDEVICE_OBJECT, PDRIVER_OBJECT, PKSTART_ROUTINE, PKWAIT_BLOCK, PVOID,
-    UNICODE_STRING,
+    OBJECT_ATTRIBUTES, PASSIVE_LEVEL, PDEVICE_OBJECT, PDRIVER_OBJECT, PIRP, PKSTART_ROUTINE, PKWAIT_BLOCK,
+    PMDL, PVOID, STATUS_INSUFFICIENT_RESOURCES, UNICODE_STRING,
 };
+use crate::{fault, irql};
 
 /// Defines functions that check the IRQL and go on to Wine's own of that name.
 macro_rules! checked {
-    ($(fn $name:ident($($argument:ident: $type:ty),*) $(-> $result:ty)?, $limit:expr;)+) => {
+    ($(fn $name:ident($($argument:ident: $type:ty),*) $(-> $result:ty)?, $limit:expr $(, else $failure:expr)?;)+) => {
         mod wine {
             #[allow(clippy::wildcard_imports, reason = "the types of the same functions")]
             use super::*;
@@ -22,6 +24,9 @@ macro_rules! checked {
         $(
             pub(super) unsafe extern "system" fn $name($($argument: $type),*) $(-> $result)? {
                 irql::require_at_most(stringify!($name), $limit);
+                $(if fault::fail(stringify!($name)) {
+                    return $failure;
+                })?
                 // SAFETY: the driver's, by the page of the function.
                 unsafe { wine::$name($($argument),*) }
             }
@@ -42,7 +47,11 @@ checked! {
     fn IoCreateDevice(
         driver: PDRIVER_OBJECT, extension: u32, name: *const UNICODE_STRING, kind: u32, characteristics: u32,
         exclusive: BOOLEAN, device: *mut PDEVICE_OBJECT
-    ) -> NTSTATUS, APC_LEVEL;
+    ) -> NTSTATUS, APC_LEVEL, else STATUS_INSUFFICIENT_RESOURCES;
+    fn IoAllocateIrp(stack: i8, quota: BOOLEAN) -> PIRP, DISPATCH_LEVEL, else null_mut();
+    fn IoAllocateMdl(
+        address: PVOID, length: u32, secondary: BOOLEAN, quota: BOOLEAN, irp: PIRP
+    ) -> PMDL, DISPATCH_LEVEL, else null_mut();
     fn IoDeleteDevice(device: PDEVICE_OBJECT), APC_LEVEL;
     fn KeDelayExecutionThread(
         mode: KPROCESSOR_MODE, alertable: BOOLEAN, interval: *const LARGE_INTEGER
@@ -57,7 +66,7 @@ checked! {
     fn PsCreateSystemThread(
         thread: *mut HANDLE, access: ACCESS_MASK, attributes: *const OBJECT_ATTRIBUTES, process: HANDLE,
         client: PVOID, routine: PKSTART_ROUTINE, context: PVOID
-    ) -> NTSTATUS, PASSIVE_LEVEL;
+    ) -> NTSTATUS, PASSIVE_LEVEL, else STATUS_INSUFFICIENT_RESOURCES;
     fn ZwClose(handle: HANDLE) -> NTSTATUS, PASSIVE_LEVEL;
     fn ZwEnumerateKey(
         key: HANDLE, index: u32, class: i32, information: PVOID, length: u32, result: *mut u32
@@ -67,7 +76,7 @@ checked! {
     ) -> NTSTATUS, PASSIVE_LEVEL;
     fn ZwOpenKey(
         key: *mut HANDLE, access: ACCESS_MASK, attributes: *const OBJECT_ATTRIBUTES
-    ) -> NTSTATUS, PASSIVE_LEVEL;
+    ) -> NTSTATUS, PASSIVE_LEVEL, else STATUS_INSUFFICIENT_RESOURCES;
     fn ZwQueryValueKey(
         key: HANDLE, name: *const UNICODE_STRING, class: i32, information: PVOID, length: u32, result: *mut u32
     ) -> NTSTATUS, PASSIVE_LEVEL;

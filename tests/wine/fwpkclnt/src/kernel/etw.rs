@@ -12,12 +12,12 @@ use wine_support::log::Appender;
 use wine_support::sync::Mutex;
 use wine_support::{env, time, tracelogging};
 
-use crate::irql;
 use crate::sys::nt::{
-    BOOLEAN, FALSE, GUID, NTSTATUS, PASSIVE_LEVEL, STATUS_INVALID_HANDLE, STATUS_INVALID_PARAMETER,
-    STATUS_SUCCESS, TRUE,
+    BOOLEAN, FALSE, GUID, NTSTATUS, PASSIVE_LEVEL, STATUS_INSUFFICIENT_RESOURCES, STATUS_INVALID_HANDLE,
+    STATUS_INVALID_PARAMETER, STATUS_SUCCESS, TRUE,
 };
 use crate::verify::violation;
+use crate::{fault, irql};
 
 crate::rules! {
     ETW_HANDLE = ("unknown registration handle", "");
@@ -162,6 +162,9 @@ pub(super) unsafe extern "system" fn EtwRegister(
     let Some(id) = (unsafe { id.as_ref() }) else {
         return STATUS_INVALID_PARAMETER;
     };
+    if fault::fail("EtwRegister") {
+        return STATUS_INSUFFICIENT_RESOURCES;
+    }
     let _calling = CALLING.lock();
     let (provider, wanted) = {
         let mut state = STATE.lock();

@@ -8,6 +8,7 @@
 
 mod bugcheck;
 mod checked;
+mod crash;
 mod dpc;
 pub(crate) mod etw;
 mod level;
@@ -52,7 +53,7 @@ macro_rules! functions {
 static TABLE: &[Function] = functions! {
     bugcheck { KeBugCheck, KeBugCheckEx }
     checked {
-        IoCreateDevice, IoDeleteDevice, KeDelayExecutionThread, KeWaitForMultipleObjects, KeWaitForSingleObject,
+        IoAllocateIrp, IoAllocateMdl, IoCreateDevice, IoDeleteDevice, KeDelayExecutionThread, KeWaitForMultipleObjects, KeWaitForSingleObject,
         PsCreateSystemThread, ZwClose, ZwEnumerateKey, ZwEnumerateValueKey, ZwOpenKey, ZwQueryValueKey,
         ZwWaitForSingleObject,
     }
@@ -98,6 +99,7 @@ pub(crate) fn find(name: &str) -> Option<*const ()> {
 /// be; without them, as many as Wine sees, and no more.
 pub(crate) fn start() {
     shared::start();
+    crash::start();
     let number = |name| env::setting(name).and_then(|text| text.parse().ok());
     // SAFETY: no preconditions.
     let real = unsafe { GetActiveProcessorCount(ALL_PROCESSOR_GROUPS) };
