@@ -1,8 +1,12 @@
 //! `cargo xtask`: the developer's command line.
 
 mod bench;
+mod build;
+mod install;
+mod pe;
 mod step;
 mod test;
+mod wine;
 
 use std::process::ExitCode;
 
@@ -22,15 +26,35 @@ enum Command {
     ///
     /// Exit code: 0 all passed; 1 something failed; 2 usage.
     Test(test::TestArgs),
+    /// Builds the driver's image, weir.sys, into target/dist
+    ///
+    /// Needs no Windows and no WDK: headers come from mingw-w64, import libraries from the exports that the
+    /// project knows. What is missing is installed by apt and rustup, or named with the exact command.
+    /// Exit code: 0 done; 1 something failed or is missing; 2 usage.
+    Build(build::BuildArgs),
     /// Runs the benchmarks of an area
     ///
     /// With --json, one object a line: {"bench":…, "ours":…, "unit":…, "peers":{NAME:VALUE,…}, "ratio_to_best":…}.
     Bench(bench::BenchArgs),
+    /// Checks a driver image (x64 or ARM64), and explains what fails
+    LintPe(pe::LintPeArgs),
+    /// Loads weir.sys into Wine, as it was built, and runs it end to end
+    ///
+    /// Makes what it needs: Wine (by apt), a prefix under target/wine, the image, the stand-ins for the drivers that
+    /// Wine lacks (tests/wine). Everything that it starts it ends.
+    /// Exit code: 0 all held; 1 something failed; 2 usage.
+    Wine(wine::WineArgs),
 }
 
 fn main() -> ExitCode {
+    if build::linker::is_asked_for() {
+        return build::linker::run();
+    }
     match Cli::parse().command {
+        Command::Build(args) => build::run(&args),
         Command::Test(args) => test::run(&args),
         Command::Bench(args) => bench::run(&args),
+        Command::LintPe(args) => pe::run(&args),
+        Command::Wine(args) => wine::run(&args),
     }
 }

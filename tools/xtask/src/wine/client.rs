@@ -1,0 +1,76 @@
+//! A peer of the control port, over this machine's own TCP.
+
+use std::io::Write;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::time::Duration;
+
+use super::wait;
+
+/// A port that nobody listens on.
+///
+/// # Errors
+/// The system's message.
+pub fn free_port() -> Result<u16, String> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(|error| error.to_string())?;
+    listener.local_addr().map(|address| address.port()).map_err(|error| error.to_string())
+}
+
+/// A connection to the control port.
+pub struct Client(TcpStream);
+
+impl Client {
+    /// # Errors
+    /// Nobody listens.
+    pub fn connect(port: u16) -> Result<Self, String> {
+        wait::check()?;
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        let stream = TcpStream::connect_timeout(&address, Duration::from_secs(5))
+            .map_err(|error| format!("the control port {port}: {error}"))?;
+        let prepared = stream
+            .set_nodelay(true)
+            .and_then(|()| stream.set_read_timeout(Some(Duration::from_secs(10))))
+            .and_then(|()| stream.set_write_timeout(Some(Duration::from_secs(10))));
+        prepared.map(|()| Self(stream)).map_err(|error| error.to_string())
+    }
+
+    pub fn port(&self) -> u16 {
+        self.0.local_addr().map_or(0, |address| address.port())
+    }
+
+    /// # Errors
+    /// The driver has ended the connection.
+    pub fn send(&mut self, bytes: &[u8]) -> Result<(), String> {
+        self.0.write_all(bytes).map_err(|error| format!("sending to the control port: {error}"))
+    }
+
+    /// Ends this side, and waits for the driver to end its own: an orderly end reads as the end of the stream.
+    ///
+    /// # Errors
+    /// The driver sends something, resets the connection, or does nothing.
+    pub fn finish(self) -> Result<(), String> {
+        let failed = |error: std::io::Error| format!("the end of a control connection: {error}");
+        self.0.shutdown(std::net::Shutdown::Write).map_err(failed)?;
+        self.ended()
+    }
+
+    /// Waits until the driver has ended the connection in good order.
+    ///
+    /// # Errors
+    /// As for [`Self::finish`].
+    pub fn ended(mut self) -> Result<(), String> {
+        match std::io::Read::read(&mut self.0, &mut [0; 64]) {
+            Ok(0) => Ok(()),
+            Ok(count) => Err(format!("the driver sent {count} bytes, which it has no protocol for")),
+            Err(error) => Err(format!("the end of a control connection: {error}")),
+        }
+    }
+
+    /// Ends the connection by a reset.
+    ///
+    /// # Errors
+    /// The system's message.
+    pub fn reset(self) -> Result<(), String> {
+        rustix::net::sockopt::set_socket_linger(&self.0, Some(Duration::ZERO))
+            .map_err(|error| error.to_string())
+    }
+}

@@ -1,0 +1,160 @@
+//! `cargo xtask wine`: the image, loaded into Wine as it was built, and run end to end. WINE.md says what each phase
+//! proves, and what Wine cannot prove.
+
+mod client;
+mod drive;
+mod events;
+mod host;
+mod logs;
+mod phases;
+mod prefix;
+mod process;
+mod registry;
+mod report;
+mod session;
+mod wait;
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+
+use crate::build::{Arch, dist};
+use crate::install;
+use crate::step::root;
+use host::Wine;
+use prefix::Prefix;
+use report::Report;
+use session::Files;
+
+#[derive(clap::Args)]
+pub struct WineArgs {
+    /// The image to load, for x64; without it, one is built
+    #[arg(long, value_name = "FILE")]
+    image: Option<PathBuf>,
+    /// How many times the driver is loaded and unloaded with connections, flows and callbacks alive
+    #[arg(long, value_name = "N", default_value_t = 100)]
+    cycles: u32,
+    /// Prints one JSON object at the end: {"passed":…, "seconds":…, "phases":[{"name":…, "passed":…, "seconds":…,
+    /// "checks":[…], …}], "logs":…}; progress goes to standard error
+    #[arg(long)]
+    json: bool,
+    /// Leaves the logs in target/wine/logs after a clean run, too
+    #[arg(long)]
+    keep: bool,
+}
+
+/// What a run works with.
+struct Run {
+    wine: Wine,
+    prefix: Prefix,
+    files: Files,
+    /// The compiled policy.
+    policy: Vec<u8>,
+    logs: PathBuf,
+}
+
+const WINDOWS: &str = "x86_64-pc-windows-msvc";
+
+/// Runs a command of the build, with its output on the terminal.
+fn build(what: &str, command: &mut Command, report: &Report) -> Result<(), String> {
+    report.say(&format!("   {what}"));
+    // Standard output is the summary's.
+    let status = command.current_dir(root()).stdin(Stdio::null()).stdout(std::io::stderr()).status();
+    match status {
+        Ok(status) if status.success() => Ok(()),
+        Ok(status) => Err(format!("{what}: {} ended with {status}", command.get_program().display())),
+        Err(error) => Err(format!("{what}: {}: {error}", command.get_program().display())),
+    }
+}
+
+/// The image: the one that is named, or a new one.
+fn image(args: &WineArgs, report: &Report) -> Result<PathBuf, String> {
+    if let Some(image) = &args.image {
+        return if image.is_file() {
+            Ok(image.clone())
+        } else {
+            Err(format!("no image: {}", image.display()))
+        };
+    }
+    // In a process of its own, so that what it prints does not get into the summary.
+    let xtask = std::env::current_exe().map_err(|error| error.to_string())?;
+    build("building the image", Command::new(xtask).args(["build", "--arch", "x64"]), report)?;
+    Ok(dist(Arch::X64).join("weir.sys"))
+}
+
+/// The stand-ins of tests/wine: fwpkclnt.sys and netio.sys.
+fn stand_ins(folder: &Path, report: &Report) -> Result<(PathBuf, PathBuf), String> {
+    let listed = Command::new("rustup").args(["target", "list", "--installed"]).output();
+    let there =
+        listed.is_ok_and(|output| String::from_utf8_lossy(&output.stdout).lines().any(|it| it == WINDOWS));
+    if !there {
+        install::rustup(&["target", "add", WINDOWS], WINDOWS, true).map_err(|missing| missing.to_string())?;
+    }
+    let target = folder.join("stand-ins");
+    let mut cargo = Command::new("cargo");
+    cargo.args([
+        "build",
+        "--locked",
+        "--release",
+        "--target",
+        WINDOWS,
+        "--manifest-path",
+        "tests/wine/Cargo.toml",
+    ]);
+    cargo.arg("--target-dir").arg(&target).env("CARGO_TARGET_X86_64_PC_WINDOWS_MSVC_LINKER", "rust-lld");
+    build("building the stand-ins", &mut cargo, report)?;
+    let built = target.join(WINDOWS).join("release");
+    Ok((built.join("fwpkclnt.dll"), built.join("netio.dll")))
+}
+
+/// The policy of the run, as an image.
+fn policy(folder: &Path, report: &Report) -> Result<Vec<u8>, String> {
+    let (source, image) = (folder.join("policy.toml"), folder.join("policy.weir"));
+    let failed = |path: &Path, error: std::io::Error| format!("{}: {error}", path.display());
+    std::fs::write(&source, phases::POLICY).map_err(|error| failed(&source, error))?;
+    let mut cargo = Command::new("cargo");
+    cargo.args(["run", "--quiet", "--locked", "-p", "weir-cli", "--", "policy", "check", "--strict"]);
+    build("compiling the policy", cargo.arg(&source).arg("--output").arg(&image), report)?;
+    std::fs::read(&image).map_err(|error| failed(&image, error))
+}
+
+impl Run {
+    fn prepare(args: &WineArgs, report: &mut Report) -> Result<Self, String> {
+        let folder = root().join("target/wine");
+        let logs = folder.join("logs");
+        let wine = Wine::find_or_install()?;
+        let prefix = Prefix::prepare(&wine, &folder, report)?;
+        report.held(&format!("{} has a prefix of its own", wine.version));
+        if logs.exists() {
+            std::fs::remove_dir_all(&logs).map_err(|error| format!("{}: {error}", logs.display()))?;
+        }
+        let image = image(args, report)?;
+        let (fwpkclnt, netio) = stand_ins(&folder, report)?;
+        let policy = policy(&folder, report)?;
+        report.held(&format!("{} is loaded as it is", image.display()));
+        Ok(Self { wine, prefix, files: Files { image, fwpkclnt, netio }, policy, logs })
+    }
+}
+
+/// Runs the command.
+pub fn run(args: &WineArgs) -> ExitCode {
+    if let Err(error) = wait::catch_signals() {
+        eprintln!("xtask: {error}");
+        return ExitCode::FAILURE;
+    }
+    let mut report = Report::new(args.json);
+    let prepared = report.phase("preparation", |report| Run::prepare(args, report));
+    let logs = root().join("target/wine/logs");
+    if let Some(run) = &prepared {
+        phases::stand_ins(run, &mut report);
+        phases::wine_netio(run, &mut report);
+        phases::cycles(run, args.cycles, &mut report);
+    }
+    let passed = report.finish(&logs.display().to_string());
+    if passed && !args.keep {
+        // Told apart from a failure to run: the logs of a clean run say nothing more.
+        let _ = std::fs::remove_dir_all(&logs);
+    } else if logs.exists() {
+        report.say(&format!("logs: {}", logs.display()));
+    }
+    if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}

@@ -1,0 +1,85 @@
+//! Load and unload, again and again, each time with everything alive at the unload: control sessions that have sent half
+//! of what they meant to, extension callbacks under way, flows with contexts, traffic on them.
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use super::super::Run;
+use super::super::client::Client;
+use super::super::report::Report;
+use super::super::session::{Netio, Session};
+use super::control::accepted;
+use super::{Parameters, classification, ensure, told, unload};
+
+/// Sessions that are open at each unload.
+const SESSIONS: usize = 4;
+
+pub fn cycles(run: &Run, count: u32, report: &mut Report) {
+    let logs = run.logs.join("cycles");
+    let _told = report.phase("load and unload under load", |report| {
+        told(&logs.clone(), under_load(run, count, logs, report))
+    });
+}
+
+fn under_load(run: &Run, count: u32, logs: PathBuf, report: &mut Report) -> Result<(), String> {
+    let mut session = Session::start(&run.wine, &run.prefix, &run.files, Netio::StandIn, logs)?;
+    // Its peers do not finish, so the stop waits this long for each cycle's sessions.
+    let parameters = Parameters { shutdown_milliseconds: 300, ..Parameters::new(run)? };
+    session.configure(&parameters.values())?;
+    session.create_service()?;
+    let begin = Instant::now();
+    let mut callbacks = 0;
+    for number in 1..=count {
+        callbacks += cycle(&mut session, &parameters)
+            .map_err(|error| format!("cycle {number} of {count}: {error}"))?;
+        if number % 10 == 0 || number == count {
+            let seconds = begin.elapsed().as_secs_f64();
+            report.say(&format!("   {number} of {count} cycles, {:.2} s each", seconds / f64::from(number)));
+        }
+    }
+    let seconds = begin.elapsed().as_secs_f64();
+    report.held(&format!(
+        "{count} times loaded, and unloaded with {SESSIONS} sessions, {} flows and extension callbacks alive",
+        classification::FLOWS
+    ));
+    report.fact("cycles", count);
+    report.fact("seconds_per_cycle", seconds / f64::from(count.max(1)));
+    report.fact("extension_callbacks", callbacks);
+    let searched = super::super::logs::search(&session.logs)?;
+    report.held(&format!("{searched} logs tell of no crash"));
+    Ok(())
+}
+
+/// One cycle; how many extension callbacks it has seen.
+fn cycle(session: &mut Session, parameters: &Parameters) -> Result<u64, String> {
+    session.events.mark()?;
+    session.load()?;
+    session.events.one("FiltersInForce", |_| true)?;
+    session.events.one("ControlListening", |_| true)?;
+    let mut clients: Vec<Client> = Vec::new();
+    for _ in 0..SESSIONS {
+        let (mut client, _) = accepted(session, parameters.port)?;
+        client.send(&[0x57; 1000])?;
+        clients.push(client);
+    }
+    session.events.several("an extension callback", 1, |event| event.is("ExtensionCallback"))?;
+    let mut channel = session.drive("fwpkclnt")?;
+    classification::keep_alive(&mut channel)?;
+    unload(session)?;
+    for (begun, ended) in [("ControlAccepted", "ControlClosed"), ("ExtensionRegistered", "ExtensionDetached")]
+    {
+        let (begun_count, ended_count) = (session.events.count(begun)?, session.events.count(ended)?);
+        ensure(begun_count == ended_count && begun_count != 0, || {
+            format!("{begun_count} {begun} and {ended_count} {ended}")
+        })?;
+    }
+    // The opening of a flow is telemetry, and may be lost; its end may not.
+    let summary = session.events.one("RingSummary", |_| true)?;
+    let lost = summary.number("lost").unwrap_or_default();
+    let opened = session.events.count("FlowOpened")?;
+    let closed = session.events.count("FlowClosed")?;
+    ensure(opened <= closed && closed <= opened + lost && closed >= classification::FLOWS as u64, || {
+        format!("{opened} FlowOpened, {closed} FlowClosed, {lost} records lost")
+    })?;
+    session.events.count("ExtensionCallback")
+}

@@ -1,0 +1,188 @@
+//! The phases of a run. Each session of Wine is one function; what it looks at is told check by check.
+
+mod classification;
+mod control;
+mod cycles;
+mod extensions;
+mod settings;
+mod wine_netio;
+
+pub use cycles::cycles;
+pub use wine_netio::wine_netio;
+
+use std::path::Path;
+use std::time::Duration;
+
+use super::Run;
+use super::client::free_port;
+use super::events::Event;
+use super::registry::Value;
+use super::report::Report;
+use super::session::{Netio, Session};
+use super::wait;
+
+/// What the driver decides by. The addresses and ports are those of `classification`.
+pub const POLICY: &str = r#"# The policy of `cargo xtask wine`.
+version = 1
+generation = 1
+default = "allow"
+
+[[rule]]
+name = "no-telnet"
+action = "block"
+direction = "out"
+protocol = "tcp"
+remote_port = 23
+
+[[rule]]
+name = "mail-is-looked-at"
+action = "audit"
+direction = "out"
+protocol = "tcp"
+remote_port = 25
+
+[[rule]]
+name = "no-visitors"
+action = "block"
+direction = "in"
+protocol = "tcp"
+local_port = 3389
+"#;
+
+/// The rules of [`POLICY`].
+const RULES: u64 = 3;
+
+/// Sessions at a time.
+const MAX_SESSIONS: u32 = 24;
+
+/// Fails with `why` unless `condition` holds.
+fn ensure(condition: bool, why: impl FnOnce() -> String) -> Result<(), String> {
+    if condition { Ok(()) } else { Err(why()) }
+}
+
+/// The driver's parameters.
+struct Parameters {
+    port: u16,
+    ring_records: u32,
+    shutdown_milliseconds: u32,
+    extensions: Vec<String>,
+    policy: Vec<u8>,
+    /// Further values, which the driver is to refuse.
+    others: Vec<(&'static str, Value)>,
+}
+
+impl Parameters {
+    fn new(run: &Run) -> Result<Self, String> {
+        Ok(Self {
+            port: free_port()?,
+            ring_records: 4096,
+            shutdown_milliseconds: 2000,
+            extensions: Vec::new(),
+            policy: run.policy.clone(),
+            others: Vec::new(),
+        })
+    }
+
+    fn values(&self) -> Vec<(&'static str, Value)> {
+        let mut values = vec![
+            ("ControlListen", Value::Text(format!("127.0.0.1:{}", self.port))),
+            ("ControlMaxSessions", Value::Number(MAX_SESSIONS)),
+            ("RingRecords", Value::Number(self.ring_records)),
+            ("PolicyImage", Value::Binary(self.policy.clone())),
+            ("ShutdownTimeoutMs", Value::Number(self.shutdown_milliseconds)),
+        ];
+        if !self.extensions.is_empty() {
+            values.push(("ExtensionInterfaces", Value::Texts(self.extensions.clone())));
+        }
+        values.extend(self.others.iter().cloned());
+        values
+    }
+}
+
+/// Loads the driver and sees it in force.
+fn load(
+    session: &mut Session,
+    parameters: &Parameters,
+    degraded: u64,
+    report: &mut Report,
+) -> Result<(), String> {
+    session.events.mark()?;
+    session.configure(&parameters.values())?;
+    session.create_service()?;
+    session.load()?;
+    let started = session.events.one("DriverStarted", |_| true)?;
+    let failed = session.events.since(|event| event.is("StartStep") && !event.succeeded())?;
+    ensure(failed.is_empty(), || format!("steps of the start failed: {failed:?}"))?;
+    ensure(started.number("degraded") == Some(degraded), || format!("degraded at the start: {started:?}"))?;
+    session.events.one("PolicyLoaded", |event| event.number("rules") == Some(RULES))?;
+    session.events.one("ControlListening", |event| event.number("port") == Some(parameters.port.into()))?;
+    session.events.one("FiltersInForce", |_| true)?;
+    report.held(&format!(
+        "loaded: every step of the start succeeded, {RULES} rules are loaded, filters are in force, the control port \
+         is 127.0.0.1:{}",
+        parameters.port
+    ));
+    Ok(())
+}
+
+/// Unloads the driver and sees that nothing of it is left.
+fn unload(session: &mut Session) -> Result<(), String> {
+    session.unload()?;
+    session.events.one("DriverStopping", |_| true)?;
+    session.events.one("DriverStopped", |_| true)?;
+    let steps = session.events.since(|event| event.is("StopStep"))?;
+    let good = !steps.is_empty() && steps.iter().all(Event::succeeded);
+    ensure(good, || format!("steps of the stop: {steps:?}"))?;
+    left(session)
+}
+
+/// Waits until the stand-in says what the driver has left behind, which must be nothing.
+fn left(session: &mut Session) -> Result<(), String> {
+    const SAID: &str = "weir.sys is unloaded; left behind: ";
+    let path = session.logs.join("fwpkclnt.log");
+    session.unloads += 1;
+    let number = session.unloads;
+    let said = wait::until("the stand-in's word of the unload", Duration::from_secs(10), || {
+        let log = std::fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+        Ok(log
+            .lines()
+            .filter_map(|line| line.split_once(SAID))
+            .nth(number - 1)
+            .map(|(_, left)| left.to_owned()))
+    })?;
+    ensure(said.trim() == "0", || format!("the driver left {said} objects behind: see {}", path.display()))
+}
+
+/// An outcome; of a failure, with what the logs tell of a crash, which may be its cause.
+fn told(logs: &Path, outcome: Result<(), String>) -> Result<(), String> {
+    outcome.map_err(|error| match super::logs::search(logs) {
+        Err(crash) if !error.contains(&crash) => format!("{error}; {crash}"),
+        _ => error,
+    })
+}
+
+/// The driver with both stand-ins.
+pub fn stand_ins(run: &Run, report: &mut Report) {
+    let mut session = None;
+    let started = report.phase("start, with the stand-ins", |report| {
+        let logs = run.logs.join("stand-ins");
+        let session =
+            session.insert(Session::start(&run.wine, &run.prefix, &run.files, Netio::StandIn, logs)?);
+        let parameters = Parameters::new(run)?;
+        load(session, &parameters, 0, report)?;
+        Ok(parameters)
+    });
+    let (Some(parameters), Some(session)) = (started, session.as_mut()) else { return };
+    // Each can be looked at even where the one before it failed.
+    let _told = report.phase("the control port", |report| control::run(session, &parameters, report));
+    let _told = report.phase("classification", |report| classification::run(session, report));
+    let _told = report.phase("extensions", |report| extensions::run(session, &parameters, report));
+    let _told = report.phase("settings", |report| settings::run(session, run, report));
+    let _told = report.phase("unload", |report| {
+        unload(session)?;
+        report.held("unloaded: every step of the stop succeeded, and nothing is left");
+        let searched = super::logs::search(&session.logs)?;
+        report.held(&format!("{searched} logs tell of no crash"));
+        Ok(())
+    });
+}

@@ -1,0 +1,45 @@
+//! The driver with Wine's own netio.sys: code that nobody here wrote. It has no event callbacks, no control operations
+//! on sockets and no disconnect, so the driver must do with requests, and must say so.
+
+use std::path::PathBuf;
+
+use super::super::Run;
+use super::super::report::Report;
+use super::super::session::{Netio, Session};
+use super::control::{accepted, closed};
+use super::{Parameters, classification, ensure, load, told, unload};
+
+/// STATUS_NOT_IMPLEMENTED.
+const NOT_IMPLEMENTED: u32 = 0xC000_0002;
+
+pub fn wine_netio(run: &Run, report: &mut Report) {
+    let logs = run.logs.join("wine-netio");
+    let _told = report.phase("Wine's own netio.sys", |report| told(&logs.clone(), alone(run, logs, report)));
+}
+
+fn alone(run: &Run, logs: PathBuf, report: &mut Report) -> Result<(), String> {
+    let mut session = Session::start(&run.wine, &run.prefix, &run.files, Netio::Wine, logs)?;
+    let parameters = Parameters::new(run)?;
+    load(&mut session, &parameters, 0, report)?;
+    let degraded = session.events.one("Degraded", |event| event.text("part") == "control events")?;
+    ensure(degraded.status() == Some(NOT_IMPLEMENTED), || format!("{degraded:?}"))?;
+    report.held("the driver says that it has no control events, and why");
+
+    session.events.mark()?;
+    for length in [0_usize, 1, 30_000] {
+        let (mut client, number) = accepted(&mut session, parameters.port)?;
+        client.send(&vec![0x57; length])?;
+        client.finish()?;
+        closed(&mut session, number)?;
+    }
+    report.held("sessions are accepted, read and ended by requests");
+
+    classification::verdicts(&mut session)?;
+    report.held("the policy decides as before");
+
+    unload(&mut session)?;
+    report.held("unloaded: every step of the stop succeeded, and nothing is left");
+    let searched = super::super::logs::search(&session.logs)?;
+    report.held(&format!("{searched} logs tell of no crash"));
+    Ok(())
+}

@@ -1,0 +1,207 @@
+//! A Windows session in Wine: from the first process to the last, with the driver's service in it.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::drive::Channel;
+use super::events::Events;
+use super::host::Wine;
+use super::prefix::Prefix;
+use super::process::Running;
+use super::registry::{self, Value};
+use super::wait;
+
+/// One of Wine's programs takes 0.1 s on an idle machine, and the first one of a session 2 s.
+const PROGRAM: Duration = Duration::from_mins(1);
+
+pub const SERVICE: &str = "weir";
+const SERVICES: &str = r"HKEY_LOCAL_MACHINE\System\CurrentControlSet\Services";
+/// `connection_v1`, the extension interface that weir speaks.
+pub const CONNECTION_V1: &str = "5ee5d4f1-9929-4633-8368-7bc7438b4140";
+const STAND_INS: &str = r"HKEY_LOCAL_MACHINE\Software\weir\stand-ins";
+
+/// Which netio.sys the driver finds.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Netio {
+    StandIn,
+    Wine,
+}
+
+/// The files that a session is made of.
+pub struct Files {
+    pub image: PathBuf,
+    pub fwpkclnt: PathBuf,
+    pub netio: PathBuf,
+}
+
+/// A session under way. Dropping it ends every process of the prefix.
+pub struct Session<'a> {
+    wine: &'a Wine,
+    prefix: &'a Prefix,
+    netio: Netio,
+    /// Where everything of the session writes.
+    pub logs: PathBuf,
+    pub events: Events,
+    /// How often the driver was unloaded.
+    pub unloads: usize,
+}
+
+fn failed(path: &Path) -> impl Fn(std::io::Error) -> String {
+    move |error| format!("{}: {error}", path.display())
+}
+
+/// The name by which Windows programs know a file of this machine.
+fn windows_path(path: &Path) -> String {
+    format!("Z:{}", path.display().to_string().replace('/', "\\"))
+}
+
+impl<'a> Session<'a> {
+    /// Puts the drivers in place, and starts a session that writes to `logs`.
+    ///
+    /// # Errors
+    /// A file cannot be put in place, or Wine does not start.
+    pub fn start(
+        wine: &'a Wine,
+        prefix: &'a Prefix,
+        files: &Files,
+        netio: Netio,
+        logs: PathBuf,
+    ) -> Result<Self, String> {
+        fs::create_dir_all(&logs).map_err(failed(&logs))?;
+        let built_in = wine.built_in.join("netio.sys");
+        let netio_file = if netio == Netio::StandIn { &files.netio } else { &built_in };
+        let drivers =
+            [("weir.sys", &files.image), ("fwpkclnt.sys", &files.fwpkclnt), ("netio.sys", netio_file)];
+        for (name, file) in drivers {
+            let place = prefix.drivers().join(name);
+            if place.symlink_metadata().is_ok() {
+                fs::remove_file(&place).map_err(failed(&place))?;
+            }
+            if file.starts_with(&wine.built_in) {
+                symlink(file, &place).map_err(failed(&place))?;
+            } else {
+                fs::copy(file, &place).map_err(|error| format!("{}: {error}", file.display()))?;
+            }
+        }
+        let events = Events::new(logs.join("etw.jsonl"));
+        let session = Self { wine, prefix, netio, logs, events, unloads: 0 };
+        // Lives on between programs, else drivers would go with the last of them.
+        let mut server = session.command(&wine.server);
+        let server = Running::start(server.arg("-p"), &session.logs.join("wineserver.log"))?;
+        server.finish(PROGRAM)?;
+        // Drivers write to the standard error of the session's first program.
+        session.program_to("wine.log", &["net", "start"])?;
+        Ok(session)
+    }
+
+    fn command(&self, program: &Path) -> std::process::Command {
+        let mut command = self.prefix.command(self.wine, program);
+        let order = if self.netio == Netio::StandIn { "n,b" } else { "b" };
+        let overrides =
+            format!("mscoree=;mshtml=;winemenubuilder.exe=;winedbg.exe=;netio.sys={order};fwpkclnt.sys=n");
+        command.env("WINEDLLOVERRIDES", overrides).env("WINEDEBUG", "fixme-all,warn+debugstr,+timestamp");
+        command
+    }
+
+    fn program_to(&self, log: &str, arguments: &[&str]) -> Result<Option<i32>, String> {
+        let mut command = self.command(&self.wine.loader);
+        Running::start(command.args(arguments), &self.logs.join(log))?.finish(PROGRAM)
+    }
+
+    /// Runs one of Wine's programs; what it has printed.
+    ///
+    /// # Errors
+    /// It failed; what it has printed is in the message.
+    pub fn program(&self, arguments: &[&str]) -> Result<String, String> {
+        let log = "program.log";
+        let path = self.logs.join(log);
+        let before = fs::metadata(&path).map_or(0, |meta| meta.len());
+        let code = self.program_to(log, arguments)?;
+        let printed = fs::read(&path).map_err(failed(&path))?;
+        let printed = printed.get(usize::try_from(before).unwrap_or(0)..).unwrap_or_default();
+        let printed = String::from_utf8_lossy(printed).trim().to_owned();
+        if code == Some(0) {
+            Ok(printed)
+        } else {
+            Err(format!("{} ended with {code:?}: {printed}", arguments.join(" ")))
+        }
+    }
+
+    fn import(&self, keys: &[(&str, Vec<(&str, Value)>)]) -> Result<(), String> {
+        let path = self.logs.join("import.reg");
+        fs::write(&path, registry::file(keys)).map_err(failed(&path))?;
+        self.program(&["reg", "import", &windows_path(&path)]).map(drop)
+    }
+
+    /// Makes the driver's service anew, with these parameters.
+    ///
+    /// # Errors
+    /// The registry cannot be written.
+    pub fn configure(&self, parameters: &[(&str, Value)]) -> Result<(), String> {
+        let key = format!(r"{SERVICES}\{SERVICE}\Parameters");
+        let text = |text: &str| Value::Text(text.to_owned());
+        let stand_ins = vec![
+            ("Folder", Value::Text(self.logs.display().to_string())),
+            ("NetioExtensions", Value::Text(format!("{CONNECTION_V1}=grant"))),
+            // Milliseconds.
+            ("NetioPeriod", text("5")),
+            ("NetioSeed", text("1")),
+        ];
+        self.import(&[(&key, parameters.to_vec()), (STAND_INS, stand_ins)])
+    }
+
+    /// Makes the driver's service.
+    ///
+    /// # Errors
+    /// The service manager's message.
+    pub fn create_service(&self) -> Result<(), String> {
+        if self.program(&["sc", "query", SERVICE]).is_ok() {
+            return Ok(());
+        }
+        let path = r"C:\windows\system32\drivers\weir.sys";
+        self.program(&["sc", "create", SERVICE, "type=", "kernel", "start=", "demand", "binPath=", path])
+            .map(drop)
+    }
+
+    /// Starts the driver; returns when the service manager says that it runs.
+    ///
+    /// # Errors
+    /// It does not.
+    pub fn load(&self) -> Result<(), String> {
+        self.program(&["sc", "start", SERVICE])?;
+        self.state("RUNNING")
+    }
+
+    /// Stops the driver; returns when the service manager says that it has stopped.
+    ///
+    /// # Errors
+    /// It has not.
+    pub fn unload(&self) -> Result<(), String> {
+        self.program(&["sc", "stop", SERVICE])?;
+        self.state("STOPPED")
+    }
+
+    fn state(&self, wanted: &str) -> Result<(), String> {
+        wait::until(&format!("the driver's state {wanted}"), Duration::from_secs(40), || {
+            Ok(self.program(&["sc", "query", SERVICE])?.contains(wanted).then_some(()))
+        })
+    }
+
+    /// The drive channel of a stand-in.
+    ///
+    /// # Errors
+    /// It is not there.
+    pub fn drive(&self, name: &'static str) -> Result<Channel, String> {
+        Channel::open(&self.logs, name)
+    }
+}
+
+impl Drop for Session<'_> {
+    fn drop(&mut self) {
+        if let Err(error) = self.prefix.end(self.wine, &self.logs) {
+            eprintln!("xtask: ending Wine: {error}");
+        }
+    }
+}
