@@ -91,6 +91,11 @@ fn clang() -> Option<(PathBuf, PathBuf)> {
     found.pop().map(|(_, library, resources)| (library, resources))
 }
 
+/// A path as one word for bindgen, which splits its arguments as a shell does.
+fn quoted(path: &Path) -> String {
+    format!("'{}'", path.to_string_lossy().replace('\'', "'\\''"))
+}
+
 impl Kit {
     /// Sets what wdk-build and bindgen look for.
     pub fn settings(&self, command: &mut Command) {
@@ -105,8 +110,8 @@ impl Kit {
                 format!(
                     "-fgnuc-version=4.2.1 -resource-dir {} -include {} --target=x86_64-pc-windows-msvc -U_ARM64_ -UARM64 \
                      -D_WIN64 -D_AMD64_ -DAMD64",
-                    self.resources.display(),
-                    root().join(SUPPLEMENT).display()
+                    quoted(&self.resources),
+                    quoted(&root().join(SUPPLEMENT))
                 ),
             );
     }
