@@ -3,7 +3,7 @@
 //! A stand-in is a Windows DLL under a driver's name: Wine's loader gives it to a driver that imports from it, in the
 //! process `winedevice.exe`. It has no C run-time and no standard library, so this crate brings what both would: the
 //! process heap as the global allocator, the functions that compilers call, a panic handler that leaves a line in the
-//! log and ends the process, locks, threads, a clock, TCP. On top of these: [`log`], the [`drive`] channel, and the NT
+//! log and ends the process, locks, threads, a clock, TCP. On top of these: [`mod@log`], the [`drive`] channel, and the NT
 //! types ([`nt`]) that the simulated kernel spells.
 //!
 //! What is pure compiles and is tested on any host; the rest exists on Windows targets only.

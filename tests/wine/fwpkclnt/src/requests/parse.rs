@@ -11,7 +11,7 @@ use wine_support::json::Value;
 
 use crate::tcpip::{Identity, Interface};
 
-/// "1.2.3.4:443", "[2001:db8::1]:443".
+/// `1.2.3.4:443`, `[2001:db8::1]:443`.
 pub(super) fn endpoint(request: &Request, name: &str) -> Result<SocketAddr, String> {
     let text = drive::text(request, name)?;
     text.parse()
