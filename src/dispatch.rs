@@ -220,7 +220,7 @@ impl Consumer<'_> {
                 [Cause::Full, Cause::TooLong, Cause::Nested, Cause::NoRing].map(|cause| (*kind, cause))
             })
             .fold(0u64, |sum, (kind, cause)| sum.wrapping_add(self.rings.lost(kind, cause)));
-        trace::emit(&Trace::RingSummary { delivered: self.rings.delivered(), lost });
+        trace::emit(&Trace::RingSummary { delivered: self.rings.delivered(), lost, rings: "connections" });
     }
 }
 

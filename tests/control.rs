@@ -213,9 +213,11 @@ fn wsk_that_comes_late_is_waited_for_and_a_stop_is_not() {
     let late = wsk::Config { ready: false, ..wsk::Config::default() };
     let plane = Plane::start(late, &parameters());
     assert_eq!(plane.control().counters().listeners, 0);
+    plane.wait_told("that WSK is not there", |told| matches!(told, Told::Waiting(_)));
     wsk::set_ready(true);
     plane.address();
-    plane.end();
+    let told = plane.end();
+    assert_eq!(told.iter().filter(|told| matches!(told, Told::Waiting(_))).count(), 1);
 
     let mut plane = Plane::start(late, &parameters());
     let took = plane.stop();

@@ -35,12 +35,17 @@ const NEVER: u64 = u64::MAX;
 /// The thread.
 pub(super) fn run(passive: &mut Passive, context: PoolBox<Context>) {
     let Context { shared, mut registration, parameters } = context.into_inner();
+    let mut told = false;
     while !shared.is_stopping() {
         let captured = registration.capture(passive, CAPTURE_SLICE);
         match captured.map(|provider| Worker::new(&shared, &provider, parameters).run(passive)) {
             Ok(()) => break,
             // It may have failed at once.
-            Err(CaptureError::NotReady(_)) => {
+            Err(CaptureError::NotReady(status)) => {
+                if !told {
+                    told = true;
+                    trace::emit(&trace::Event::ControlWaiting { status: status.into() });
+                }
                 let _stopped = shared.awaited().wait(passive, Some(CAPTURE_SLICE));
             }
             Err(CaptureError::OtherVersion) => match other_version(passive, &registration) {

@@ -118,6 +118,8 @@ fn run(_passive: &mut Passive, sockets: PoolBox<PoolArc<Sockets>>) {
     let mut consumer = Consumer { sockets: &sockets, told: 0 };
     dispatcher.run(&mut consumer);
     consumer.tell_losses(0);
+    let Figures { delivered, lost, .. } = sockets.figures();
+    trace::emit(&trace::Event::RingSummary { delivered, lost, rings: "extensions" });
 }
 
 /// Turns records and events into what weir tells.

@@ -530,6 +530,12 @@ events! {
         /// How: success for an orderly end.
         status: NtStatus,
     }
+    /// Winsock Kernel is not there yet; the control socket is opened when it is. Told once for each time that is
+    /// waited for it.
+    55 ControlWaiting(Warning, CONTROL) {
+        /// What it answered.
+        status: NtStatus,
+    }
 
     /// A control connection has been registered for an extension interface.
     60 ExtensionRegistered(Information, EXTENSION) {
@@ -594,12 +600,15 @@ events! {
         /// How many were lost since the last such event.
         count: u64 ["records"],
     }
-    /// What the dispatch ring has carried since the driver's start. Told at the stop.
+    /// What the dispatch rings have carried since the driver's start. Told at the stop, for those of connections and
+    /// for those of extensions.
     71 RingSummary(Information, RING) {
         /// Records delivered.
         delivered: u64 ["records"],
         /// Records lost; each was told by RingLoss.
         lost: u64 ["records"],
+        /// Whose they are: connections or extensions.
+        rings: &'a str,
     }
 
     /// weir's filters are in force: every new connection is decided on from now on.

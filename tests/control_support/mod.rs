@@ -18,6 +18,7 @@ use weir::trace::{Guid, sink};
 /// What the control plane told, as far as the tests look at it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Told {
+    Waiting(i32),
     Listening(SocketAddr),
     ListenFailed(i32),
     Accepted(u64),
@@ -200,6 +201,7 @@ pub fn sockets(category: Category) -> Vec<SocketRef> {
 
 fn told(event: &Event<'_>) -> Option<Told> {
     Some(match *event {
+        Event::ControlWaiting { status } => Told::Waiting(status.0),
         Event::ControlListening { address, port } => Told::Listening(SocketAddr::new(address, port)),
         Event::ControlListenFailed { status, .. } => Told::ListenFailed(status.0),
         Event::ControlAccepted { session, .. } => Told::Accepted(session),

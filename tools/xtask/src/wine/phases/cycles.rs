@@ -74,7 +74,7 @@ fn cycle(session: &mut Session, parameters: &Parameters) -> Result<u64, String> 
         })?;
     }
     // The opening of a flow is telemetry, and may be lost; its end may not.
-    let summary = session.events.one("RingSummary", |_| true)?;
+    let summary = session.events.one("RingSummary", |event| event.text("rings") == "connections")?;
     let lost = summary.number("lost").unwrap_or_default();
     let opened = session.events.count("FlowOpened")?;
     let closed = session.events.count("FlowClosed")?;
