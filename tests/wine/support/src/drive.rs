@@ -3,6 +3,8 @@
 //! TCP on 127.0.0.1, one JSON object a line in each direction. A request names its operation in `op`. An answer has
 //! `ok`; with `false`, `error` says what was wrong. Connections are served side by side, the requests of one in order.
 
+pub mod fields;
+
 use alloc::format;
 use alloc::string::String;
 

@@ -7,10 +7,9 @@ use core::ptr::null_mut;
 
 use wfp_engine::id::field;
 use wfp_engine::{DataType, Field, FieldKind, LayerInfo, Value as FieldValue, layers};
-use wine_support::drive::{self, Outcome, Request};
+use wine_support::drive::{self, Outcome, Request, fields};
 use wine_support::json::{Value, json};
 
-use super::parse;
 use crate::sys::fwp::{FWP_ACTION_BLOCK, FWPS_INCOMING_METADATA_VALUES0, FWPS_INCOMING_VALUE0};
 use crate::sys::nt::{DISPATCH_LEVEL, PASSIVE_LEVEL};
 use crate::wfp::convert::Store;
@@ -44,7 +43,7 @@ fn value(name: &str, field: &Field, value: &Value) -> Result<FieldValue, String>
         },
         DataType::ByteBlob => match value.as_str() {
             Some(text) => FieldValue::ByteBlob(
-                parse::application(text).iter().flat_map(|unit| unit.to_le_bytes()).collect(),
+                fields::application(text).iter().flat_map(|unit| unit.to_le_bytes()).collect(),
             ),
             None => return Err(alloc::format!("{name} must be text, not {value}")),
         },

@@ -13,7 +13,7 @@ use wine_support::sync::{Condvar, Mutex};
 use wine_support::thread;
 use wine_support::time::Instant;
 
-use super::parse;
+use super::identity::identity;
 use super::traffic::{self, Live, Spec};
 use crate::irql;
 use crate::tcpip::{Connection, Identity, Verdict};
@@ -132,7 +132,7 @@ pub(super) fn start(request: &Request) -> Outcome {
             receive,
             hold: usize::try_from(hold).unwrap_or(0),
             remotes,
-            identity: parse::identity(request)?,
+            identity: identity(request)?,
         },
         stop: AtomicBool::new(false),
         permitted: AtomicU64::new(0),

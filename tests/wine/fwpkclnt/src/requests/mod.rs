@@ -2,8 +2,8 @@
 //! takes and answers is in the README of the stand-ins.
 
 mod classify;
+mod identity;
 mod load;
-mod parse;
 mod platform;
 mod traffic;
 

@@ -10,12 +10,12 @@ use core::net::{IpAddr, SocketAddr};
 use core::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 
 use hashbrown::HashMap;
-use wine_support::drive::{self, Outcome, Request};
+use wine_support::drive::{self, Outcome, Request, fields};
 use wine_support::json::{Value, json};
 use wine_support::sync::{Lazy, Mutex};
 use wine_support::time;
 
-use super::parse;
+use super::identity::identity;
 use crate::tcpip::{
     Connection, Direction, EndReason, Endpoints, Host, Identity, Observer, Packet, Stack, Verdict, tcp,
 };
@@ -211,16 +211,16 @@ pub(super) fn amounts(request: &Request) -> Result<(u64, u64), String> {
 }
 
 pub(super) fn connect(request: &Request, outbound: bool) -> Outcome {
-    let remote = parse::endpoint(request, "remote")?;
+    let remote = fields::endpoint(request, "remote")?;
     let local = match drive::optional_text(request, "local")? {
-        Some(_) => parse::endpoint(request, "local")?,
+        Some(_) => fields::endpoint(request, "local")?,
         None => local_endpoint(remote),
     };
     if local.is_ipv4() != remote.is_ipv4() {
         return Err("\"local\" and \"remote\" must be of one address family".into());
     }
-    let protocol = parse::protocol(request)?;
-    let identity = parse::identity(request)?;
+    let protocol = fields::protocol(request)?;
+    let identity = identity(request)?;
     let (send, receive) = amounts(request)?;
     let close = drive::flag(request, "close", false)?;
     let first = drive::number(request, "first", 64, SEGMENT)?;
