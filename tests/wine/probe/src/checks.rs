@@ -22,10 +22,10 @@ use core::ptr::{null, null_mut};
 use core::time::Duration;
 use wine_support::{log, thread};
 
-type Check = Result<(), String>;
+pub type Check = Result<(), String>;
 
 /// Fails the check unless both are the same.
-fn same<T: PartialEq + core::fmt::Debug>(what: &str, found: &T, wanted: &T) -> Check {
+pub fn same<T: PartialEq + core::fmt::Debug>(what: &str, found: &T, wanted: &T) -> Check {
     if found == wanted { Ok(()) } else { Err(format!("{what}: {found:x?}, not {wanted:x?}")) }
 }
 
@@ -81,6 +81,7 @@ pub fn run() -> bool {
     let (status, versions) = registration.characteristics();
     let found = (status, versions.LowestVersion, versions.HighestVersion);
     note("the provider tells its versions", same("versions", &found, &(STATUS_SUCCESS, 0x0100, 0x0100)));
+    note("modules attach, detach and clean up in their order", crate::nmr::check());
     match registration.capture(WSK_NO_WAIT) {
         Ok(npi) => {
             for (promise, check) in PROMISES {

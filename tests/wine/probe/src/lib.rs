@@ -13,6 +13,7 @@ extern crate alloc;
 
 mod checks;
 mod kernel;
+mod nmr;
 #[path = "../../netio/src/sys/mod.rs"]
 #[allow(dead_code, reason = "shared with the stand-in")]
 mod sys;

@@ -4,5 +4,4 @@
 #[allow(dead_code, reason = "the whole interface, of which not every name is used")]
 mod abi;
 
-#[allow(unused_imports, reason = "the probe has no use for it")]
 pub use abi::*;
