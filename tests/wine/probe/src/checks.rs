@@ -40,9 +40,11 @@ fn made<T>(what: &str, found: Result<T, NTSTATUS>) -> Result<T, String> {
 /// A promise, and what checks it.
 type Promise = (&'static str, fn(&WSK_PROVIDER_NPI) -> Check);
 
-const PROMISES: [Promise; 16] = [
+const PROMISES: [Promise; 18] = [
     ("transports are told once there is room for them", transports),
     ("a connection is accepted by request, and both ends agree about it", accept_by_request),
+    ("a connection socket is bound first, and connected then", bound_first),
+    ("a send that the peer does not read waits, and can be cancelled", waiting_send),
     ("bytes arrive as they were sent, whatever the MDLs", bytes),
     ("a cancelled receive is completed as cancelled and takes nothing", cancel),
     ("a cancelled accept leaves the connection to the next one", cancel_accept),
@@ -162,6 +164,47 @@ fn accept_by_request(npi: &WSK_PROVIDER_NPI) -> Check {
     let (client, server) = pair(npi)?;
     let ((here, there), (theirs, ours)) = (client.ports(), server.ports());
     same("ports", &(here, there), &(ours, theirs))?;
+    close_both(client, server)
+}
+
+fn bound_first(npi: &WSK_PROVIDER_NPI) -> Check {
+    let (listener, port) = listener(npi, None)?;
+    let told = watched();
+    let client = made("WskSocket", Socket::new(npi, WSK_FLAG_CONNECTION_SOCKET, Some(&told)))?;
+    same("connect before bind", &client.connect(port), &STATUS_INVALID_DEVICE_STATE)?;
+    same("bind", &client.bind(), &STATUS_SUCCESS)?;
+    same("bind again", &client.bind(), &STATUS_INVALID_DEVICE_STATE)?;
+    let early = client.events(WSK_EVENT_RECEIVE);
+    same("events before connect", &early, &STATUS_INVALID_DEVICE_STATE)?;
+    let accepted = listener.accept();
+    same("connect", &client.connect(port), &STATUS_SUCCESS)?;
+    same("events", &client.events(WSK_EVENT_RECEIVE), &STATUS_SUCCESS)?;
+    let (status, server) = accepted.end();
+    same("accept", &status, &STATUS_SUCCESS)?;
+    let server = Socket(core::ptr::with_exposed_provenance_mut(server));
+    send(server, b"to the client")?;
+    same("data", &wait_received(&told, 13), &Some(b"to the client".to_vec()))?;
+    same("close of the listener", &listener.close(), &STATUS_SUCCESS)?;
+    close_both(client, server)
+}
+
+fn waiting_send(npi: &WSK_PROVIDER_NPI) -> Check {
+    // More than two stacks hold.
+    const MUCH: usize = 32 << 20;
+    let (client, server) = pair(npi)?;
+    let mut buffer = Buffer::new(MUCH, 1 << 20, 0);
+    let pending = client.send(&mut buffer);
+    thread::sleep(Duration::from_millis(50));
+    same("while nobody reads", &pending.now(), &None)?;
+    pending.cancel();
+    same("cancelled", &pending.end().0, &STATUS_CANCELLED)?;
+    close_both(client, server)?;
+    let (client, server) = pair(npi)?;
+    let pending = client.send(&mut buffer);
+    let mut received = Buffer::new(MUCH, 3 << 20, 0);
+    let all = server.receive(&mut received, WSK_FLAG_WAITALL);
+    same("receive", &all.end(), &(STATUS_SUCCESS, MUCH))?;
+    same("send", &pending.end(), &(STATUS_SUCCESS, MUCH))?;
     close_both(client, server)
 }
 

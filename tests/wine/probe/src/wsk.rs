@@ -349,6 +349,22 @@ impl Socket {
         }
     }
 
+    /// WskBind of a connection socket to any port of 127.0.0.1.
+    pub fn bind(self) -> NTSTATUS {
+        let function = function!(self, WSK_PROVIDER_CONNECTION_DISPATCH, WskBind);
+        let mut at = loopback(0);
+        // SAFETY: a connection socket; the address outlives the request.
+        request(|irp| unsafe { function(self.0, (&raw mut at).cast(), 0, irp) }).end().0
+    }
+
+    /// WskConnect to a port of 127.0.0.1.
+    pub fn connect(self, port: u16) -> NTSTATUS {
+        let function = function!(self, WSK_PROVIDER_CONNECTION_DISPATCH, WskConnect);
+        let mut to = loopback(port);
+        // SAFETY: a connection socket; the address outlives the request.
+        request(|irp| unsafe { function(self.0, (&raw mut to).cast(), 0, irp) }).end().0
+    }
+
     pub fn close_later(self) -> Pending {
         let function = function!(self, WSK_PROVIDER_BASIC_DISPATCH, WskCloseSocket);
         // SAFETY: not closed yet, and not used after.
