@@ -9,7 +9,7 @@ use alloc::vec::Vec;
 use core::ffi::c_void;
 use core::ptr::null_mut;
 
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 use wine_support::sync::{Lazy, Mutex};
 
 use crate::sys::nt::{
@@ -57,7 +57,10 @@ struct Block {
 #[derive(Default)]
 struct Blocks {
     live: HashMap<usize, Block>,
-    freed: VecDeque<usize>,
+    /// Blocks that were freed lately and whose place is not used again.
+    freed: HashSet<usize>,
+    /// Them in the order of their freeing, and some that are in use again.
+    order: VecDeque<usize>,
 }
 
 static BLOCKS: Lazy<Mutex<Blocks>> = Lazy::new(Mutex::default);
@@ -92,7 +95,7 @@ fn allocate(api: &'static str, size: usize, tag: u32, least: usize, fill: u8) ->
     unsafe { guard.write_bytes(GUARD_BYTE, GUARD) };
     let mut blocks = BLOCKS.lock();
     let address = block.expose_provenance();
-    blocks.freed.retain(|freed| *freed != address);
+    blocks.freed.remove(&address);
     blocks.live.insert(address, Block { size, align, tag });
     block.cast()
 }
@@ -122,10 +125,13 @@ fn free(api: &'static str, address: *mut c_void, tag: u32) {
             }
             return;
         };
-        if blocks.freed.len() == FREED {
-            blocks.freed.pop_front();
+        if blocks.order.len() == FREED
+            && let Some(oldest) = blocks.order.pop_front()
+        {
+            blocks.freed.remove(&oldest);
         }
-        blocks.freed.push_back(address.addr());
+        blocks.order.push_back(address.addr());
+        blocks.freed.insert(address.addr());
         block
     };
     if tag != 0 && tag != block.tag {
