@@ -225,7 +225,14 @@ impl Graph {
                 match self.at(target) {
                     // A part of the same function, or a jump in it
                     Some(to) if transfer.jump && to == index => {}
-                    Some(to) => edges.push(Edge { site: transfer.site, to, jump: transfer.jump }),
+                    Some(to) => {
+                        // A part of another function has that function's frame.
+                        let part = self.functions[to]
+                            .unwound
+                            .as_ref()
+                            .is_some_and(|unwound| unwound.part_of.is_some());
+                        edges.push(Edge { site: transfer.site, to, jump: transfer.jump && !part });
+                    }
                     None => faults.push(format!(
                         "0x{:x} in {} calls 0x{target:x}, which is in no function",
                         transfer.site,

@@ -220,8 +220,8 @@ pub static ROWS: &[Row] = &[
     row(
         "code.traps",
         "no breakpoint or invalid instruction that code can run into, but behind a call that does not return",
-        "abort() is one such instruction, without a name: a panic that no symbol tells of. Those behind a switch alone, \
-         for values that its type does not have, are listed: only broken unsafe code could reach them.",
+        "abort() is one such instruction, without a name: a panic that no symbol tells of. Those that a switch alone leads \
+         to are listed: they stand for values that the compiler knows to be none.",
     ),
     row(
         "code.indirect",
@@ -263,7 +263,7 @@ pub static ROWS: &[Row] = &[
     ),
     row(
         "stack.depth",
-        "the deepest path of every root within its budget",
+        "the deepest path of every root within its budget, and so with one call by pointer to the driver's deepest callback",
         "A callback starts on a stack that applications, file systems, tcpip.sys and other callouts have used; \
          running out of it is a double fault.",
     ),

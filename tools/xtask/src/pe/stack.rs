@@ -1,12 +1,10 @@
 //! How much of the kernel's stack the code takes.
 
-use std::collections::HashMap;
-
 use petgraph::graph::{DiGraph, NodeIndex};
 use serde::Serialize;
 
 use super::explained::{self, Kind};
-use super::graph::Graph;
+use super::graph::{Graph, Root};
 use super::read::Arch;
 use super::rows::{Finding, Status};
 
@@ -27,6 +25,8 @@ pub struct Depth {
     pub kind: Kind,
     /// Bytes, return addresses included; what other drivers and the kernel take when called is not.
     pub bytes: u32,
+    /// If it calls by pointer on the way: that far, and the deepest function of the driver that could be called so.
+    pub by_pointer: Option<u32>,
     pub budget: u32,
     pub path: Vec<Step>,
 }
@@ -40,7 +40,42 @@ pub struct Stack {
     pub cycles: Vec<Vec<usize>>,
 }
 
-/// Measures the deepest path of every root. A cycle counts once.
+/// The way down from a function.
+#[derive(Clone, Copy)]
+struct Below {
+    bytes: u32,
+    /// The callee on the deepest path.
+    next: Option<usize>,
+    /// Bytes on the stack at the deepest call by pointer.
+    pointer: Option<u32>,
+}
+
+/// The way down from a function of a component, by callees that are known and no members of it.
+fn below_function(
+    graph: &Graph,
+    arch: Arch,
+    index: usize,
+    members: &[usize],
+    below: &[Option<Below>],
+) -> Below {
+    let function = &graph.functions[index];
+    let own = function.frame(arch);
+    let calls_by_pointer = function.guarded + function.unguarded > 0;
+    let mut deepest = Below { bytes: own, next: None, pointer: calls_by_pointer.then_some(own) };
+    for edge in function.edges.iter().filter(|edge| !members.contains(&edge.to)) {
+        let Some(under) = below[edge.to] else { continue };
+        // A jump gives the frame up first.
+        let kept = if edge.jump { 0 } else { own };
+        let bytes = kept.saturating_add(under.bytes);
+        if bytes > deepest.bytes {
+            (deepest.bytes, deepest.next) = (bytes, Some(edge.to));
+        }
+        deepest.pointer = deepest.pointer.max(under.pointer.map(|pointer| kept.saturating_add(pointer)));
+    }
+    deepest
+}
+
+/// Measures the deepest path of every root. A cycle counts as often as it is explained to run.
 pub fn measure(graph: &Graph, arch: Arch) -> Stack {
     let mut calls = DiGraph::<(), ()>::with_capacity(graph.functions.len(), 0);
     let nodes: Vec<NodeIndex> = graph.functions.iter().map(|_| calls.add_node(())).collect();
@@ -50,66 +85,71 @@ pub fn measure(graph: &Graph, arch: Arch) -> Stack {
         }
     }
     let mut stack = Stack::default();
-    // For each function the depth from it on, and where the deepest path goes on.
-    let mut below: HashMap<usize, (u32, Option<usize>)> = HashMap::new();
+    let mut below: Vec<Option<Below>> = vec![None; graph.functions.len()];
     // Callees first.
     for component in petgraph::algo::kosaraju_scc(&calls) {
         let members: Vec<usize> = component.iter().map(|node| node.index()).collect();
         let itself =
             members.iter().any(|member| graph.functions[*member].edges.iter().any(|edge| edge.to == *member));
-        // In a cycle, every member is taken as often as it can be there, on top of what leaves the cycle.
+        let found: Vec<_> =
+            members.iter().map(|member| below_function(graph, arch, *member, &members, &below)).collect();
         let cyclic = members.len() > 1 || itself;
+        // Of a cycle, every member is taken as often as it can be there, on top of what leaves the cycle with one of
+        // their frames.
+        let mut more = 0u32;
         if cyclic {
             stack.cycles.push(members.clone());
+            let frames = members.iter().map(|member| (*member, graph.functions[*member].frame(arch)));
+            let times = |member: usize| {
+                explained::recursion(&graph.functions[member].names).map_or(1, |recursion| recursion.times)
+            };
+            let all = frames.clone().map(|(member, frame)| frame.saturating_mul(times(member)));
+            let least = frames.map(|(_, frame)| frame).min().unwrap_or(0);
+            more = all.fold(0u32, u32::saturating_add).saturating_sub(least);
         }
-        let times = |member: usize| {
-            explained::recursion(&graph.functions[member].names).map_or(1, |recursion| recursion.times)
-        };
-        let all =
-            members.iter().map(|member| graph.functions[*member].frame(arch).saturating_mul(times(*member)));
-        let all = all.fold(0u32, u32::saturating_add);
-        let mut found = Vec::new();
-        for member in &members {
-            let function = &graph.functions[*member];
-            let own = function.frame(arch);
-            let mut deepest = (own, None);
-            for edge in function.edges.iter().filter(|edge| !members.contains(&edge.to)) {
-                let under = below.get(&edge.to).map_or(0, |(depth, _)| *depth);
-                // A jump gives the frame up first.
-                let depth = if edge.jump { under } else { own.saturating_add(under) };
-                if depth > deepest.0 {
-                    deepest = (depth, Some(edge.to));
-                }
-            }
-            found.push((*member, deepest));
-        }
-        let most = found.iter().map(|(_, (depth, _))| *depth).max().unwrap_or(0);
-        for (member, (depth, next)) in found {
-            // The member that leaves the cycle has its own frame in that depth.
-            let own = graph.functions[member].frame(arch);
-            let depth = if cyclic { most.saturating_add(all).saturating_sub(own) } else { depth };
-            below.insert(member, (depth, next));
+        let bytes = found.iter().map(|below| below.bytes).max().unwrap_or(0);
+        let pointer = found.iter().filter_map(|below| below.pointer).max();
+        for (member, own) in members.into_iter().zip(found) {
+            below[member] = Some(if cyclic {
+                let pointer = pointer.map(|pointer| pointer.saturating_add(more));
+                Below { bytes: bytes.saturating_add(more), next: own.next, pointer }
+            } else {
+                own
+            });
         }
     }
+    stack.depths = depths(graph, arch, &below);
+    stack
+}
+
+fn depths(graph: &Graph, arch: Arch, below: &[Option<Below>]) -> Vec<Depth> {
+    let bytes = |root: &Root| below[root.function].map_or(0, |below| below.bytes);
+    // What a call by pointer can lead to: a thread's function from a thread alone.
+    let deepest =
+        |kinds: &[Kind]| graph.roots.iter().filter(|root| kinds.contains(&root.kind)).map(bytes).max();
+    let mut depths = Vec::new();
     for root in &graph.roots {
-        let depth = below.get(&root.function).map_or(0, |(depth, _)| *depth);
         let mut path = Vec::new();
         let mut next = Some(root.function);
         while let Some(index) = next {
             let function = &graph.functions[index];
             path.push(Step { function: function.name().to_owned(), frame: function.frame(arch) });
-            next = below.get(&index).and_then(|(_, next)| *next);
+            next = below[index].and_then(|below| below.next);
         }
-        stack.depths.push(Depth {
+        let called: &[Kind] =
+            if root.kind == Kind::Thread { &[Kind::Callback, Kind::Thread] } else { &[Kind::Callback] };
+        let pointer = below[root.function].and_then(|below| below.pointer);
+        depths.push(Depth {
             root: graph.functions[root.function].name().to_owned(),
             kind: root.kind,
-            bytes: depth,
+            bytes: bytes(root),
+            by_pointer: pointer.zip(deepest(called)).map(|(pointer, more)| pointer.saturating_add(more)),
             budget: root.kind.budget().0,
             path,
         });
     }
-    stack.depths.sort_by(|a, b| b.bytes.cmp(&a.bytes).then_with(|| a.root.cmp(&b.root)));
-    stack
+    depths.sort_by(|a, b| b.bytes.cmp(&a.bytes).then_with(|| a.root.cmp(&b.root)));
+    depths
 }
 
 /// All findings of this part.
@@ -202,16 +242,28 @@ fn depth(stack: &Stack) -> Finding {
     let mut details = Vec::new();
     for kind in Kind::ALL {
         let (budget, why) = kind.budget();
-        let Some(deepest) = stack.depths.iter().find(|depth| depth.kind == kind) else { continue };
-        found.push(format!("{} {} of {budget}", kind.name(), deepest.bytes));
-        let over = stack.depths.iter().filter(|depth| depth.kind == kind && depth.bytes > budget);
-        for depth in over {
+        let of_kind: Vec<_> = stack.depths.iter().filter(|depth| depth.kind == kind).collect();
+        let Some(deepest) = of_kind.first() else { continue };
+        let pointer = of_kind.iter().filter_map(|depth| depth.by_pointer).max();
+        let pointer = pointer.map_or(String::new(), |bytes| format!(" (by pointer {bytes})"));
+        found.push(format!("{} {}{pointer} of {budget}", kind.name(), deepest.bytes));
+        let over: Vec<_> = of_kind
+            .into_iter()
+            .filter(|depth| depth.bytes.max(depth.by_pointer.unwrap_or(0)) > budget)
+            .collect();
+        for depth in &over {
             let path = depth.path.iter().map(|step| format!("{} {}", step.function, step.frame));
             let path: Vec<_> = path.collect();
-            details.push(format!("{} {}: {} bytes of {budget}", kind.name(), depth.root, depth.bytes));
+            let pointer = depth.by_pointer.map_or(String::new(), |bytes| format!(", {bytes} by pointer,"));
+            details.push(format!(
+                "{} {}: {} bytes{pointer} of {budget}",
+                kind.name(),
+                depth.root,
+                depth.bytes
+            ));
             details.push(format!("    {}", path.join(" > ")));
         }
-        if stack.depths.iter().any(|depth| depth.kind == kind && depth.bytes > budget) {
+        if !over.is_empty() {
             details.push(format!("    budget of a {}: {why}", kind.name()));
         }
     }

@@ -278,6 +278,23 @@ fn the_deepest_path_adds_frames_and_return_addresses_and_a_last_jump_gives_its_f
 }
 
 #[test]
+fn a_call_by_pointer_is_measured_as_if_it_led_to_the_deepest_callback() {
+    let mut draft = Draft::new(Arch::X64);
+    let other = "_ZN4weir5otherE";
+    draft.functions.push(code(other, 800, &[]));
+    draft.call_targets.push(other);
+    let by_pointer = |draft: &Draft| {
+        let report = lint(&draft.build());
+        let found = report.depths.iter().find(|depth| depth.root == "weir::wfp::callout::classify").unwrap();
+        (found.by_pointer, report.passed())
+    };
+    // The callback, its return address and the other's
+    assert_eq!(by_pointer(&draft), (Some(48 + 8 + 800 + 8), true));
+    draft.function(CALLBACK).items.retain(|item| !matches!(item, Item::Guarded));
+    assert_eq!(by_pointer(&draft), (None, true));
+}
+
+#[test]
 fn what_needs_avx_is_found_whatever_it_is() {
     for instruction in [
         // vzeroupper; vmovdqa xmm0, xmm0; kmovq k0, rax; vaddps zmm0; fld1; movq mm0, rax; emms
