@@ -240,12 +240,13 @@ impl Graph {
                     )),
                 }
             }
-            // Where calls are checked, not dispatched, each check is for one of the calls.
+            // Where calls are checked, not dispatched, each check is for one of the calls, or for a jump in place of one.
             let checked = unguarded.min(checks);
+            let jumps = computed.min(checks - checked);
             let function = &mut self.functions[index];
             (function.edges, function.imports) = (edges, called);
-            (function.guarded, function.unguarded) = (guarded + checked, unguarded - checked);
-            function.computed = computed;
+            (function.guarded, function.unguarded) = (guarded + checked + jumps, unguarded - checked);
+            function.computed = computed - jumps;
             self.faults.extend(faults);
         }
     }

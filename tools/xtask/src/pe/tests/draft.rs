@@ -28,6 +28,8 @@ pub enum Item {
     Import(u32),
     /// Calls what rax or x15 holds, through the guard.
     Guarded,
+    /// The guard's check alone (ARM64).
+    Check,
     /// Takes a function's address.
     Take(&'static str),
     /// Takes the address of the location in [`Draft::location`].
@@ -161,12 +163,12 @@ impl Draft {
             (Arch::Arm64, Item::Raw(_, code)) => words(code),
             (Arch::X64, Item::Call(_)) => vec![0xE8, 0, 0, 0, 0],
             (Arch::X64, Item::Jump(_)) => vec![0xE9, 0, 0, 0, 0],
-            (Arch::X64, Item::Import(_) | Item::Guarded) => vec![0xFF, 0x15, 0, 0, 0, 0],
+            (Arch::X64, Item::Import(_) | Item::Guarded | Item::Check) => vec![0xFF, 0x15, 0, 0, 0, 0],
             (Arch::X64, Item::Take(_) | Item::Location) => vec![0x48, 0x8D, 0x05, 0, 0, 0, 0],
             (Arch::Arm64, Item::Call(_)) => words(&[0x9400_0000]),
             (Arch::Arm64, Item::Jump(_)) => words(&[0x1400_0000]),
             // adrp x8; ldr x8, [x8]; blr x8
-            (Arch::Arm64, Item::Import(_)) => words(&[0x9000_0008, 0xF940_0108, 0xD63F_0100]),
+            (Arch::Arm64, Item::Import(_) | Item::Check) => words(&[0x9000_0008, 0xF940_0108, 0xD63F_0100]),
             // The same for the check, then blr x15
             (Arch::Arm64, Item::Guarded) => words(&[0x9000_0008, 0xF940_0108, 0xD63F_0100, 0xD63F_01E0]),
             // adrp x0; add x0, x0
@@ -353,7 +355,7 @@ impl Draft {
                 Item::Call(symbol) | Item::Jump(symbol) | Item::Take(symbol) => starts[symbol],
                 Item::Import(index) => slots[*index as usize],
                 Item::Guarded if self.arch == Arch::X64 => guard_slots + 8,
-                Item::Guarded => guard_slots,
+                Item::Guarded | Item::Check => guard_slots,
                 Item::Location => location,
             };
             let site = TEXT + u32::try_from(offset).unwrap();

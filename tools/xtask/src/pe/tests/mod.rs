@@ -295,6 +295,17 @@ fn a_call_by_pointer_is_measured_as_if_it_led_to_the_deepest_callback() {
 }
 
 #[test]
+fn a_checked_jump_in_place_of_a_call_is_one_by_pointer() {
+    let mut draft = Draft::new(Arch::Arm64);
+    // After the check and the call: another check, and br x15
+    draft.function(CALLBACK).items.extend([Item::Check, Item::Raw(&[], &[0xD61F_01E0])]);
+    let report = lint(&draft.build());
+    let finding = report.findings.iter().find(|finding| finding.row == "code.indirect").unwrap();
+    assert_eq!(finding.found, "2 guarded, 0 not; 1 jumps by a register (switches)");
+    assert!(report.passed());
+}
+
+#[test]
 fn what_needs_avx_is_found_whatever_it_is() {
     for instruction in [
         // vzeroupper; vmovdqa xmm0, xmm0; kmovq k0, rax; vaddps zmm0; fld1; movq mm0, rax; emms
