@@ -132,8 +132,13 @@ fn events(entry: &Entry, npi: GUID, mask: u32, irp: Irp) -> NTSTATUS {
         Err(status) => return entry.refuse(API, irp, status),
     };
     if !disables {
-        // What arrived before is indicated now.
-        entry.socket.kick_receive();
+        match key {
+            Key::Event(_) => {
+                // What arrived before is indicated now.
+                entry.socket.kick_receive();
+            }
+            Key::Extension(index, _) => extension::enabled(&entry.socket, index),
+        }
         return STATUS_SUCCESS;
     }
     if irp.is_null() {

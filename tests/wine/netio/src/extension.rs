@@ -37,6 +37,10 @@ const API: &str = "SIO_WSK_REGISTER_EXTENSION";
 
 /// Threads that call back: two, so that one socket's callbacks may overlap another's.
 const THREADS: u64 = 2;
+/// In how many of a hundred cases a callback takes its time to end.
+const LINGERING: u64 = 2;
+/// In how many of a hundred cases the first callback comes from within the call that enables it.
+const INLINE: u64 = 50;
 
 #[repr(C)]
 struct Metric {
@@ -209,8 +213,8 @@ impl Provider {
         Some(call)
     }
 
-    /// Makes one callback, if there is one to make.
-    fn call_back(&self) {
+    /// Makes one callback, if there is one to make. With `may_linger`, which sleeps, the thread is the provider's own.
+    fn call_back(&self, may_linger: bool) {
         let Some(call) = self.begin() else { return };
         let key = Key::Extension(self.index, call.event());
         let context = self.client_context;
@@ -238,10 +242,22 @@ impl Provider {
         });
         self.callbacks.fetch_add(1, Ordering::Relaxed);
         TOTALS.callbacks.fetch_add(1, Ordering::Relaxed);
+        if may_linger && machine::chance(LINGERING) {
+            // Still in progress for the socket: its close waits.
+            thread::sleep(Duration::from_millis(2));
+        }
         if self.socket.state().phase == Phase::Closed {
             TOTALS.after_close.fetch_add(1, Ordering::Relaxed);
         }
         self.socket.callback_ends(key);
+    }
+}
+
+/// The client has enabled events: one may be called at once, on the client's own thread.
+pub fn enabled(socket: &Socket, index: usize) {
+    let provider = socket.state().extensions.get(index).map(|extension| Arc::clone(&extension.provider));
+    if let Some(provider) = provider.filter(|_| machine::chance(INLINE)) {
+        provider.call_back(false);
     }
 }
 
@@ -279,7 +295,7 @@ fn run(share: u64) {
             live.values().filter(|provider| provider.socket.id % THREADS == share).cloned().collect()
         };
         for provider in live {
-            provider.call_back();
+            provider.call_back(true);
         }
     }
 }

@@ -63,7 +63,8 @@ pub fn next_id() -> u64 {
     NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
-fn chance(percent: u64) -> bool {
+/// True in about `percent` of a hundred cases.
+pub fn chance(percent: u64) -> bool {
     MACHINE.random.lock().chance(percent)
 }
 
