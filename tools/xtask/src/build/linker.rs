@@ -48,7 +48,7 @@ impl Paths {
             }
             _ => (String::new(), argument),
         };
-        let path = if scratch(Path::new(path)) { self.kept(Path::new(path))? } else { path.to_owned() };
+        let path = if scratch(Path::new(path)) { kept(Path::new(path))? } else { path.to_owned() };
         let path = path
             .strip_prefix(&self.root)
             .map(str::to_owned)
@@ -56,19 +56,19 @@ impl Paths {
             .unwrap_or(path);
         Ok(format!("{option}{path}"))
     }
+}
 
-    /// A copy of one of rustc's scratch files beside them, under a name that stays.
-    fn kept(&self, path: &Path) -> Result<String, String> {
-        let (Some(deps), Some(name)) = (path.ancestors().nth(2), path.file_name()) else {
-            return Err(format!("{}: not a path of rustc's", path.display()));
-        };
-        let folder: PathBuf = deps.join("link");
-        let copy = folder.join(name);
-        std::fs::create_dir_all(&folder)
-            .and_then(|()| std::fs::copy(path, &copy))
-            .map_err(|error| format!("{}: {error}", copy.display()))?;
-        Ok(copy.to_string_lossy().into_owned())
-    }
+/// A copy of one of rustc's scratch files beside them, under a name that stays.
+fn kept(path: &Path) -> Result<String, String> {
+    let (Some(deps), Some(name)) = (path.ancestors().nth(2), path.file_name()) else {
+        return Err(format!("{}: not a path of rustc's", path.display()));
+    };
+    let folder: PathBuf = deps.join("link");
+    let copy = folder.join(name);
+    std::fs::create_dir_all(&folder)
+        .and_then(|()| std::fs::copy(path, &copy))
+        .map_err(|error| format!("{}: {error}", copy.display()))?;
+    Ok(copy.to_string_lossy().into_owned())
 }
 
 fn link() -> Result<bool, String> {
@@ -80,7 +80,10 @@ fn link() -> Result<bool, String> {
         given.collect::<Result<_, _>>().map_err(|text| format!("{}: not UTF-8", text.display()))?;
     let mut arguments = vec!["-flavor".to_owned(), "link".to_owned()];
     // rustc names the flavour where it knows lld by its own name.
-    let given = if given.first().is_some_and(|first| first == "-flavor") { &given[2..] } else { &given[..] };
+    let given = match given.as_slice() {
+        [option, _, rest @ ..] if option == "-flavor" => rest,
+        all => all,
+    };
     for argument in given.iter().filter(|argument| !of_a_library(argument)) {
         arguments.push(paths.argument(argument)?);
     }

@@ -64,6 +64,7 @@ pub enum Profile {
 }
 
 #[derive(clap::Args, Clone, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "switches of a command line")]
 pub struct BuildArgs {
     /// The architectures; both without any
     #[arg(long, value_enum)]
