@@ -71,7 +71,7 @@ impl Prefix {
 
     /// A command that works on this prefix.
     pub fn command(&self, wine: &Wine, program: &Path) -> Command {
-        let mut command = Command::new(program);
+        let mut command = wine.command(program);
         command
             .env("WINEPREFIX", &self.root)
             .env("WINEARCH", "win64")

@@ -168,7 +168,7 @@ pub fn keep_alive(channel: &mut Channel) -> Result<(), String> {
     }
     // Long connections, so that most of what the driver does is counting packets, not telling of connections.
     channel.ask(json!({
-        "op": "load", "threads": 2, "send": 200_000, "receive": 200_000, "hold": 8,
+        "op": "load", "threads": 2, "send": 2_000_000, "receive": 2_000_000, "hold": 8,
         "remotes": ["198.51.100.1:443", "198.51.100.2:25", "198.51.100.3:23", "[2001:db8::9]:443"],
     }))?;
     Ok(())

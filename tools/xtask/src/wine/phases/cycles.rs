@@ -73,13 +73,17 @@ fn cycle(session: &mut Session, parameters: &Parameters) -> Result<u64, String> 
             format!("{begun_count} {begun} and {ended_count} {ended}")
         })?;
     }
-    // The opening of a flow is telemetry, and may be lost; its end may not.
-    let summary = session.events.one("RingSummary", |event| event.text("rings") == "connections")?;
-    let lost = summary.number("lost").unwrap_or_default();
-    let opened = session.events.count("FlowOpened")?;
-    let closed = session.events.count("FlowClosed")?;
-    ensure(opened <= closed && closed <= opened + lost && closed >= classification::FLOWS as u64, || {
-        format!("{opened} FlowOpened, {closed} FlowClosed, {lost} records lost")
+    // What is told of a connection before its end is telemetry, and may be lost; its end may not. One that was allowed,
+    // and not established yet when the driver stopped, has an end and no opening.
+    let summaries = session.events.since(|event| event.is("RingSummary"))?;
+    let lost: u64 = summaries.iter().filter_map(|event| event.number("lost")).sum();
+    let allowed =
+        session.events.since(|event| event.is("ConnectionVerdict") && event.text("verdict") != "block")?;
+    let allowed = allowed.len() as u64;
+    let (opened, closed) = (session.events.count("FlowOpened")?, session.events.count("FlowClosed")?);
+    let whole = !summaries.is_empty() && opened >= classification::FLOWS as u64;
+    ensure(whole && opened <= closed && closed <= allowed + lost, || {
+        format!("{allowed} allowed, {opened} FlowOpened, {closed} FlowClosed, {lost} records lost")
     })?;
     session.events.count("ExtensionCallback")
 }
