@@ -121,13 +121,11 @@ fn constants_of_wfp_have_the_values_of_the_reference() {
         // `**Title** (`PREFIX_*`): …` or `**Title**: …`, perhaps several in a line.
         for part in paragraph.split("**").collect::<Vec<_>>().windows(2) {
             let (title, body) = (part[0], part[1]);
-            let group =
-                title.rsplit_once("`").and_then(|(rest, _)| rest.rsplit_once('`')).map(|(_, name)| name);
             let beside =
                 body.strip_prefix(" (`").and_then(|rest| rest.split_once("*`)")).map(|(name, _)| name);
             let listed = ENUMERATIONS.iter().find(|(name, _)| *name == title).map(|(_, prefixes)| *prefixes);
-            let group = beside.or(group.map(|name| name.trim_end_matches('*')));
-            for prefix in group.as_slice().iter().copied().chain(listed.unwrap_or_default().iter().copied()) {
+            for prefix in beside.as_slice().iter().copied().chain(listed.unwrap_or_default().iter().copied())
+            {
                 for (name, value) in named_numbers(body) {
                     theirs.insert(format!("{prefix}{name}"), value);
                     theirs.insert(format!("{prefix}{name}_TYPE"), value);
@@ -261,7 +259,7 @@ fn rust_files(folder: &str) -> Vec<String> {
         let path = format!("{folder}/{}", entry.file_name().to_str().expect("a name in UTF-8"));
         if entry.file_type().expect("a file type").is_dir() {
             files.extend(rust_files(&path));
-        } else if path.ends_with(".rs") {
+        } else if std::path::Path::new(&path).extension().is_some_and(|extension| extension == "rs") {
             files.push(path);
         }
     }

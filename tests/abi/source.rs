@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use proc_macro2::{Delimiter, TokenStream, TokenTree};
-use syn::{ForeignItem, Item};
+use syn::{ForeignItem, Item, UseTree};
 
 /// A folder or file of the tree.
 pub fn tree(path: &str) -> PathBuf {
@@ -38,7 +38,7 @@ pub struct Source {
     pub records: BTreeMap<String, BTreeSet<String>>,
     /// Fields of layers that are declared.
     pub fields: BTreeSet<(String, String)>,
-    /// Functions that are defined.
+    /// Functions that are defined, and names that `use … as` gives.
     pub functions: BTreeSet<String>,
     /// Functions that are imported: name and image.
     pub imports: BTreeMap<String, String>,
@@ -85,9 +85,10 @@ impl Source {
                 Item::Fn(item) => {
                     self.functions.insert(item.sig.ident.to_string());
                 }
+                Item::Use(item) => self.functions.extend(new_names(&item.tree)),
                 Item::ForeignMod(block) => self.import(block),
                 Item::Mod(item) => {
-                    self.items(item.content.as_ref().map_or(&[], |(_, items)| items.as_slice()))
+                    self.items(item.content.as_ref().map_or(&[], |(_, items)| items.as_slice()));
                 }
                 Item::Macro(item) => self.invocation(&item.mac, item.ident.is_some()),
                 _ => {}
@@ -240,6 +241,16 @@ impl Source {
                 _ => after_path = false,
             }
         }
+    }
+}
+
+/// The names that a `use` gives by `as`.
+fn new_names(tree: &UseTree) -> Vec<String> {
+    match tree {
+        UseTree::Path(path) => new_names(&path.tree),
+        UseTree::Group(group) => group.items.iter().flat_map(new_names).collect(),
+        UseTree::Rename(rename) => vec![rename.rename.to_string()],
+        UseTree::Name(_) | UseTree::Glob(_) => Vec::new(),
     }
 }
 

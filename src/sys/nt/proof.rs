@@ -173,6 +173,7 @@ constants! {
     OBJ_CASE_INSENSITIVE = 0x40,
     OBJ_KERNEL_HANDLE = 0x200,
     POOL_FLAG_NON_PAGED = 0x40,
+    NonPagedPoolNx = 0x200,
     KEY_READ = 0x2_0019,
     THREAD_ALL_ACCESS = 0x1F_FFFF,
     KernelMode = 0,
