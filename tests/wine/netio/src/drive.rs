@@ -1,14 +1,16 @@
 //! The drive channel's operations: what there is, what it counts, and what a test has happen.
 
 use crate::extension::{self, TOTALS};
+use crate::fault::{FAULTS, Fate};
 use crate::guid;
 use crate::machine;
 use crate::nmr::{self, scripted};
 use crate::registration::{self, Held};
 use crate::report;
 use crate::request;
+use crate::script::Answer;
 use crate::socket::{self, Category, Phase, Socket};
-use crate::sys::nt::GUID;
+use crate::sys::nt::{GUID, STATUS_INSUFFICIENT_RESOURCES};
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::sync::Arc;
@@ -41,6 +43,7 @@ fn handle(op: &str, request: &Request) -> Outcome {
             extension::set_answer(&npi(request)?, drive::text(request, "answer")?.parse()?);
             Ok(Value::Null)
         }
+        "fault" => fault(request),
         "pause" => {
             extension::pause(drive::flag(request, "on", true)?);
             Ok(Value::Null)
@@ -92,6 +95,47 @@ fn handle(op: &str, request: &Request) -> Outcome {
         other => Err(format!("unknown operation {other:?}")),
     }
 }
+
+/// Has calls of a function fail, or stall.
+fn fault(request: &Request) -> Outcome {
+    if drive::flag(request, "clear", false)? {
+        FAULTS.clear();
+    } else {
+        let function = drive::text(request, "api")?;
+        if !FUNCTIONS.contains(&function) {
+            return Err(format!("{function:?} is none of {}", FUNCTIONS.join(", ")));
+        }
+        let fate = if drive::flag(request, "stall", false)? {
+            Fate::Stall
+        } else {
+            match drive::optional_text(request, "status")?.map(str::parse).transpose()? {
+                None => Fate::Fail(STATUS_INSUFFICIENT_RESOURCES),
+                Some(Answer::Refuse(status)) => Fate::Fail(status),
+                Some(_) => return Err("\"status\" is no status of a failure".into()),
+            }
+        };
+        let nth = drive::number(request, "nth", 1, u64::MAX)?;
+        FAULTS.add(function, nth, drive::number(request, "count", 1, u64::MAX)?, fate);
+    }
+    Ok(json!({ "pending": FAULTS.left() }))
+}
+
+/// What can fail: everything that takes an IRP, but close.
+const FUNCTIONS: [&str; 13] = [
+    "WskSocket",
+    "WskSocketConnect",
+    "WskControlClient",
+    "WskControlSocket",
+    "WskBind",
+    "WskAccept",
+    "WskConnect",
+    "WskGetLocalAddress",
+    "WskGetRemoteAddress",
+    "WskSend",
+    "WskReceive",
+    "WskDisconnect",
+    "WskGetAddressInfo",
+];
 
 fn no_provider(npi: &GUID) -> String {
     format!("there is no provider of {}", guid::text(npi))

@@ -4,14 +4,14 @@
 //!
 //! | part | what it is |
 //! | --- | --- |
-//! | [`registration`], [`provider`] | WskRegister to WskDeregister; the provider's functions |
-//! | [`socket`], [`dispatch`], [`control`] | the socket object and its close; options, ioctls, event switches |
-//! | [`listen`], [`connection`] | listening and connection-oriented sockets |
-//! | [`extension`], [`script`] | SIO_WSK_REGISTER_EXTENSION, with a scripted provider |
-//! | [`nmr`] | clients and providers of other network programming interfaces |
-//! | [`request`] | IRPs, and their cancellation |
-//! | [`reactor`], [`work`] | who waits for Winsock, and who calls back |
-//! | [`drive`] | the drive channel |
+//! | `registration`, `provider` | WskRegister to WskDeregister; the provider's functions |
+//! | `socket`, `dispatch`, `control` | the socket object and its close; options, ioctls, event switches |
+//! | `listen`, `connection` | listening and connection-oriented sockets |
+//! | `extension`, `script` | SIO_WSK_REGISTER_EXTENSION, with a scripted provider |
+//! | `nmr` | clients and providers of other network programming interfaces |
+//! | `request` | IRPs, and their cancellation |
+//! | `reactor`, `work` | who waits for Winsock, and who calls back |
+//! | `drive` | the drive channel |
 //!
 //! Locks: a socket's state may be held while those of the reactor, the queues and the scripts are taken, never the other
 //! way round, and none is held while the client is called or an IRP is completed.
@@ -26,6 +26,7 @@ extern crate alloc;
 mod address;
 mod chain;
 mod config;
+mod fault;
 mod guid;
 mod indication;
 mod nmr;

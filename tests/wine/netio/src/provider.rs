@@ -2,6 +2,7 @@
 
 use crate::address;
 use crate::connection;
+use crate::fault::{FAULTS, Fate};
 use crate::registration::{self, Client, VERSION};
 use crate::report::violation;
 use crate::request::{Irp, Owner, Request, Ticket};
@@ -68,9 +69,16 @@ impl Call {
             Ok(call) => call,
             Err(status) => return status,
         };
-        match Request::begin(api, irp, Owner::Client(Arc::clone(&call.0))) {
-            Some(request) => body(&call.0, request),
-            None => STATUS_INVALID_PARAMETER,
+        let Some(request) = Request::begin(api, irp, Owner::Client(Arc::clone(&call.0))) else {
+            return STATUS_INVALID_PARAMETER;
+        };
+        match FAULTS.call(api) {
+            None => body(&call.0, request),
+            Some(Fate::Fail(status)) => request.finish(status, 0),
+            Some(Fate::Stall) => {
+                call.0.keep(Ticket::new(request));
+                STATUS_PENDING
+            }
         }
     }
 }
@@ -172,7 +180,7 @@ unsafe extern "system" fn control_client(
     let irp = unsafe { Irp::passed(irp) };
     if code == WSK_TRANSPORT_LIST_CHANGE {
         return Call::with_irp(API, client, irp, |client, request| {
-            client.add_list_change(Ticket::new(request));
+            client.keep(Ticket::new(request));
             STATUS_PENDING
         });
     }

@@ -52,7 +52,7 @@ struct State {
     deregistering: bool,
     had_sockets: bool,
     static_events: u32,
-    list_changes: Vec<Arc<Ticket>>,
+    kept: Vec<Arc<Ticket>>,
 }
 
 /// Clients by the address of their registration.
@@ -127,11 +127,11 @@ impl Client {
         self.state.lock().had_sockets
     }
 
-    /// Keeps a WSK_TRANSPORT_LIST_CHANGE request, which WskDeregister cancels.
-    pub fn add_list_change(&self, ticket: Arc<Ticket>) {
+    /// Keeps a request that nothing but a cancellation ends (WSK_TRANSPORT_LIST_CHANGE), which WskDeregister cancels.
+    pub fn keep(&self, ticket: Arc<Ticket>) {
         let mut state = self.state.lock();
-        state.list_changes.retain(|ticket| !ticket.is_taken());
-        state.list_changes.push(ticket);
+        state.kept.retain(|ticket| !ticket.is_taken());
+        state.kept.push(ticket);
     }
 }
 
@@ -280,16 +280,16 @@ pub unsafe extern "system" fn WskQueryProviderCharacteristics(
 pub extern "system" fn WskDeregister(registration: *mut WSK_REGISTRATION) {
     const API: &str = "WskDeregister";
     let Some(client) = find(registration, API) else { return };
-    let list_changes = {
+    let kept = {
         let mut state = client.state.lock();
         if core::mem::replace(&mut state.deregistering, true) {
             drop(state);
             violation!(API, "client {} is being deregistered already", client.id);
             return;
         }
-        core::mem::take(&mut state.list_changes)
+        core::mem::take(&mut state.kept)
     };
-    for ticket in list_changes {
+    for ticket in kept {
         ticket.complete(crate::sys::nt::STATUS_CANCELLED, 0);
     }
     // Those who wait to capture are told that there is nothing to wait for.

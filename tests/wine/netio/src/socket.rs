@@ -6,6 +6,7 @@ use crate::address;
 use crate::connection::Connection;
 use crate::dispatch;
 use crate::extension::Extension;
+use crate::fault::{FAULTS, Fate};
 use crate::irql;
 use crate::listen::Listening;
 use crate::machine;
@@ -473,9 +474,19 @@ impl Entry {
         request::refuse(api, irp, Owner::Socket(Arc::clone(&self.socket)), status)
     }
 
-    /// Takes the call's IRP.
+    /// Takes the call's IRP, unless the call has a fate of its own: then what it returns.
     pub fn request(&self, api: &'static str, irp: Irp) -> Result<Request, NTSTATUS> {
-        Request::begin(api, irp, Owner::Socket(Arc::clone(&self.socket))).ok_or(STATUS_INVALID_PARAMETER)
+        let owner = Owner::Socket(Arc::clone(&self.socket));
+        let request = Request::begin(api, irp, owner).ok_or(STATUS_INVALID_PARAMETER)?;
+        match FAULTS.call(api) {
+            None => Ok(request),
+            Some(Fate::Fail(status)) => Err(request.finish(status, 0)),
+            Some(Fate::Stall) => {
+                let ticket = Ticket::new(request);
+                self.socket.state().waiting.push(ticket);
+                Err(STATUS_PENDING)
+            }
+        }
     }
 
     /// A function that must have an IRP.
