@@ -33,6 +33,20 @@ impl Client {
         prepared.map(|()| Self(stream)).map_err(|error| error.to_string())
     }
 
+    /// Connects where the driver is to refuse the connection. A refusal resets it, perhaps before the connect is over.
+    ///
+    /// # Errors
+    /// Nobody listens.
+    pub fn connect_in_vain(port: u16) -> Result<(), String> {
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        match TcpStream::connect_timeout(&address, Duration::from_secs(5)) {
+            Err(error) if error.kind() != std::io::ErrorKind::ConnectionReset => {
+                Err(format!("the control port {port}: {error}"))
+            }
+            _ => Ok(()),
+        }
+    }
+
     pub fn port(&self) -> u16 {
         self.0.local_addr().map_or(0, |address| address.port())
     }
