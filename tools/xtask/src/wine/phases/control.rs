@@ -1,5 +1,7 @@
 //! Peers of the control port, over real TCP.
 
+use serde_json::json;
+
 use super::super::client::Client;
 use super::super::events::Event;
 use super::super::report::Report;
@@ -80,5 +82,20 @@ pub fn run(session: &mut Session, parameters: &Parameters, report: &mut Report) 
     let seconds = begin.elapsed().as_secs_f64();
     report.held(&format!("{count} sessions one after the other in {seconds:.1} s"));
     report.fact("sessions_per_second", (f64::from(count) / seconds).round());
+
+    session.events.mark()?;
+    let mut netio = session.drive("netio")?;
+    let (client, number) = accepted(session, parameters.port)?;
+    netio.ask(json!({ "op": "drop" }))?;
+    let status = end(session, number)?;
+    ensure(status != SUCCESS, || format!("session {number} was cut off and ended in good order"))?;
+    drop(client);
+    session.events.mark()?;
+    netio.ask(json!({ "op": "kill-listener" }))?;
+    session.events.one("ControlListening", |event| event.number("port") == Some(parameters.port.into()))?;
+    let (client, number) = accepted(session, parameters.port)?;
+    client.finish()?;
+    closed(session, number)?;
+    report.held("a session whose connection is cut off is told of; a listener that fails is opened again");
     Ok(())
 }

@@ -2,11 +2,16 @@
 
 use std::time::{Duration, Instant};
 
+use serde_json::json;
+
 use super::super::events::Event;
 use super::super::report::Report;
 use super::super::session::{CONNECTION_V1, Session};
 use super::control::{accepted, closed};
 use super::{Parameters, ensure};
+
+/// STATUS_NOT_SUPPORTED.
+const NOT_SUPPORTED: u32 = 0xC000_00BB;
 
 pub fn run(session: &mut Session, parameters: &Parameters, report: &mut Report) -> Result<(), String> {
     session.events.mark()?;
@@ -50,5 +55,16 @@ pub fn run(session: &mut Session, parameters: &Parameters, report: &mut Report) 
     let late = session.events.since(of_session)?.len();
     ensure(late == told, || format!("{} callbacks came after the detachment", late - told))?;
     report.held("none comes after the session has ended");
+
+    session.events.mark()?;
+    let mut netio = session.drive("netio")?;
+    netio.ask(json!({ "op": "extension", "npi": CONNECTION_V1, "answer": format!("{NOT_SUPPORTED:#X}") }))?;
+    let (client, number) = accepted(session, parameters.port)?;
+    let refused = session.events.one("ExtensionRefused", |event| event.number("session") == Some(number))?;
+    ensure(refused.status() == Some(NOT_SUPPORTED), || format!("{refused:?}"))?;
+    client.finish()?;
+    closed(session, number)?;
+    netio.ask(json!({ "op": "extension", "npi": CONNECTION_V1, "answer": "grant" }))?;
+    report.held("where WSK does not have the interface the session goes on without it, and that is told");
     Ok(())
 }

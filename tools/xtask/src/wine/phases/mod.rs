@@ -67,8 +67,6 @@ struct Parameters {
     shutdown_milliseconds: u32,
     extensions: Vec<String>,
     policy: Vec<u8>,
-    /// Further values, which the driver is to refuse.
-    others: Vec<(&'static str, Value)>,
 }
 
 impl Parameters {
@@ -79,7 +77,6 @@ impl Parameters {
             shutdown_milliseconds: 2000,
             extensions: Vec::new(),
             policy: run.policy.clone(),
-            others: Vec::new(),
         })
     }
 
@@ -94,7 +91,6 @@ impl Parameters {
         if !self.extensions.is_empty() {
             values.push(("ExtensionInterfaces", Value::Texts(self.extensions.clone())));
         }
-        values.extend(self.others.iter().cloned());
         values
     }
 }

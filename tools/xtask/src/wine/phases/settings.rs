@@ -8,6 +8,9 @@ use super::super::session::Session;
 use super::control::{accepted, closed};
 use super::{Parameters, ensure, load, unload};
 
+/// An extension interface that nobody provides.
+const NOBODYS: &str = "00000000-0000-4000-8000-000000000001";
+
 pub fn run(session: &mut Session, run: &Run, report: &mut Report) -> Result<(), String> {
     session.events.mark()?;
     unload(session)?;
@@ -70,6 +73,21 @@ pub fn run(session: &mut Session, run: &Run, report: &mut Report) -> Result<(), 
         "a damaged policy is refused ({}), and the driver says that it is degraded",
         refused.text("reason")
     ));
+    unload(session)?;
+
+    let mut parameters = Parameters::new(run)?;
+    parameters.extensions.push(format!("{{{NOBODYS}}}=required"));
+    session.events.mark()?;
+    session.configure(&parameters.values())?;
+    session.load()?;
+    let refused =
+        session.events.one("ExtensionRefused", |event| event.text("interface").contains(NOBODYS))?;
+    ensure(refused.text("required") == "true", || format!("{refused:?}"))?;
+    session.events.one("ControlListenFailed", |_| true)?;
+    session.events.one("FiltersInForce", |_| true)?;
+    ensure(Client::connect(parameters.port).is_err(), || "the control port is open all the same".to_owned())?;
+    report.held("without an interface that the registry says is required the control port stays shut, and that is told");
+
     unload(session)?;
     load(session, &Parameters::new(run)?, 0, report)
 }
