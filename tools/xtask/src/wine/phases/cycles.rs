@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use super::super::Run;
 use super::super::client::Client;
+use super::super::logs::GAP;
 use super::super::report::Report;
 use super::super::session::{Netio, Session};
 use super::control::accepted;
@@ -45,7 +46,7 @@ fn under_load(run: &Run, count: u32, logs: PathBuf, report: &mut Report) -> Resu
     report.fact("cycles", count);
     report.fact("seconds_per_cycle", seconds / f64::from(count.max(1)));
     report.fact("extension_callbacks", callbacks);
-    let searched = super::super::logs::search(&session.logs)?;
+    let searched = super::super::logs::search(&session.logs, &[GAP])?;
     report.held(&format!("{searched} logs tell of no crash"));
     Ok(())
 }

@@ -16,6 +16,7 @@ use std::time::Duration;
 use super::Run;
 use super::client::free_port;
 use super::events::Event;
+use super::logs::GAP;
 use super::registry::Value;
 use super::report::Report;
 use super::session::{Netio, Session};
@@ -151,7 +152,7 @@ fn left(session: &mut Session) -> Result<(), String> {
 
 /// An outcome; of a failure, with what the logs tell of a crash, which may be its cause.
 fn told(logs: &Path, outcome: Result<(), String>) -> Result<(), String> {
-    outcome.map_err(|error| match super::logs::search(logs) {
+    outcome.map_err(|error| match super::logs::search(logs, &[]) {
         Err(crash) if !error.contains(&crash) => format!("{error}; {crash}"),
         _ => error,
     })
@@ -177,7 +178,7 @@ pub fn stand_ins(run: &Run, report: &mut Report) {
     let _told = report.phase("unload", |report| {
         unload(session)?;
         report.held("unloaded: every step of the stop succeeded, and nothing is left");
-        let searched = super::logs::search(&session.logs)?;
+        let searched = super::logs::search(&session.logs, &[GAP])?;
         report.held(&format!("{searched} logs tell of no crash"));
         Ok(())
     });

@@ -39,7 +39,8 @@ fn alone(run: &Run, logs: PathBuf, report: &mut Report) -> Result<(), String> {
 
     unload(&mut session)?;
     report.held("unloaded: every step of the stop succeeded, and nothing is left");
-    let searched = super::super::logs::search(&session.logs)?;
+    // It has not all that the driver imports; what it lacks is not called.
+    let searched = super::super::logs::search(&session.logs, &[])?;
     report.held(&format!("{searched} logs tell of no crash"));
     Ok(())
 }
