@@ -4,6 +4,8 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
+use serde_json::json;
+
 use super::super::Run;
 use super::super::client::Client;
 use super::super::logs::GAP;
@@ -31,7 +33,7 @@ fn under_load(run: &Run, count: u32, logs: PathBuf, report: &mut Report) -> Resu
     let begin = Instant::now();
     let mut callbacks = 0;
     for number in 1..=count {
-        callbacks += cycle(&mut session, &parameters)
+        callbacks += cycle(&mut session, &parameters, number)
             .map_err(|error| format!("cycle {number} of {count}: {error}"))?;
         if number % 10 == 0 || number == count {
             let seconds = begin.elapsed().as_secs_f64();
@@ -52,7 +54,10 @@ fn under_load(run: &Run, count: u32, logs: PathBuf, report: &mut Report) -> Resu
 }
 
 /// One cycle; how many extension callbacks it has seen.
-fn cycle(session: &mut Session, parameters: &Parameters) -> Result<u64, String> {
+///
+/// In every other one the platform deletes flow contexts on a thread of its own, later than it is asked to; in every
+/// fifth the filtering engine is about to stop when the driver is unloaded.
+fn cycle(session: &mut Session, parameters: &Parameters, number: u32) -> Result<u64, String> {
     session.events.mark()?;
     session.load()?;
     session.events.one("FiltersInForce", |_| true)?;
@@ -65,7 +70,11 @@ fn cycle(session: &mut Session, parameters: &Parameters) -> Result<u64, String> 
     }
     session.events.several("an extension callback", 1, |event| event.is("ExtensionCallback"))?;
     let mut channel = session.drive("fwpkclnt")?;
+    channel.ask(json!({ "op": "asynchronous_delete", "on": number.is_multiple_of(2) }))?;
     classification::keep_alive(&mut channel)?;
+    if number.is_multiple_of(5) {
+        channel.ask(json!({ "op": "bfe", "state": "stop_pending" }))?;
+    }
     unload(session)?;
     for (begun, ended) in [("ControlAccepted", "ControlClosed"), ("ExtensionRegistered", "ExtensionDetached")]
     {
