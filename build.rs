@@ -30,7 +30,7 @@ const LINK: &[&str] = &[
     "/NODEFAULTLIB",
     "/NXCOMPAT",
     "/DYNAMICBASE",
-    // Process notifications need it, and nothing unsigned loads.
+    // Nothing unsigned is loaded.
     "/INTEGRITYCHECK",
     "/GUARD:CF",
     "/OPT:REF,ICF",

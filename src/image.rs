@@ -22,11 +22,13 @@ fn panic(info: &PanicInfo<'_>) -> ! {
     loop {}
 }
 
-// A name without an export, which `no_mangle` would give it.
+// A name without an export, which `no_mangle` would give it. Only what the symbol table calls a function comes into the
+// table of call targets, and the kernel calls the entry as it calls every pointer.
+global_asm!(".def DriverEntry", ".scl 2", ".type 32", ".endef", ".globl DriverEntry", ".p2align 4");
 #[cfg(target_arch = "x86_64")]
-global_asm!(".globl DriverEntry", "DriverEntry: jmp {}", sym crate::DriverEntry);
+global_asm!("DriverEntry: jmp {}", sym crate::DriverEntry);
 #[cfg(target_arch = "aarch64")]
-global_asm!(".globl DriverEntry", "DriverEntry: b {}", sym crate::DriverEntry);
+global_asm!("DriverEntry: b {}", sym crate::DriverEntry);
 
 // What control flow guard calls until the kernel has set its own.
 #[cfg(target_arch = "x86_64")]

@@ -122,6 +122,9 @@ impl<L: Listener> Provider<L> {
     /// Writes an event. IRQL: any.
     pub fn write(&self, header: &Header, data: &[Data<'_>]) {
         let handle = self.handle.load(Ordering::Acquire);
+        if handle == 0 {
+            return;
+        }
         let descriptor = EVENT_DESCRIPTOR {
             Id: header.id,
             Version: 0,
@@ -132,7 +135,7 @@ impl<L: Listener> Provider<L> {
             Keyword: header.keywords,
         };
         let count = u32::try_from(data.len()).unwrap_or(0);
-        // SAFETY: a handle of 0 is refused; descriptor and data are read before the call returns, at any level, for
+        // SAFETY: descriptor and data are read before the call returns, at any level, for
         // neither stack nor image are paged out under running code.
         _ = unsafe {
             EtwWriteTransfer(handle, &raw const descriptor, null(), null(), count, data.as_ptr().cast())

@@ -27,7 +27,7 @@ const TLG_COUNTED_ANSI_STRING: u8 = 23;
 const SHOWN_AS: u8 = 0x80;
 const OUT_BOOLEAN: u8 = 3;
 const OUT_IPV6: u8 = 9;
-const OUT_NTSTATUS: u8 = 15;
+const OUT_NTSTATUS: u8 = 14;
 const OUT_UTF8: u8 = 35;
 
 /// How a field stands in the trace, and how it is shown (0: as its type tells).

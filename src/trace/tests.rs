@@ -113,7 +113,7 @@ fn an_event_describes_itself_in_the_format_of_tracelogging() {
     assert_eq!(bytes, b"\x0A\0N\0a\0\xEF\0v\0e\0");
 
     let (metadata, bytes) = written(&Event::Degraded { part: "control", status: NtStatus(-1) });
-    assert_eq!(metadata, b"\x1C\0\0Degraded\0part\0\x97\x23status\0\x94\x0F");
+    assert_eq!(metadata, b"\x1C\0\0Degraded\0part\0\x97\x23status\0\x94\x0E");
     assert_eq!(bytes, b"\x07\0control\xFF\xFF\xFF\xFF");
 
     let (metadata, bytes) = written(&Event::ControlAccepted {

@@ -90,13 +90,16 @@ impl Callouts {
     ///
     /// # Errors
     /// `STATUS_INSUFFICIENT_RESOURCES`, and what FwpsCalloutRegister3 returns; none is registered then.
-    pub fn register(passive: &Passive, device: &Device, handler: Handler) -> Result<PoolBox<Self>> {
+    pub fn register(passive: &mut Passive, device: &Device, handler: Handler) -> Result<PoolBox<Self>> {
         let callouts = Self::try_new(handler)?;
         CALLOUTS.store(callouts.as_ptr(), Ordering::Release);
         for ((layer, slot), classify) in LAYERS.iter().zip(&callouts.slots).zip(THUNKS) {
             match register(passive, device, layer, classify) {
                 Ok(id) => slot.id.store(u64::from(id) | REGISTERED, Ordering::Release),
                 Err(status) => {
+                    // Somebody else's filters may have used those that are registered.
+                    callouts.close(passive);
+                    callouts.remove_contexts(passive);
                     callouts.unregister(passive);
                     return Err(status);
                 }

@@ -40,6 +40,9 @@ pub struct TestArgs {
 const LOOM: &[(&str, &str)] =
     &[("RUSTFLAGS", "--cfg loom"), ("CARGO_TARGET_DIR", "target/loom"), ("LOOM_MAX_PREEMPTIONS", "3")];
 
+/// The stand-ins are a workspace of their own.
+const STAND_INS: &[(&str, &str)] = &[("CARGO_TARGET_DIR", "target/wine/stand-ins")];
+
 const MEMCHECK: &str = "valgrind --quiet --error-exitcode=3 --leak-check=full --show-leak-kinds=definite --errors-for-leak-kinds=definite";
 const VALGRIND: &[(&str, &str)] = &[
     ("CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER", MEMCHECK),
@@ -57,11 +60,12 @@ fn steps(area: Area) -> Vec<Step> {
                 "the stand-ins for Wine are formatted",
                 "cargo fmt --manifest-path tests/wine/Cargo.toml --all -- --check",
             ),
-            step(
-                "no lint warns in the stand-ins for Wine",
-                "cargo clippy --manifest-path tests/wine/Cargo.toml --workspace --locked --target \
-                 x86_64-pc-windows-msvc -- -D warnings",
-            ),
+            Step {
+                what: "no lint warns in the stand-ins for Wine",
+                command: "cargo clippy --manifest-path tests/wine/Cargo.toml --workspace --locked --target \
+                          x86_64-pc-windows-msvc -- -D warnings",
+                env: STAND_INS,
+            },
             step("the tree compiles without the simulated kernel", "cargo check --locked"),
             Step {
                 what: "the documentation builds without a warning",
@@ -128,10 +132,11 @@ fn steps(area: Area) -> Vec<Step> {
             step("the image for ARM64 is sound", "cargo xtask lint-pe target/dist/arm64/weir.sys"),
         ],
         Area::Wine => vec![
-            step(
-                "what the stand-ins share holds",
-                "cargo test --manifest-path tests/wine/Cargo.toml --locked -p wine-support",
-            ),
+            Step {
+                what: "what the stand-ins share holds",
+                command: "cargo test --manifest-path tests/wine/Cargo.toml --locked --workspace",
+                env: STAND_INS,
+            },
             step("the image runs in Wine", "cargo xtask wine"),
         ],
     }

@@ -160,6 +160,10 @@ fn functions(
             faults.push(format!("0x{target:x} is not the start of a function in the map"));
         }
     }
+    let entry = image.optional().address_of_entry_point.get(LE);
+    if image.is_code(entry) && targets.binary_search(&entry).is_err() {
+        faults.push(format!("0x{entry:x}, the entry point, is not in the table"));
+    }
     let slots = GuardSlots::of(image);
     for (site, target) in image.pointers() {
         let guards = slots.contains(site);

@@ -149,7 +149,7 @@ pub static ROWS: &[Row] = &[
     ),
     row(
         "config.functions",
-        "the table of call targets: sorted, in code, each a function; every code address in data is in it",
+        "the table of call targets: sorted, in code, each a function; the entry point and every code address in data are in it",
         "An indirect call to a function that is missing there is a bug check (0x139, parameter 10).",
     ),
     row(

@@ -128,7 +128,7 @@ impl Draft {
             config_size: 0x140,
             cookie: 0x0000_2B99_2DDF_A232,
             guard_flags: 0x10500,
-            call_targets: vec![CALLBACK],
+            call_targets: vec![CALLBACK, "DriverEntry"],
             guard_writable: false,
             file_type: 3,
             file_version: "0.1.2.0",

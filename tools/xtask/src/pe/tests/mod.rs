@@ -31,7 +31,7 @@ fn a_good_image_passes_every_row() {
         assert_eq!(rows, ROWS.iter().map(|row| row.id).collect::<Vec<_>>());
         assert!(report.passed(), "{arch:?}: {}", report.text("good", false));
         assert_eq!(report.sizes.functions, 6);
-        assert_eq!(report.sizes.call_targets, 1);
+        assert_eq!(report.sizes.call_targets, 2);
         assert_eq!(report.sizes.imports["ntoskrnl.exe"], 2);
     }
 }
@@ -70,8 +70,9 @@ const BREAKS: &[Break] = &[
     ("config.size", |draft| draft.directories.push((10, 0, 0))),
     ("config.cookie", |draft| draft.cookie = 1),
     ("config.flags", |draft| draft.guard_flags = 0x100),
-    ("config.functions", |draft| draft.call_targets = vec![HELPER]),
-    ("config.functions", |draft| draft.call_targets = vec![CALLBACK, CALLBACK]),
+    ("config.functions", |draft| draft.call_targets = vec![HELPER, "DriverEntry"]),
+    ("config.functions", |draft| draft.call_targets = vec![CALLBACK]),
+    ("config.functions", |draft| draft.call_targets.push(CALLBACK)),
     ("config.pointers", |draft| draft.guard_writable = true),
     ("version.fields", |draft| draft.file_type = 1),
     ("version.fields", |draft| draft.file_version = "0.1.3.0"),
