@@ -320,6 +320,10 @@ unsafe fn set_links(header: NonNull<Header>, links: Links) {
 /// No function that was given one of the IRPs can complete it any more: all sockets are closed and the provider is
 /// deregistered.
 pub unsafe fn reclaim_parked(passive: &mut Passive) -> u32 {
+    // A completion routine that has told its waiter has a few instructions left. Where it runs in a DPC, as completions
+    // from the network do, this waits for it.
+    // SAFETY: the token says PASSIVE_LEVEL.
+    unsafe { nt::KeFlushQueuedDpcs() };
     let mut count: u32 = 0;
     loop {
         let mut parked = PARKED_IRPS.lock(passive);

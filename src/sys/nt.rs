@@ -15,7 +15,7 @@ macro_rules! facade {
     ExReleaseRundownProtection, ExWaitForRundownProtectionRelease, Executive, FALSE, FILE_DEVICE_NETWORK,
     FILE_DEVICE_SECURE_OPEN, GUID, HANDLE, IO_NO_INCREMENT, IRP, IoAllocateIrp, IoAllocateMdl, IoCancelIrp,
     IoCreateDevice, IoDeleteDevice, IoFreeIrp, IoFreeMdl, IoReuseIrp, IoSetCompletionRoutine, KEVENT,
-    KEY_READ, KIRQL, KeBugCheckEx, KeClearEvent, KeDelayExecutionThread, KeGetCurrentProcessorIndex, KeInitializeEvent,
+    KEY_READ, KIRQL, KeBugCheckEx, KeClearEvent, KeDelayExecutionThread, KeFlushQueuedDpcs, KeGetCurrentProcessorIndex, KeInitializeEvent,
     KeLowerIrql, KeQueryActiveProcessorCountEx, KeQueryInterruptTime, KeQueryMaximumProcessorCountEx,
     KeQueryPerformanceCounter, KeQuerySystemTimePrecise, KeRaiseIrqlToDpcLevel, KeReadStateEvent, KeSetEvent,
     KeWaitForMultipleObjects, KeWaitForSingleObject, KernelMode, KeyBasicInformation,
