@@ -81,8 +81,8 @@ fn image(args: &WineArgs, report: &Report) -> Result<PathBuf, String> {
     Ok(dist(Arch::X64).join("weir.sys"))
 }
 
-/// The stand-ins of tests/wine: fwpkclnt.sys and netio.sys.
-fn stand_ins(folder: &Path, report: &Report) -> Result<(PathBuf, PathBuf), String> {
+/// Builds what is in tests/wine; the folder that it is in then.
+fn stand_ins(folder: &Path, report: &Report) -> Result<PathBuf, String> {
     let listed = Command::new("rustup").args(["target", "list", "--installed"]).output();
     let there =
         listed.is_ok_and(|output| String::from_utf8_lossy(&output.stdout).lines().any(|it| it == WINDOWS));
@@ -102,8 +102,7 @@ fn stand_ins(folder: &Path, report: &Report) -> Result<(PathBuf, PathBuf), Strin
     ]);
     cargo.arg("--target-dir").arg(&target).env("CARGO_TARGET_X86_64_PC_WINDOWS_MSVC_LINKER", "rust-lld");
     build("building the stand-ins", &mut cargo, report)?;
-    let built = target.join(WINDOWS).join("release");
-    Ok((built.join("fwpkclnt.dll"), built.join("netio.dll")))
+    Ok(target.join(WINDOWS).join("release"))
 }
 
 /// The policy of the run, as an image.
@@ -128,10 +127,16 @@ impl Run {
             std::fs::remove_dir_all(&logs).map_err(|error| format!("{}: {error}", logs.display()))?;
         }
         let image = image(args, report)?;
-        let (fwpkclnt, netio) = stand_ins(&folder, report)?;
+        let built = stand_ins(&folder, report)?;
         let policy = policy(&folder, report)?;
         report.held(&format!("{} is loaded as it is", image.display()));
-        Ok(Self { wine, prefix, files: Files { image, fwpkclnt, netio }, policy, logs })
+        let files = Files {
+            image,
+            fwpkclnt: built.join("fwpkclnt.dll"),
+            netio: built.join("netio.dll"),
+            checks: ["kprobe", "probe"].map(|name| (name, built.join(name).with_extension("dll"))),
+        };
+        Ok(Self { wine, prefix, files, policy, logs })
     }
 }
 
@@ -145,6 +150,7 @@ pub fn run(args: &WineArgs) -> ExitCode {
     let prepared = report.phase("preparation", |report| Run::prepare(args, report));
     let logs = root().join("target/wine/logs");
     if let Some(run) = &prepared {
+        phases::checks(run, &mut report);
         phases::stand_ins(run, &mut report);
         phases::wine_netio(run, &mut report);
         phases::cycles(run, args.cycles, &mut report);

@@ -34,6 +34,8 @@ pub struct Files {
     pub image: PathBuf,
     pub fwpkclnt: PathBuf,
     pub netio: PathBuf,
+    /// The drivers that check what the stand-ins promise.
+    pub checks: [(&'static str, PathBuf); 2],
 }
 
 /// A session under way. Dropping it ends every process of the prefix.
@@ -157,11 +159,15 @@ impl<'a> Session<'a> {
     /// # Errors
     /// The service manager's message.
     pub fn create_service(&self) -> Result<(), String> {
-        if self.program(&["sc", "query", SERVICE]).is_ok() {
+        self.create(SERVICE)
+    }
+
+    fn create(&self, service: &str) -> Result<(), String> {
+        if self.program(&["sc", "query", service]).is_ok() {
             return Ok(());
         }
-        let path = r"C:\windows\system32\drivers\weir.sys";
-        self.program(&["sc", "create", SERVICE, "type=", "kernel", "start=", "demand", "binPath=", path])
+        let path = format!(r"C:\windows\system32\drivers\{service}.sys");
+        self.program(&["sc", "create", service, "type=", "kernel", "start=", "demand", "binPath=", &path])
             .map(drop)
     }
 
@@ -171,7 +177,7 @@ impl<'a> Session<'a> {
     /// It does not.
     pub fn load(&self) -> Result<(), String> {
         self.program(&["sc", "start", SERVICE])?;
-        self.state("RUNNING")
+        self.state(SERVICE, "RUNNING")
     }
 
     /// Stops the driver; returns when the service manager says that it has stopped.
@@ -180,13 +186,40 @@ impl<'a> Session<'a> {
     /// It has not.
     pub fn unload(&self) -> Result<(), String> {
         self.program(&["sc", "stop", SERVICE])?;
-        self.state("STOPPED")
+        self.state(SERVICE, "STOPPED")
     }
 
-    fn state(&self, wanted: &str) -> Result<(), String> {
-        wait::until(&format!("the driver's state {wanted}"), Duration::from_secs(40), || {
-            Ok(self.program(&["sc", "query", SERVICE])?.contains(wanted).then_some(()))
+    fn state(&self, service: &str, wanted: &str) -> Result<(), String> {
+        wait::until(&format!("{service}'s state {wanted}"), Duration::from_secs(40), || {
+            Ok(self.program(&["sc", "query", service])?.contains(wanted).then_some(()))
         })
+    }
+
+    /// Loads a driver that checks the stand-ins, and unloads it; how many promises it found kept.
+    ///
+    /// # Errors
+    /// A promise is not kept, or it does not run.
+    pub fn check(&self, name: &str, file: &Path) -> Result<usize, String> {
+        let place = self.prefix.drivers().join(format!("{name}.sys"));
+        fs::copy(file, &place).map_err(|error| format!("{}: {error}", file.display()))?;
+        self.create(name)?;
+        // One whose checks fail refuses to start: its log tells more than the service manager.
+        let started = self.program(&["sc", "start", name]);
+        let log = self.logs.join(format!("{name}.log"));
+        let text = wait::until(&format!("the end of {name}'s checks"), Duration::from_mins(1), || {
+            let text = fs::read_to_string(&log).unwrap_or_default();
+            Ok(text.contains("DONE ").then_some(text))
+        })?;
+        let failed: Vec<_> =
+            text.lines().filter_map(|line| line.split_once("FAIL ")).map(|(_, it)| it).collect();
+        if !failed.is_empty() {
+            return Err(failed.join("; "));
+        }
+        started?;
+        self.program(&["sc", "stop", name])?;
+        self.state(name, "STOPPED")?;
+        let passed = text.lines().filter(|line| line.contains("PASS ")).count();
+        if passed == 0 { Err(format!("{}: no promise was checked", log.display())) } else { Ok(passed) }
     }
 
     /// The drive channel of a stand-in.

@@ -51,8 +51,8 @@ pub use object::{
     PsCreateSystemThread, PsTerminateSystemThread, ZwClose, ZwWaitForSingleObject,
 };
 pub use pool::{EX_ALLOCATE_POOL2, ExAllocatePool2, ExAllocatePoolWithTag, ExFreePool, ExFreePoolWithTag};
-pub use routine::MmGetSystemRoutineAddress;
 pub use registry::{ZwEnumerateKey, ZwEnumerateValueKey, ZwOpenKey, ZwQueryValueKey};
+pub use routine::MmGetSystemRoutineAddress;
 pub use rundown::{
     ExAcquireRundownProtection, ExInitializeRundownProtection, ExReInitializeRundownProtection,
     ExReleaseRundownProtection, ExRundownCompleted, ExWaitForRundownProtectionRelease,

@@ -158,6 +158,21 @@ fn told(logs: &Path, outcome: Result<(), String>) -> Result<(), String> {
     })
 }
 
+/// The stand-ins, by drivers that know what is documented.
+pub fn checks(run: &Run, report: &mut Report) {
+    let logs = run.logs.join("checks");
+    let outcome = |report: &mut Report| {
+        let session = Session::start(&run.wine, &run.prefix, &run.files, Netio::StandIn, logs.clone())?;
+        session.configure(&[])?;
+        for (name, file) in &run.files.checks {
+            let kept = session.check(name, file)?;
+            report.held(&format!("{name}.sys found {kept} promises kept"));
+        }
+        Ok(())
+    };
+    let _told = report.phase("the stand-ins themselves", |report| told(&logs.clone(), outcome(report)));
+}
+
 /// The driver with both stand-ins.
 pub fn stand_ins(run: &Run, report: &mut Report) {
     let mut session = None;
