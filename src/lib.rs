@@ -31,6 +31,7 @@
 //! | [`policy`] | the policy image: validate, look up, explain | no |
 //! | [`ring`] | the dispatch ring | no |
 //! | [`trace`] | the table of events | no |
+//! | `image` | what the linker and a panic need, in the image alone | yes |
 //!
 //! Modules depend downwards only. Those without the kernel are built on every target, and shared with the tools.
 #![no_std]

@@ -12,7 +12,7 @@ pub(super) fn parse(text: &[u8]) -> Option<SocketAddr> {
     let endpoint = if rest.take(b'[') {
         let address = rest.v6()?;
         let scope = if rest.take(b'%') { rest.number(10, u32::MAX, None)? } else { 0 };
-        rest.expect(b']')?;
+        rest.require(b']')?;
         SocketAddr::V6(SocketAddrV6::new(address, rest.port()?, 0, scope))
     } else {
         let address = rest.v4()?;
@@ -37,7 +37,7 @@ impl Rest<'_> {
         }
     }
 
-    fn expect(&mut self, byte: u8) -> Option<()> {
+    fn require(&mut self, byte: u8) -> Option<()> {
         self.take(byte).then_some(())
     }
 
@@ -57,7 +57,7 @@ impl Rest<'_> {
     }
 
     fn port(&mut self) -> Option<u16> {
-        self.expect(b':')?;
+        self.require(b':')?;
         u16::try_from(self.number(10, u16::MAX.into(), None)?).ok()
     }
 
@@ -65,7 +65,7 @@ impl Rest<'_> {
         let mut octets = [0; 4];
         for (index, octet) in octets.iter_mut().enumerate() {
             if index > 0 {
-                self.expect(b'.')?;
+                self.require(b'.')?;
             }
             // A zero before other digits might mean octal.
             if matches!(self.0, [b'0', b'0'..=b'9', ..]) {

@@ -46,15 +46,12 @@ impl<'a> UnicodeStr<'a> {
 }
 
 /// ASCII text in UTF-16, for constants.
+#[expect(clippy::indexing_slicing, reason = "each index is below N")]
 pub const fn from_ascii<const N: usize>(text: &[u8; N]) -> [u16; N] {
-    let (mut units, mut rest, mut places) = ([0; N], text.as_slice(), 0);
-    while let [first, tail @ ..] = rest {
-        let (_, after) = units.as_mut_slice().split_at_mut(places);
-        if let [place, ..] = after {
-            *place = *first as u16;
-        }
-        rest = tail;
-        places = places.wrapping_add(1);
+    let (mut units, mut index) = ([0; N], 0);
+    while index < N {
+        units[index] = text[index] as u16;
+        index = index.wrapping_add(1);
     }
     units
 }

@@ -1,7 +1,8 @@
 //! The raw ABI, and nothing else: every type, constant and function of the kernel that the driver names.
 //!
-//! Under the feature `sim` all of it comes from the simulated kernel. Only `kernel`, `wsk`, `ext` and `wfp` look in
-//! here; everyone else speaks to them.
+//! Under the feature `sim` all of it comes from the simulated kernel; in the image the NT kernel comes from wdk-sys, and
+//! the rest is imported here. [`proof`] holds both to the layouts and values of the headers. Only `kernel`, `wsk`, `ext`
+//! and `wfp` look in here; everyone else speaks to them.
 
 #[cfg(image)]
 pub mod etw;
