@@ -71,7 +71,7 @@ pub fn build(arch: Arch, args: &BuildArgs, toolchain: &Toolchain, kit: &Kit) -> 
         .args(["--target", arch.triple(), "--target-dir"])
         .arg(&target)
         .args(["--config", &format!("patch.crates-io.wdk-build.path={:?}", text(Path::new(WDK_BUILD)))])
-        .args(["-Z", "lockfile-path", "--config"])
+        .args(["--locked", "-Z", "lockfile-path", "--config"])
         .arg(format!("resolver.lockfile-path={:?}", text(&lock()?)))
         .current_dir(&root)
         .env("RUSTC_BOOTSTRAP", "1")
