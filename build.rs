@@ -62,15 +62,15 @@ fn link() {
         println!("cargo::rustc-link-search=native={kit}/Lib/{version}/km/{folder}");
     }
     for argument in LINK {
-        println!("cargo::rustc-cdylib-link-arg={argument}");
+        println!("cargo::rustc-link-arg={argument}");
     }
     if env::var("CARGO_CFG_TARGET_ARCH").is_ok_and(|architecture| architecture == "x86_64") {
         // Shadow stacks exist on x64 alone.
-        println!("cargo::rustc-cdylib-link-arg=/CETCOMPAT");
+        println!("cargo::rustc-link-arg=/CETCOMPAT");
     }
     let resource = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets it")).join("version.res");
     std::fs::write(&resource, version::resource()).expect("OUT_DIR can be written");
-    println!("cargo::rustc-cdylib-link-arg={}", resource.display());
+    println!("cargo::rustc-link-arg={}", resource.display());
 }
 
 /// The version resource, written as the resource compiler would (page "VERSIONINFO resource", and the structures

@@ -36,8 +36,7 @@
 //! Modules depend downwards only. Those without the kernel are built on every target, and shared with the tools.
 #![no_std]
 
-// The image has the kernel alone; everywhere else the shared library that cargo makes of it too wants a runtime.
-#[cfg(not(image))]
+#[cfg(any(test, feature = "sim"))]
 extern crate std;
 
 #[cfg(image)]

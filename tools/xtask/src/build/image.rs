@@ -87,19 +87,19 @@ pub fn build(arch: Arch, args: &BuildArgs, toolchain: &Toolchain, kit: &Kit) -> 
     if toolchain.build_std {
         command.args(["-Z", "build-std=core,compiler_builtins"]);
     }
-    let folder = match args.profile {
-        Profile::Release => {
-            let whole = ["profile.release.lto=\"fat\"", "profile.release.codegen-units=1"];
-            command
-                .args(["--profile", "release"])
-                .args(whole.iter().flat_map(|setting| ["--config", setting]));
-            "release"
-        }
-        Profile::Dev => {
-            command.args(["--profile", "dev"]);
-            "debug"
-        }
+    let (profile, folder) = match args.profile {
+        Profile::Release => ("release", "release"),
+        Profile::Dev => ("dev", "debug"),
     };
+    command.args(["--profile", profile, "--config", &format!("profile.{profile}.panic=\"abort\"")]);
+    if args.profile == Profile::Release {
+        command.args([
+            "--config",
+            "profile.release.lto=\"fat\"",
+            "--config",
+            "profile.release.codegen-units=1",
+        ]);
+    }
     if args.lint {
         command.args(["--", "-D", "warnings"]);
     }
