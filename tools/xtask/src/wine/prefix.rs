@@ -13,6 +13,11 @@ use super::report::Report;
 /// Making a prefix takes 7 to 15 s on an idle machine.
 const MAKING: Duration = Duration::from_mins(4);
 
+/// What Wine does without: no browser, no .NET, no menus, no debugger, and no buses of USB and joysticks, whose drivers fail at
+/// a session's start at times.
+pub const OVERRIDES: &str =
+    "mscoree=;mshtml=;winemenubuilder.exe=;winedbg.exe=;winebus.sys=;wineusb.sys=;winehid.sys=";
+
 /// A prefix that no other run uses.
 pub struct Prefix {
     pub root: PathBuf,
@@ -77,7 +82,7 @@ impl Prefix {
             .env("WINEARCH", "win64")
             .env("WINELOADER", &wine.loader)
             .env("WINESERVER", &wine.server)
-            .env("WINEDLLOVERRIDES", "mscoree=;mshtml=;winemenubuilder.exe=;winedbg.exe=")
+            .env("WINEDLLOVERRIDES", OVERRIDES)
             .env_remove("DISPLAY")
             .env_remove("WAYLAND_DISPLAY");
         command

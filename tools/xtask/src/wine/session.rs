@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::drive::Channel;
 use super::events::Events;
 use super::host::Wine;
-use super::prefix::Prefix;
+use super::prefix::{OVERRIDES, Prefix};
 use super::process::Running;
 use super::registry::{self, Value};
 use super::wait;
@@ -101,8 +101,7 @@ impl<'a> Session<'a> {
     fn command(&self, program: &Path) -> std::process::Command {
         let mut command = self.prefix.command(self.wine, program);
         let order = if self.netio == Netio::StandIn { "n,b" } else { "b" };
-        let overrides =
-            format!("mscoree=;mshtml=;winemenubuilder.exe=;winedbg.exe=;netio.sys={order};fwpkclnt.sys=n");
+        let overrides = format!("{OVERRIDES};netio.sys={order};fwpkclnt.sys=n");
         command.env("WINEDLLOVERRIDES", overrides).env("WINEDEBUG", "fixme-all,warn+debugstr,+timestamp");
         command
     }
