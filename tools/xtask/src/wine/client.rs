@@ -6,13 +6,20 @@ use std::time::Duration;
 
 use super::wait;
 
-/// A port that nobody listens on.
+/// A port that nobody listens on, and that the system gives to nobody who asks for any: the stand-ins' channels do, anew
+/// at each load.
 ///
 /// # Errors
-/// The system's message.
+/// Each of them is taken.
 pub fn free_port() -> Result<u16, String> {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(|error| error.to_string())?;
-    listener.local_addr().map(|address| address.port()).map_err(|error| error.to_string())
+    /// Below the range that Linux gives from, if nobody has changed it.
+    const PORTS: std::ops::Range<u16> = 24_000..32_000;
+    let (first, count) = (u32::from(PORTS.start), u32::from(PORTS.end - PORTS.start));
+    let own = std::process::id() % count;
+    (0..count)
+        .filter_map(|step| u16::try_from(first + (own + step) % count).ok())
+        .find(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok())
+        .ok_or_else(|| format!("none of the ports {PORTS:?} is free"))
 }
 
 /// A connection to the control port.
