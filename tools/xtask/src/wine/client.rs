@@ -2,11 +2,12 @@
 
 use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use super::wait;
 
-/// A port that nobody listens on, and that the system gives to nobody who asks for any: the stand-ins' channels do, anew
+/// A port that nobody listens on, another one each time, and one that the system gives to nobody who asks for any: the stand-ins' channels do, anew
 /// at each load.
 ///
 /// # Errors
@@ -14,10 +15,12 @@ use super::wait;
 pub fn free_port() -> Result<u16, String> {
     /// Below the range that Linux gives from, if nobody has changed it.
     const PORTS: std::ops::Range<u16> = 24_000..32_000;
+    static TRIED: AtomicU32 = AtomicU32::new(0);
     let (first, count) = (u32::from(PORTS.start), u32::from(PORTS.end - PORTS.start));
-    let own = std::process::id() % count;
-    (0..count)
-        .filter_map(|step| u16::try_from(first + (own + step) % count).ok())
+    let own = std::process::id();
+    std::iter::repeat_with(|| TRIED.fetch_add(1, Ordering::Relaxed))
+        .take(usize::from(PORTS.end - PORTS.start))
+        .filter_map(|step| u16::try_from(first + own.wrapping_add(step) % count).ok())
         .find(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok())
         .ok_or_else(|| format!("none of the ports {PORTS:?} is free"))
 }
