@@ -1,27 +1,12 @@
 //! One image: cargo, with what an image needs beyond the manifest.
 
-use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::toolchain::Toolchain;
 use super::wdk::{Kit, WDK_BUILD};
-use super::{Arch, BuildArgs, Error, Profile, dist, io, linker, write};
+use super::{Arch, BuildArgs, Error, Profile, dist, io, link, linker, write};
 use crate::step::root;
-
-/// Makes a symbolic link, or leaves one that is right.
-fn point(place: &Path, target: &Path) -> Result<(), Error> {
-    if std::fs::read_link(place).is_ok_and(|present| present == target) {
-        return Ok(());
-    }
-    if place.symlink_metadata().is_ok() {
-        std::fs::remove_file(place).map_err(io(place))?;
-    }
-    if let Some(folder) = place.parent() {
-        std::fs::create_dir_all(folder).map_err(io(folder))?;
-    }
-    symlink(target, place).map_err(io(place))
-}
 
 /// Cargo.lock with the copy of wdk-build in the registry's place: cargo would write as much into the real one.
 fn lock() -> Result<PathBuf, Error> {
@@ -44,8 +29,8 @@ fn lock() -> Result<PathBuf, Error> {
 pub fn build(arch: Arch, args: &BuildArgs, toolchain: &Toolchain, kit: &Kit) -> Result<(), Error> {
     let root = root();
     let front = root.join("target/wdk/bin/lld-link");
-    point(&front, &std::env::current_exe().map_err(io(&front))?)?;
-    point(&root.join(linker::SYSROOT_LINK), &toolchain.sysroot)?;
+    link(&front, &std::env::current_exe().map_err(io(&front))?)?;
+    link(&root.join(linker::SYSROOT_LINK), &toolchain.sysroot)?;
     let text = |path: &Path| path.to_string_lossy().into_owned();
     let home = std::env::var_os("CARGO_HOME").map_or_else(
         || PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".cargo"),

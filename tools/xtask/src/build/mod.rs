@@ -14,12 +14,14 @@ mod toolchain;
 mod wdk;
 
 use std::fmt;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::ValueEnum;
 
 use crate::step::root;
+pub use toolchain::core_is_installed;
 
 /// A processor architecture.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -38,7 +40,7 @@ impl Arch {
     }
 
     /// As Rust spells it.
-    const fn triple(self) -> &'static str {
+    pub const fn triple(self) -> &'static str {
         match self {
             Self::X64 => "x86_64-pc-windows-msvc",
             Self::Arm64 => "aarch64-pc-windows-msvc",
@@ -114,6 +116,20 @@ fn write(path: &Path, content: &[u8]) -> Result<(), Error> {
         std::fs::create_dir_all(folder).map_err(io(folder))?;
     }
     std::fs::write(path, content).map_err(io(path))
+}
+
+/// Makes a symbolic link, or leaves one that is right.
+fn link(place: &Path, target: &Path) -> Result<(), Error> {
+    if std::fs::read_link(place).is_ok_and(|present| present == target) {
+        return Ok(());
+    }
+    if place.symlink_metadata().is_ok() {
+        std::fs::remove_file(place).map_err(io(place))?;
+    }
+    if let Some(folder) = place.parent() {
+        std::fs::create_dir_all(folder).map_err(io(folder))?;
+    }
+    symlink(target, place).map_err(io(place))
 }
 
 /// Where the images of an architecture are left.

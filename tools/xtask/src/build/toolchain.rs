@@ -45,6 +45,14 @@ fn installed(sysroot: &Path, arch: Arch) -> bool {
     entries.flatten().any(|entry| entry.file_name().to_string_lossy().starts_with("libcore-"))
 }
 
+/// Whether the target's `core` is installed in the toolchain in use.
+///
+/// # Errors
+/// There is no rustc.
+pub fn core_is_installed(arch: Arch) -> Result<bool, Error> {
+    Ok(installed(Path::new(&rustc(&["--print", "sysroot"])?), arch))
+}
+
 /// Whether the library's sources are at hand.
 fn sources(sysroot: &Path) -> bool {
     sysroot.join("lib/rustlib/src/rust/library/core/src/lib.rs").exists()

@@ -1,12 +1,11 @@
 //! What stands in for the WDK: folders of its shape under `target/wdk`, with headers from mingw-w64, import libraries
 //! made of the exports that the project knows (`tests/abi/exports`), and a copy of wdk-build that runs on this host.
 
-use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::toolchain::Toolchain;
-use super::{Arch, Error, io, write};
+use super::{Arch, Error, io, link, write};
 use crate::install;
 use crate::step::root;
 
@@ -51,21 +50,11 @@ pub fn prepare(offline: bool) -> Result<Kit, Error> {
     let ddk = headers.join("ddk");
     for header in ddk.read_dir().map_err(io(&ddk))? {
         let header = header.map_err(io(&ddk))?;
-        link(&header.path(), &km.join(header.file_name()))?;
+        link(&km.join(header.file_name()), &header.path())?;
     }
-    link(headers, &include.join("shared"))?;
+    link(&include.join("shared"), headers)?;
     port_wdk_build(&folder, offline)?;
     Ok(Kit { folder, libclang, resources })
-}
-
-fn link(target: &Path, place: &Path) -> Result<(), Error> {
-    if std::fs::read_link(place).is_ok_and(|present| present == target) {
-        return Ok(());
-    }
-    if place.symlink_metadata().is_ok() {
-        std::fs::remove_file(place).map_err(io(place))?;
-    }
-    symlink(target, place).map_err(io(place))
 }
 
 /// The newest libclang whose own headers are there too: its folder, and theirs.

@@ -17,7 +17,7 @@ mod wait;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 
-use crate::build::{Arch, dist};
+use crate::build::{Arch, core_is_installed, dist};
 use crate::install;
 use crate::step::root;
 use host::Wine;
@@ -52,7 +52,7 @@ struct Run {
     logs: PathBuf,
 }
 
-const WINDOWS: &str = "x86_64-pc-windows-msvc";
+const WINDOWS: &str = Arch::X64.triple();
 
 /// Runs a command of the build, with its output on the terminal.
 fn build(what: &str, command: &mut Command, report: &Report) -> Result<(), String> {
@@ -83,10 +83,7 @@ fn image(args: &WineArgs, report: &Report) -> Result<PathBuf, String> {
 
 /// Builds what is in tests/wine; the folder that it is in then.
 fn stand_ins(folder: &Path, report: &Report) -> Result<PathBuf, String> {
-    let listed = Command::new("rustup").args(["target", "list", "--installed"]).output();
-    let there =
-        listed.is_ok_and(|output| String::from_utf8_lossy(&output.stdout).lines().any(|it| it == WINDOWS));
-    if !there {
+    if !core_is_installed(Arch::X64).map_err(|error| error.to_string())? {
         install::rustup(&["target", "add", WINDOWS], WINDOWS, true).map_err(|missing| missing.to_string())?;
     }
     let target = folder.join("stand-ins");

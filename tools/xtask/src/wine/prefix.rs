@@ -24,7 +24,8 @@ pub struct Prefix {
     _lock: File,
 }
 
-fn failed(path: &Path) -> impl Fn(std::io::Error) -> String {
+/// An error of the system's, with the file that it is about.
+pub fn failed(path: &Path) -> impl Fn(std::io::Error) -> String {
     move |error| format!("{}: {error}", path.display())
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::drive::Channel;
 use super::events::Events;
 use super::host::Wine;
-use super::prefix::{OVERRIDES, Prefix};
+use super::prefix::{OVERRIDES, Prefix, failed};
 use super::process::Running;
 use super::registry::{self, Value};
 use super::wait;
@@ -48,10 +48,6 @@ pub struct Session<'a> {
     pub events: Events,
     /// How often the driver was unloaded.
     pub unloads: usize,
-}
-
-fn failed(path: &Path) -> impl Fn(std::io::Error) -> String {
-    move |error| format!("{}: {error}", path.display())
 }
 
 /// The name by which Windows programs know a file of this machine.
