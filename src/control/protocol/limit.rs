@@ -46,7 +46,7 @@ impl Bucket {
         Ok(())
     }
 
-    fn is_full(&self, now: u64) -> bool {
+    fn is_full(self, now: u64) -> bool {
         self.full_at <= now
     }
 }
@@ -70,8 +70,8 @@ impl Source {
             // Where mapped addresses are, which are no site's.
             IpAddr::V4(address) => Self([0, 0xFFFF_0000_0000 | u64::from(address.to_bits())]),
             IpAddr::V6(address) => {
-                let [a, b, c, d, e, f, g, h, ..] = address.octets();
-                Self([u64::from_be_bytes([a, b, c, d, e, f, g, h]), 0])
+                // The upper half fits.
+                Self([u64::try_from(address.to_bits() >> 64).unwrap_or_default(), 0])
             }
         }
     }

@@ -173,14 +173,15 @@ pub struct Initiator {
 }
 
 impl Initiator {
-    /// Writes the first message, to the responder with that key. `ephemeral` is random.
+    /// Writes the first message, to the responder with that key. `ephemeral` is random, and to be overwritten
+    /// afterwards.
     ///
     /// # Errors
     /// [`HandshakeError::WeakKey`]: the responder's key is no key.
     pub fn start(
         local: &Keys,
         responder: &PublicKey,
-        ephemeral: Zeroizing<[u8; KEY]>,
+        ephemeral: &[u8; KEY],
         message: &mut [u8; FIRST],
     ) -> Result<Self, HandshakeError> {
         Self::start_with(PROLOGUE, local, responder, ephemeral, message)
@@ -191,7 +192,7 @@ impl Initiator {
         prologue: &[u8],
         local: &Keys,
         responder: &PublicKey,
-        ephemeral: Zeroizing<[u8; KEY]>,
+        ephemeral: &[u8; KEY],
         message: &mut [u8],
     ) -> Result<Self, HandshakeError> {
         let mut symmetric = Symmetric::new(prologue, responder);
@@ -270,13 +271,14 @@ impl Responder {
         &self.peer
     }
 
-    /// Writes the second message. `ephemeral` is random.
+    /// Writes the second message. `ephemeral` is random, and to be overwritten
+    /// afterwards.
     ///
     /// # Errors
     /// There will be no connection.
     pub fn accept(
         self,
-        ephemeral: Zeroizing<[u8; KEY]>,
+        ephemeral: &[u8; KEY],
         message: &mut [u8; SECOND],
     ) -> Result<Transport, HandshakeError> {
         self.accept_with(ephemeral, message).map(|(transport, _)| transport)
@@ -284,7 +286,7 @@ impl Responder {
 
     fn accept_with(
         mut self,
-        ephemeral: Zeroizing<[u8; KEY]>,
+        ephemeral: &[u8; KEY],
         message: &mut [u8],
     ) -> Result<(Transport, [u8; KEY]), HandshakeError> {
         let ephemeral = StaticSecret::from(*ephemeral);
@@ -483,8 +485,8 @@ fn open(key: &[u8; KEY], nonce: u64, associated: &[u8], sealed: &mut [u8]) -> Op
 }
 
 fn nonce_of(number: u64) -> [u8; 12] {
-    let [a, b, c, d, e, f, g, h] = number.to_le_bytes();
-    [0, 0, 0, 0, a, b, c, d, e, f, g, h]
+    let [nonce @ .., _, _, _, _] = (u128::from(number) << 32).to_le_bytes();
+    nonce
 }
 
 fn public_of(private: &StaticSecret) -> PublicKey {

@@ -21,6 +21,7 @@ const IDS: usize = {
 };
 
 /// From ids to places in the table, and one more; 0: there is no such event.
+#[expect(clippy::indexing_slicing, reason = "at compile time")]
 const PLACES: [u8; IDS] = {
     assert!(KINDS <= u128::BITS as usize);
     let mut places = [0; IDS];

@@ -44,7 +44,8 @@ impl<'b> Batch<'b> {
         let mut writer = Encoder::new(&mut buffer);
         head(EVENTS, Some(subscription), &mut writer)?;
         let losses = lost.clone().count();
-        writer.map(2 + u64::from(losses > 0) + u64::from(snapshot_end))?;
+        let further = [losses > 0, snapshot_end].map(u64::from);
+        writer.map(further.into_iter().fold(2, u64::saturating_add))?;
         writer.u8(0)?.u64(first)?;
         if losses > 0 {
             writer.u8(1)?.array(losses as u64)?;

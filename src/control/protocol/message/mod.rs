@@ -65,7 +65,6 @@ macro_rules! requests {
 
         /// A request's reply.
         #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-        #[expect(clippy::large_enum_variant, reason = "built or read one at a time, and nowhere kept")]
         pub enum Reply<'a> {
             $($(#[doc = $doc])+ $variant($reply $(<$reply_life>)?),)+
         }
@@ -248,7 +247,6 @@ impl Failure<'_> {
 
 /// What a client gets.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[expect(clippy::large_enum_variant, reason = "read one at a time, and nowhere kept")]
 pub enum Answer<'a> {
     Reply(Reply<'a>),
     Error(Failure<'a>),
@@ -295,7 +293,7 @@ fn encode(
 
 /// All of a message but its body, which must follow.
 fn head(kind: u16, id: Option<u64>, writer: &mut wire::Writer<'_, '_>) -> Result<(), NoRoom> {
-    writer.map(2 + u64::from(id.is_some()))?.u32(KIND)?.u16(kind)?;
+    writer.map(if id.is_some() { 3 } else { 2 })?.u32(KIND)?.u16(kind)?;
     if let Some(id) = id {
         writer.u32(ID)?.u64(id)?;
     }

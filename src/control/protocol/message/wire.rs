@@ -448,12 +448,14 @@ impl Item<'_> for Guid {
 }
 
 /// A GUID in the order in which it is printed.
-pub(super) fn guid([a, b, c, d, e, f, g, h, data4 @ ..]: [u8; 16]) -> Guid {
+pub(super) fn guid(bytes: [u8; 16]) -> Guid {
+    let number = u128::from_be_bytes(bytes);
+    // What is left of the number fits each time.
     Guid {
-        data1: u32::from_be_bytes([a, b, c, d]),
-        data2: u16::from_be_bytes([e, f]),
-        data3: u16::from_be_bytes([g, h]),
-        data4,
+        data1: u32::try_from(number >> 96).unwrap_or_default(),
+        data2: u16::try_from(number >> 80 & 0xFFFF).unwrap_or_default(),
+        data3: u16::try_from(number >> 64 & 0xFFFF).unwrap_or_default(),
+        data4: u64::try_from(number & u128::from(u64::MAX)).unwrap_or_default().to_be_bytes(),
     }
 }
 

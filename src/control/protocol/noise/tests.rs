@@ -23,8 +23,8 @@ fn key(text: &str) -> [u8; KEY] {
     hex(text).try_into().unwrap()
 }
 
-fn random(seed: u8) -> Zeroizing<[u8; KEY]> {
-    [seed; KEY].into()
+fn random(seed: u8) -> [u8; KEY] {
+    [seed; KEY]
 }
 
 /// Both sides' static keys.
@@ -35,10 +35,10 @@ fn sides() -> (Keys, Keys) {
 fn connect() -> (Transport, Transport) {
     let (client, server) = sides();
     let (mut first, mut second) = ([0; FIRST], [0; SECOND]);
-    let initiator = Initiator::start(&client, server.public(), random(3), &mut first).unwrap();
+    let initiator = Initiator::start(&client, server.public(), &random(3), &mut first).unwrap();
     let responder = Responder::read(&server, &mut first).unwrap();
     assert_eq!(responder.peer(), client.public());
-    let server = responder.accept(random(4), &mut second).unwrap();
+    let server = responder.accept(&random(4), &mut second).unwrap();
     (initiator.finish(&mut second).unwrap(), server)
 }
 
@@ -70,7 +70,7 @@ fn the_public_vectors_hold() {
         };
 
         let (payload, mut message, expected) = frame(vector.messages[0], FIRST);
-        let ephemeral = key(vector.initiator_ephemeral).into();
+        let ephemeral = &key(vector.initiator_ephemeral);
         let initiator =
             Initiator::start_with(&prologue, &client, server.public(), ephemeral, &mut message).unwrap();
         assert_eq!(message, expected, "{source}");
@@ -79,7 +79,7 @@ fn the_public_vectors_hold() {
         assert_eq!(message[FIRST - TAG..][..payload.len()], payload, "{source}");
 
         let (payload, mut message, expected) = frame(vector.messages[1], SECOND);
-        let ephemeral = key(vector.responder_ephemeral).into();
+        let ephemeral = &key(vector.responder_ephemeral);
         let (mut server, server_hash) = responder.accept_with(ephemeral, &mut message).unwrap();
         assert_eq!(message, expected, "{source}");
         let (mut client, client_hash) = initiator.finish_with(&mut message).unwrap();
@@ -120,7 +120,7 @@ fn another_implementation_connects_as_either_side_and_changes_keys_at_the_same_m
     assert_eq!(other.write_message(&[], &mut first).unwrap(), FIRST);
     let responder = Responder::read(&server, &mut first).unwrap();
     assert_eq!(responder.peer(), client.public());
-    let mut this = responder.accept(random(4), &mut second).unwrap();
+    let mut this = responder.accept(&random(4), &mut second).unwrap();
     assert_eq!(other.read_message(&second, &mut []).unwrap(), 0);
     let mut other = other.into_transport_mode().unwrap();
     let mut buffer = [0; 64];
@@ -139,7 +139,7 @@ fn another_implementation_connects_as_either_side_and_changes_keys_at_the_same_m
         .fixed_ephemeral_key_for_testing_only(&[4; KEY])
         .build_responder()
         .unwrap();
-    let this = Initiator::start(&client, server.public(), random(3), &mut first).unwrap();
+    let this = Initiator::start(&client, server.public(), &random(3), &mut first).unwrap();
     other.read_message(&first, &mut []).unwrap();
     assert_eq!(other.get_remote_static().unwrap(), client.public().0);
     other.write_message(&[], &mut second).unwrap();
@@ -154,18 +154,18 @@ fn a_handshake_for_another_key_or_prologue_is_refused() {
     let (client, server) = sides();
     let other = Keys::new(&[0x33; KEY]);
     let mut first = [0; FIRST];
-    let _initiator = Initiator::start(&client, other.public(), random(3), &mut first).unwrap();
+    let _initiator = Initiator::start(&client, other.public(), &random(3), &mut first).unwrap();
     assert_eq!(Responder::read(&server, &mut first).unwrap_err(), HandshakeError::Forged);
     let _initiator =
-        Initiator::start_with(b"weir/2", &client, server.public(), random(3), &mut first).unwrap();
+        Initiator::start_with(b"weir/2", &client, server.public(), &random(3), &mut first).unwrap();
     assert_eq!(Responder::read(&server, &mut first).unwrap_err(), HandshakeError::Forged);
 
     // An impostor cannot answer in the responder's place.
     let (mut second, mut copy) = ([0; SECOND], [0; FIRST]);
-    let initiator = Initiator::start(&client, server.public(), random(3), &mut first).unwrap();
-    let _other = Initiator::start(&client, other.public(), random(3), &mut copy).unwrap();
+    let initiator = Initiator::start(&client, server.public(), &random(3), &mut first).unwrap();
+    let _other = Initiator::start(&client, other.public(), &random(3), &mut copy).unwrap();
     let impostor = Responder::read(&other, &mut copy).unwrap();
-    let _transport = impostor.accept(random(4), &mut second).unwrap();
+    let _transport = impostor.accept(&random(4), &mut second).unwrap();
     assert_eq!(initiator.finish(&mut second).unwrap_err(), HandshakeError::Forged);
 }
 
@@ -184,9 +184,9 @@ fn keys_that_give_no_secret_are_refused() {
         key(low_order),
     ] {
         let mut first = [0; FIRST];
-        let started = Initiator::start(&client, &PublicKey(point), random(3), &mut first);
+        let started = Initiator::start(&client, &PublicKey(point), &random(3), &mut first);
         assert_eq!(started.unwrap_err(), HandshakeError::WeakKey);
-        let _initiator = Initiator::start(&client, server.public(), random(3), &mut first).unwrap();
+        let _initiator = Initiator::start(&client, server.public(), &random(3), &mut first).unwrap();
         first[..KEY].copy_from_slice(&point);
         assert_eq!(Responder::read(&server, &mut first).unwrap_err(), HandshakeError::WeakKey);
     }
@@ -196,7 +196,7 @@ fn keys_that_give_no_secret_are_refused() {
 fn every_changed_bit_of_a_handshake_ends_it() {
     let (client, server) = sides();
     let (mut first, mut second) = ([0; FIRST], [0; SECOND]);
-    let start = |message: &mut _| Initiator::start(&client, server.public(), random(3), message).unwrap();
+    let start = |message: &mut _| Initiator::start(&client, server.public(), &random(3), message).unwrap();
     let _initiator = start(&mut first);
     for bit in 0..FIRST * 8 {
         let mut changed = first;
@@ -205,7 +205,7 @@ fn every_changed_bit_of_a_handshake_ends_it() {
         assert_eq!(Responder::read(&server, &mut changed).unwrap_err(), HandshakeError::Forged, "bit {bit}");
     }
     let _transport =
-        Responder::read(&server, &mut first.clone()).unwrap().accept(random(4), &mut second).unwrap();
+        Responder::read(&server, &mut first.clone()).unwrap().accept(&random(4), &mut second).unwrap();
     for bit in 0..SECOND * 8 {
         let mut changed = second;
         changed[bit / 8] ^= 1 << (bit % 8);
@@ -219,14 +219,14 @@ fn a_handshake_message_has_one_length() {
     let (client, server) = sides();
     let mut first = [0; FIRST];
     for length in (0..FIRST + 40).filter(|length| *length != FIRST) {
-        let _initiator = Initiator::start(&client, server.public(), random(3), &mut first).unwrap();
+        let _initiator = Initiator::start(&client, server.public(), &random(3), &mut first).unwrap();
         let mut message = first.to_vec();
         message.resize(length, 0);
         let expected = HandshakeError::Length { length, expected: FIRST };
         assert_eq!(Responder::read(&server, &mut message).unwrap_err(), expected);
     }
     for length in (0..SECOND + 40).filter(|length| *length != SECOND) {
-        let initiator = Initiator::start(&client, server.public(), random(3), &mut first).unwrap();
+        let initiator = Initiator::start(&client, server.public(), &random(3), &mut first).unwrap();
         let expected = HandshakeError::Length { length, expected: SECOND };
         assert_eq!(initiator.finish(&mut vec![0; length]).unwrap_err(), expected);
         assert_eq!(expected.to_string(), format!("a handshake message of {length} bytes, where 48 are due"),);
@@ -237,15 +237,15 @@ fn a_handshake_message_has_one_length() {
 fn a_first_message_sent_again_opens_nothing() {
     let (client, server) = sides();
     let (mut first, mut second) = ([0; FIRST], [0; SECOND]);
-    let initiator = Initiator::start(&client, server.public(), random(3), &mut first).unwrap();
+    let initiator = Initiator::start(&client, server.public(), &random(3), &mut first).unwrap();
     let (recorded, responder) = (first, Responder::read(&server, &mut first).unwrap());
-    let _transport = responder.accept(random(4), &mut second).unwrap();
+    let _transport = responder.accept(&random(4), &mut second).unwrap();
     let mut client = initiator.finish(&mut second).unwrap();
     let request = sealed(&mut client, b"request");
 
     let mut replayed = recorded;
     let responder = Responder::read(&server, &mut replayed).unwrap();
-    let mut server = responder.accept(random(5), &mut second).unwrap();
+    let mut server = responder.accept(&random(5), &mut second).unwrap();
     assert_eq!(opened(&mut server, &request), Err(TransportError::Forged));
 }
 
@@ -385,7 +385,7 @@ proptest! {
     fn any_bytes_are_refused_as_any_message(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
         let (client, server) = sides();
         prop_assert!(Responder::read(&server, &mut bytes.clone()).is_err());
-        let initiator = Initiator::start(&client, server.public(), random(3), &mut [0; FIRST]).unwrap();
+        let initiator = Initiator::start(&client, server.public(), &random(3), &mut [0; FIRST]).unwrap();
         prop_assert!(initiator.finish(&mut bytes.clone()).is_err());
         prop_assert!(opened(&mut connect().0, &bytes).is_err());
     }
