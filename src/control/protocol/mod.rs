@@ -29,6 +29,11 @@ pub mod subscription;
 /// The version of the protocol.
 pub const VERSION: u32 = 1;
 
+/// The version that holds with a client whose highest is `theirs`; `None`: there is none.
+pub fn common_version(theirs: u32) -> Option<u32> {
+    (theirs >= VERSION).then_some(VERSION)
+}
+
 /// The most bytes of a frame after its length: a message and its tag.
 pub const MAX_FRAME: usize = 16 * 1024;
 

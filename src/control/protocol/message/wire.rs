@@ -530,28 +530,24 @@ impl<'a, T: Item<'a>> Item<'a> for List<'a, T> {
     }
 }
 
-/// Gathers a list in a buffer, as far as there is room.
+/// Gathers a list in a buffer, as far as there is room. Its items are all of one type.
 #[derive(Debug)]
-pub struct ListWriter<'b, T> {
+pub struct ListWriter<'b> {
     buffer: Buffer<'b>,
     count: u64,
-    items: PhantomData<fn() -> T>,
 }
 
 #[expect(private_bounds, reason = "what can be in a list is a matter of this module")]
-impl<'b, T> ListWriter<'b, T> {
+impl<'b> ListWriter<'b> {
     pub fn new(buffer: &'b mut [u8]) -> Self {
-        Self { buffer: Buffer::new(buffer), count: 0, items: PhantomData }
+        Self { buffer: Buffer::new(buffer), count: 0 }
     }
 
     /// Adds an item.
     ///
     /// # Errors
     /// There is no room for it; those before it stay.
-    pub fn push<'i>(&mut self, item: &T) -> Result<(), NoRoom>
-    where
-        T: Item<'i>,
-    {
+    pub fn push<'i, T: Item<'i>>(&mut self, item: &T) -> Result<(), NoRoom> {
         let used = self.buffer.used;
         let written = item.encode(&mut Encoder::new(&mut self.buffer));
         if written.is_err() {
@@ -562,11 +558,8 @@ impl<'b, T> ListWriter<'b, T> {
         written
     }
 
-    /// The list, to be read as any item type of that kind.
-    pub fn finish<'a, U: Item<'a>>(self) -> List<'a, U>
-    where
-        'b: 'a,
-    {
+    /// The list.
+    pub fn finish<T: Item<'b>>(self) -> List<'b, T> {
         let bytes: &'b [u8] = self.buffer.bytes;
         List {
             bytes: bytes.get(..self.buffer.used).unwrap_or_default(),
