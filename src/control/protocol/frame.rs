@@ -67,6 +67,8 @@ pub struct Reader {
     refused: Option<Refused>,
 }
 
+const _: () = assert!(size_of::<Reader>() <= 64);
+
 impl Reader {
     /// A reader of frames of at most `limit` bytes (no more than [`MAX_FRAME`]) after their length.
     pub fn new(limit: usize) -> Self {
