@@ -216,7 +216,7 @@ mod tests {
         assert_eq!(header(65535), None);
         let mut reader = Reader::new(usize::MAX);
         let what = What::TooLong { length: MAX_FRAME + 1, limit: MAX_FRAME };
-        assert_eq!(reader.read(&mut [0; 65535], &[0x40, 1]), Err(Refused { at: 0, what }));
+        assert_eq!(reader.read(&mut vec![0; 65535], &[0x40, 1]), Err(Refused { at: 0, what }));
     }
 
     #[test]

@@ -36,10 +36,10 @@ impl Cbor {
         let bytes = number.to_be_bytes();
         match number {
             0..24 => out.push(major | bytes[7]),
-            24..0x100 => out.extend([major | 24, bytes[7]]),
-            0x100..0x1_0000 => out.extend([&[major | 25], &bytes[6..]].concat()),
-            0x1_0000..0x1_0000_0000 => out.extend([&[major | 26], &bytes[4..]].concat()),
-            _ => out.extend([&[major | 27], &bytes[..]].concat()),
+            24..0x100 => out.extend([major | 0x18, bytes[7]]),
+            0x100..0x1_0000 => out.extend([&[major | 0x19], &bytes[6..]].concat()),
+            0x1_0000..0x1_0000_0000 => out.extend([&[major | 0x1A], &bytes[4..]].concat()),
+            _ => out.extend([&[major | 0x1B], &bytes[..]].concat()),
         }
     }
 
@@ -57,18 +57,24 @@ impl Cbor {
             }
             Self::Array(items) => {
                 Self::head(4, items.len() as u64, out);
-                items.iter().for_each(|item| item.write(out));
+                for item in items {
+                    item.write(out);
+                }
             }
             Self::Map(items) => {
                 Self::head(5, items.len() as u64, out);
-                items.iter().flat_map(|(key, value)| [key, value]).for_each(|item| item.write(out));
+                for item in items.iter().flat_map(|(key, value)| [key, value]) {
+                    item.write(out);
+                }
             }
             Self::Tag(tag, items) => {
                 Self::head(6, *tag, out);
-                items.iter().for_each(|item| item.write(out));
+                for item in items {
+                    item.write(out);
+                }
             }
             Self::Bool(value) => out.push(0xF4 | u8::from(*value)),
-            Self::Indefinite(major) => out.extend([major << 5 | 31, 0xFF]),
+            Self::Indefinite(major) => out.extend([major << 5 | 0x1F, 0xFF]),
         }
     }
 
@@ -91,8 +97,8 @@ impl Chooser {
         mixed ^ mixed >> 31
     }
 
-    fn below(&mut self, most: u64) -> u64 {
-        self.number() % most
+    fn below(&mut self, most: usize) -> usize {
+        usize::try_from(self.number() % most as u64).unwrap()
     }
 
     fn bytes(&mut self, length: usize) -> Vec<u8> {
@@ -102,26 +108,24 @@ impl Chooser {
     /// A number of any size up to so many bits.
     fn sized(&mut self, bits: u32) -> u64 {
         let number = self.number() >> (64 - bits);
-        number >> self.below(u64::from(bits))
+        number >> self.below(bits as usize)
     }
 
     fn value(&mut self, kind: Type) -> Cbor {
         match kind {
             Type::Bool => Cbor::Bool(self.below(2) == 0),
             Type::Unsigned(bits) => Cbor::Unsigned(self.sized(bits)),
-            Type::Text => Cbor::Text(["", "weir", "Länge", "\u{1F30A}"][self.below(4) as usize].into()),
+            Type::Text => Cbor::Text(["", "weir", "Länge", "\u{1F30A}"][self.below(4)].into()),
             Type::Bytes => {
                 let length = self.below(300);
-                Cbor::Bytes(self.bytes(usize::try_from(length).unwrap()))
+                Cbor::Bytes(self.bytes(length))
             }
             Type::Exactly(length) => Cbor::Bytes(self.bytes(length)),
             Type::Address => {
-                let length = [4, 16][self.below(2) as usize];
+                let length = [4, 16][self.below(2)];
                 Cbor::Bytes(self.bytes(length))
             }
-            Type::Named(_, values) => {
-                Cbor::Unsigned(values[self.below(values.len() as u64) as usize].0.into())
-            }
+            Type::Named(_, values) => Cbor::Unsigned(values[self.below(values.len())].0.into()),
             Type::Record(name) => self.record(&shape(name)),
             Type::List(item) => Cbor::Array((0..self.below(4)).map(|_| self.value(*item)).collect()),
             Type::Events => Cbor::Array((0..self.below(4)).map(|_| self.event()).collect()),
@@ -183,11 +187,11 @@ impl Chooser {
                 1 => Cbor::Text("key".into()),
                 _ => Cbor::Negative(self.sized(8)),
             };
-            let at = self.below(items.len() as u64 + 1) as usize;
+            let at = self.below(items.len() + 1);
             items.insert(at, (key, self.anything(3)));
         }
         for at in (1..items.len()).rev() {
-            items.swap(at, self.below(at as u64 + 1) as usize);
+            items.swap(at, self.below(at + 1));
         }
         Cbor::Map(items)
     }
@@ -253,7 +257,7 @@ proptest! {
             let disguised = chooser.disguise_record(items, &shape);
             let Cbor::Map(mut outer) = envelope(kind, 7, disguised) else { unreachable!() };
             outer.push((Cbor::Unsigned(3), chooser.anything(3)));
-            outer.rotate_left(chooser.below(4) as usize);
+            outer.rotate_left(chooser.below(4));
             let plain = envelope(kind, 7, body).bytes();
             prop_assert_eq!(shown(kind, &Cbor::Map(outer).bytes()), shown(kind, &plain), "{}", shape.name);
         }
@@ -342,7 +346,7 @@ proptest! {
         for (kind, shape) in kinds() {
             let mut message = envelope(kind, 7, chooser.record(&shape)).bytes();
             for _ in 0..=chooser.below(3) {
-                let at = chooser.below(message.len() as u64) as usize;
+                let at = chooser.below(message.len());
                 message[at] = chooser.bytes(1)[0];
             }
             if let Ok((id, request)) = Request::decode(&message) {

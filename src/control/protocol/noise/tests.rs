@@ -229,7 +229,7 @@ fn a_handshake_message_has_one_length() {
         let initiator = Initiator::start(&client, server.public(), &random(3), &mut first).unwrap();
         let expected = HandshakeError::Length { length, expected: SECOND };
         assert_eq!(initiator.finish(&mut vec![0; length]).unwrap_err(), expected);
-        assert_eq!(expected.to_string(), format!("a handshake message of {length} bytes, where 48 are due"),);
+        assert_eq!(expected.to_string(), format!("a handshake message of {length} bytes, where 48 are due"));
     }
 }
 
@@ -251,7 +251,8 @@ fn a_first_message_sent_again_opens_nothing() {
 
 #[test]
 fn a_message_passes_once_in_its_order_and_unchanged() {
-    let spoil: [&dyn Fn(&mut Transport, &mut Transport); 4] = [
+    type Spoil<'s> = &'s dyn Fn(&mut Transport, &mut Transport);
+    let spoil: [Spoil<'_>; 4] = [
         // Sent twice.
         &|from, to| {
             let message = sealed(from, b"one");
