@@ -59,3 +59,15 @@ pub fn seal(
 
 /// What a frame has besides its message: the length before it, the tag after it.
 pub const OVERHEAD: usize = frame::HEADER + noise::TAG;
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::{VERSION, common_version};
+
+    #[test]
+    fn the_version_is_the_highest_that_both_speak() {
+        assert_eq!(common_version(VERSION), Some(VERSION));
+        assert_eq!(common_version(u32::MAX), Some(VERSION));
+        assert_eq!(common_version(0), None);
+    }
+}

@@ -18,9 +18,10 @@
 //! (x25519-dalek, chacha20poly1305) have panics in them that cannot occur; an image has none, so this does what they
 //! do by the calls that return errors.
 //!
-//! Keys are overwritten when they are dropped. Randomness is the caller's: 32 bytes for each handshake, from a
-//! generator for keys, never used twice. With the plain back ends a step of a handshake takes less than 3 KiB of stack
-//! and some 150 microseconds for its two to four Diffie-Hellmans: it belongs on a thread at PASSIVE_LEVEL.
+//! Keys are overwritten when they are dropped; what the compiler has copied while they were moved, or the primitives had
+//! on the stack, is out of reach. Randomness is the caller's: 32 bytes for each handshake, from a generator for keys,
+//! never used twice. With the plain back ends a step of a handshake takes less than 3 KiB of stack, and two or three
+//! multiplications on the curve: it belongs on a thread at PASSIVE_LEVEL.
 #![forbid(unsafe_code)]
 
 use core::fmt;

@@ -168,7 +168,8 @@ impl Subscription {
         (self.sent, self.lost_in_all)
     }
 
-    /// Whether the connections that are open already are still to be told.
+    /// Whether the connections that are open already are still to be told: while there is credit, for these are not
+    /// to be lost for want of it.
     pub fn is_in_snapshot(&self) -> bool {
         self.snapshot == Snapshot::Running
     }
