@@ -20,7 +20,7 @@
 //!
 //! Keys are overwritten when they are dropped; what the compiler has copied while they were moved, or the primitives had
 //! on the stack, is out of reach. Randomness is the caller's: 32 bytes for each handshake, from a generator for keys,
-//! never used twice. With the plain back ends a step of a handshake takes less than 3 KiB of stack, and two or three
+//! never used twice. With the plain back ends a step of a handshake takes some 3 KiB of stack, and two or three
 //! multiplications on the curve: it belongs on a thread at PASSIVE_LEVEL.
 #![forbid(unsafe_code)]
 

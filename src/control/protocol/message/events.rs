@@ -78,6 +78,17 @@ impl<'b> Batch<'b> {
         written
     }
 
+    /// Adds an event that was encoded before, as [`push`](Self::push) would.
+    ///
+    /// # Errors
+    /// There is no room for it; those before it stay.
+    pub fn push_encoded(&mut self, event: &Encoded<'_>) -> Result<(), NoRoom> {
+        let count = self.count.checked_add(1).ok_or(NoRoom)?;
+        encode::Write::write_all(&mut &mut self.buffer, event.bytes)?;
+        self.count = count;
+        Ok(())
+    }
+
     /// How many events there are.
     pub const fn count(&self) -> u16 {
         self.count
@@ -91,6 +102,25 @@ impl<'b> Batch<'b> {
             *place = byte;
         }
         self.buffer.used
+    }
+}
+
+/// An event that is encoded once, for all who want it.
+#[derive(Clone, Copy, Debug)]
+pub struct Encoded<'b> {
+    bytes: &'b [u8],
+}
+
+impl<'b> Encoded<'b> {
+    /// Encodes an event, and when it was: in units of 100 ns since 1601, UTC.
+    ///
+    /// # Errors
+    /// There is no room for it in the buffer.
+    pub fn new(buffer: &'b mut [u8], time: u64, event: &Event<'_>) -> Result<Self, NoRoom> {
+        let mut buffer = Buffer::new(buffer);
+        encode_event(time, event, &mut Encoder::new(&mut buffer))?;
+        let Buffer { bytes, used } = buffer;
+        Ok(Self { bytes: bytes.get(..used).unwrap_or_default() })
     }
 }
 

@@ -17,7 +17,7 @@ mod tests;
 
 use minicbor::{Decoder, Encoder};
 
-pub use events::{Batch, EventList, EventRecord, EventValue};
+pub use events::{Batch, Encoded, EventList, EventRecord, EventValue};
 pub use records::*;
 pub use wire::{Key, List, ListWriter, Malformed, NoRoom, Shape, Type, What};
 

@@ -632,3 +632,24 @@ fn a_batch_takes_events_until_it_is_full_and_no_longer() {
     assert_eq!((count, events.events.len()), (1, 2));
     assert_eq!(Batch::begin(&mut [0; 8], 5, 0, [].into_iter(), false).unwrap_err(), NoRoom);
 }
+
+#[test]
+fn an_event_is_the_same_whether_it_was_encoded_for_one_or_for_all() {
+    let name: Vec<u16> = "Länge".encode_utf16().collect();
+    let (mut once, mut alone, mut shared) = ([0; 256], [0; 256], [0; 256]);
+    for event in samples(&name) {
+        let encoded = Encoded::new(&mut once, 77, &event).unwrap();
+        let mut batches = [&mut alone, &mut shared]
+            .map(|buffer| Batch::begin(buffer, 5, 0, [].into_iter(), false).unwrap());
+        batches[0].push(77, &event).unwrap();
+        batches[1].push_encoded(&encoded).unwrap();
+        let [alone, shared] = batches.map(Batch::finish);
+        assert_eq!(alone, shared);
+        let room = alone - 1;
+        let mut tight = vec![0; room];
+        let mut batch = Batch::begin(&mut tight, 5, 0, [].into_iter(), false).unwrap();
+        assert_eq!((batch.push_encoded(&encoded), batch.count()), (Err(NoRoom), 0));
+    }
+    assert_eq!(alone, shared);
+    assert_eq!(Encoded::new(&mut [0; 4], 77, &samples(&name)[0]).unwrap_err(), NoRoom);
+}
