@@ -11,13 +11,14 @@ use std::thread;
 
 use weir::control::protocol::frame::{HEADER, Reader, header};
 use weir::control::protocol::message::{
-    Applied, Begun, Chunk, Commit, Counter, Counters, Empty, ErrorCode, Explanation, Failure, Generation,
-    Image, ListWriter, MAX_LIST, PolicyState, Reply, Request, Session, SessionState, Sessions, Status, Step,
-    Time, Unsubscribed, Uploaded, Welcome,
+    Applied, Begun, Counter, Counters, Empty, ErrorCode, Explanation, Failure, Generation, Image, ListWriter,
+    MAX_LIST, PolicyState, Reply, Request, Session, SessionState, Sessions, Status, Step, Time, Unsubscribed,
+    Uploaded, Welcome,
 };
-use weir::control::protocol::noise::{Digest, FIRST, Keys, Responder, SECOND, Transport};
+use weir::control::protocol::noise::{FIRST, Keys, Responder, SECOND, Transport};
 use weir::control::protocol::role::{Peer, Role};
 use weir::control::protocol::subscription::Subscription;
+use weir::control::protocol::upload::Upload;
 use weir::control::protocol::{MAX_FRAME, MAX_MESSAGE, common_version, seal};
 use weir::policy::{Action, Direction};
 use weir::trace::NtStatus;
@@ -33,8 +34,8 @@ struct Served {
     ahead: Vec<u8>,
     transport: Transport,
     peer: Peer,
-    upload: Vec<u8>,
-    announced: (u32, [u8; 32]),
+    image: Vec<u8>,
+    upload: Option<Upload>,
     generation: u32,
     subscription: Option<Subscription>,
 }
@@ -68,18 +69,8 @@ fn accept(mut stream: TcpStream, keys: &Keys, peers: &[Peer]) -> Option<Served> 
     let transport = responder.accept(&[0x5A; 32], &mut second).unwrap();
     stream.write_all(&[&header(SECOND).unwrap()[..], &second].concat()).unwrap();
     reader.set_limit(MAX_FRAME);
-    let (upload, announced) = (Vec::new(), (0, [0; 32]));
-    Some(Served {
-        stream,
-        reader,
-        ahead,
-        transport,
-        peer,
-        upload,
-        announced,
-        generation: 0,
-        subscription: None,
-    })
+    let (image, upload) = (Vec::new(), None);
+    Some(Served { stream, reader, ahead, transport, peer, upload, image, generation: 0, subscription: None })
 }
 
 fn failure(code: ErrorCode) -> Failure<'static> {
@@ -236,32 +227,32 @@ impl Served {
     fn policy(&mut self, id: Option<u64>, request: &Request<'_>) {
         let reply = match *request {
             Request::PolicyBegin(begin) => {
-                self.announced = (begin.size, begin.digest);
-                self.upload.clear();
+                let upload = Upload::begin(6, &begin, 1 << 20).unwrap();
+                self.image = vec![0; begin.size as usize];
+                self.upload = Some(upload);
                 Ok(Reply::PolicyBegin(Begun { upload: 6, chunk: u32::try_from(MAX_LIST).unwrap() }))
             }
-            Request::PolicyChunk(Chunk { upload: 6, offset, bytes }) => {
-                assert_eq!(offset as usize, self.upload.len());
-                self.upload.extend(bytes);
-                Ok(Reply::PolicyChunk(Uploaded { received: u32::try_from(self.upload.len()).unwrap() }))
+            Request::PolicyChunk(chunk) => {
+                let upload = self.upload.as_mut().unwrap();
+                let place = upload.chunk(&chunk);
+                place.map_err(failure).map(|place| {
+                    self.image[place].copy_from_slice(chunk.bytes);
+                    Reply::PolicyChunk(Uploaded { received: upload.received() })
+                })
             }
-            Request::PolicyCommit(Commit { upload: 6, window, .. }) => {
-                let mut digest = Digest::default();
-                digest.update(&self.upload);
-                if (u32::try_from(self.upload.len()).unwrap(), digest.finish()) == self.announced {
+            Request::PolicyCommit(commit) => {
+                let window = self.upload.as_ref().unwrap().commit(&commit);
+                window.map_err(failure).map(|window| {
                     self.generation += 1;
-                    let (generation, window) = (self.generation, window.unwrap_or(60));
-                    Ok(Reply::PolicyCommit(Applied { generation, rules: 2, window }))
-                } else {
-                    Err(failure(ErrorCode::Digest))
-                }
+                    Reply::PolicyCommit(Applied { generation: self.generation, rules: 2, window })
+                })
             }
             Request::PolicyConfirm(Generation { generation }) if generation == self.generation => {
                 Ok(Reply::PolicyConfirm(Generation { generation }))
             }
             Request::PolicyConfirm(_) => Err(failure(ErrorCode::Conflict)),
             Request::PolicyRead(read) => {
-                let image = self.upload.clone();
+                let image = self.image.clone();
                 let rest = &image[read.offset as usize..];
                 let bytes = &rest[..rest.len().min(MAX_LIST)];
                 let size = u32::try_from(image.len()).unwrap();

@@ -13,6 +13,7 @@ use weir::control::protocol::message::{ERROR, MAX_LIST, PolicyState};
 use weir::control::protocol::noise::{FIRST, Initiator, Keys, REKEY_INTERVAL, Responder, SECOND, Transport};
 use weir::control::protocol::role::{MAX_NAME, MAX_PEERS, Role};
 use weir::control::protocol::subscription::MAX_IDS;
+use weir::control::protocol::upload::{MAX_WINDOW, WINDOW};
 use weir::control::protocol::{MAX_FRAME, MAX_MESSAGE, OVERHEAD, VERSION, frame, seal};
 use weir::trace::events::{Event, FailMode, Keywords, Kind};
 
@@ -162,6 +163,8 @@ fn limits() -> String {
         ("most bytes of a frame after its length", MAX_FRAME as u64),
         ("most bytes of a message", MAX_MESSAGE as u64),
         ("most bytes of a chunk of a policy", MAX_LIST as u64),
+        ("longest window, in seconds", MAX_WINDOW.into()),
+        ("window if a commit names none, in seconds", WINDOW.into()),
         ("messages in one direction with one key", REKEY_INTERVAL),
         ("what a reply's number has besides its request's", REPLY.into()),
         ("the number of an error", ERROR.into()),

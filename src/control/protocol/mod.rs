@@ -11,6 +11,7 @@
 //! | [`message`] | requests, replies and events in CBOR |
 //! | [`role`] | who may connect, and what for |
 //! | [`subscription`] | credits of those who follow events, and what they lost |
+//! | [`upload`] | a policy that comes in chunks |
 //! | [`limit`] | how often a source may begin |
 //!
 //! A connection: bytes go through a [`frame::Reader`], limited to the length of the handshake's message; the handshake
@@ -25,6 +26,7 @@ pub mod message;
 pub mod noise;
 pub mod role;
 pub mod subscription;
+pub mod upload;
 
 /// The version of the protocol.
 pub const VERSION: u32 = 1;
