@@ -19,7 +19,7 @@
 //! | module | what | kernel |
 //! | --- | --- | --- |
 //! | [`driver`] | the order of start and stop; owns every part | yes |
-//! | [`control`] | the control socket | yes |
+//! | [`control`] | the control socket, and its protocol | protocol: no |
 //! | [`wfp`] | engine session, callouts, classification | yes |
 //! | [`dispatch`] | the dispatcher's thread; from records to events | yes |
 //! | [`flow`] | identity and life of a connection | yes |
@@ -43,12 +43,11 @@ extern crate std;
 mod image;
 
 pub mod config;
+pub mod control;
 pub mod policy;
 pub mod ring;
 pub mod trace;
 
-#[cfg(kernel)]
-pub mod control;
 #[cfg(kernel)]
 pub mod dispatch;
 #[cfg(kernel)]

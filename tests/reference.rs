@@ -2,6 +2,9 @@
 
 use std::fmt::Write as _;
 
+#[path = "reference/protocol.rs"]
+mod protocol;
+
 use weir::config::schema::{Kind, TABLE};
 
 fn form(kind: Kind) -> (&'static str, String) {
@@ -40,13 +43,23 @@ fn registry() -> String {
     page
 }
 
-#[test]
-fn the_registry_page_is_what_the_schema_says() {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/src/config/REGISTRY.md");
-    let made = registry();
+/// Compares a page with what was made from the code, or writes it.
+fn hold(path: &str, made: &str) {
     if std::env::var_os("WEIR_WRITE_REFERENCE").is_some() {
-        std::fs::write(path, &made).unwrap();
+        std::fs::write(path, made).unwrap();
     }
     let there = std::fs::read_to_string(path).unwrap_or_default();
     assert!(there == made, "run again with WEIR_WRITE_REFERENCE=1 to write {path}");
+}
+
+#[test]
+fn the_registry_page_is_what_the_schema_says() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/src/config/REGISTRY.md");
+    hold(path, &registry());
+}
+
+#[test]
+fn the_protocols_page_is_what_the_code_says() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/src/control/PROTOCOL.md");
+    hold(path, &protocol::page(&std::fs::read_to_string(path).unwrap()));
 }

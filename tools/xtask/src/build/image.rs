@@ -39,6 +39,10 @@ pub fn build(arch: Arch, args: &BuildArgs, toolchain: &Toolchain, kit: &Kit) -> 
     let flags = [
         "-Ctarget-feature=+crt-static".to_owned(),
         "-Ccontrol-flow-guard=checks".to_owned(),
+        // As .cargo/config.toml has them, which these flags stand in for.
+        "--cfg=chacha20_backend=\"soft\"".to_owned(),
+        "--cfg=curve25519_dalek_backend=\"serial\"".to_owned(),
+        "--cfg=poly1305_backend=\"soft\"".to_owned(),
         format!("--remap-path-prefix={}=weir", text(&root)),
         format!("--remap-path-prefix={}=cargo", text(&home)),
         format!("--remap-path-prefix={}=rust", text(&toolchain.sysroot)),

@@ -1,0 +1,227 @@
+"""A client written from src/control/PROTOCOL.md alone, over the packages noiseprotocol and cbor2.
+
+    client.py HOST PORT PRIVATE_KEY DRIVER_KEY ROLE
+
+Speaks with the responder of tests/protocol_client.rs, and fails where that does not answer as the page says.
+"""
+
+import hashlib
+import socket
+import struct
+import sys
+
+import cbor2
+from noise.connection import Keypair, NoiseConnection
+
+REKEY_INTERVAL = 65536
+ERRORS = {"unknown-request": 0, "malformed": 1, "not-permitted": 2, "conflict": 6, "digest": 8}
+
+
+class Client:
+    def __init__(self, host, port, private, driver):
+        self.socket = socket.create_connection((host, port), timeout=20)
+        self.buffer = b""
+        self.sent = self.received = 0
+        self.noise = NoiseConnection.from_name(b"Noise_IK_25519_ChaChaPoly_BLAKE2s")
+        self.noise.set_as_initiator()
+        self.noise.set_prologue(b"weir/1")
+        self.noise.set_keypair_from_private_bytes(Keypair.STATIC, private)
+        self.noise.set_keypair_from_public_bytes(Keypair.REMOTE_STATIC, driver)
+        self.noise.start_handshake()
+        first = self.noise.write_message()
+        assert len(first) == 96
+        self.send_frame(first)
+        second = self.receive_frame()
+        assert len(second) == 48
+        assert self.noise.read_message(second) == b""
+        assert self.noise.handshake_finished
+        self.events = []
+
+    def send_frame(self, message):
+        self.socket.sendall(struct.pack(">H", len(message)) + message)
+
+    def receive_exactly(self, count):
+        while len(self.buffer) < count:
+            piece = self.socket.recv(65536)
+            if not piece:
+                raise EOFError("the driver has closed the connection")
+            self.buffer += piece
+        taken, self.buffer = self.buffer[:count], self.buffer[count:]
+        return taken
+
+    def receive_frame(self):
+        (length,) = struct.unpack(">H", self.receive_exactly(2))
+        assert 1 <= length <= 16384
+        return self.receive_exactly(length)
+
+    def send(self, message):
+        self.send_frame(self.noise.encrypt(message))
+        self.sent += 1
+        if self.sent % REKEY_INTERVAL == 0:
+            self.noise.rekey_outbound_cipher()
+
+    def receive(self):
+        message = self.noise.decrypt(self.receive_frame())
+        self.received += 1
+        if self.received % REKEY_INTERVAL == 0:
+            self.noise.rekey_inbound_cipher()
+        return cbor2.loads(message)
+
+    def request(self, number, record, ident=None):
+        message = {0: number, 2: record}
+        if ident is not None:
+            message[1] = ident
+        self.send(cbor2.dumps(message))
+
+    def ask(self, number, record, ident):
+        """The record of the reply; a failure if it is an error."""
+        self.request(number, record, ident)
+        return self.answer(number, ident)
+
+    def answer(self, number, ident):
+        while True:
+            message = self.receive()
+            if message[0] == 257:
+                self.events.append(message)
+                continue
+            assert message[1] == ident, message
+            assert message[0] == number + 128, message
+            return message[2]
+
+    def refused(self, number, record, ident):
+        """The record of the error."""
+        self.request(number, record, ident)
+        message = self.receive()
+        assert (message[0], message[1]) == (256, ident), message
+        return message[2]
+
+
+def look(client, role):
+    welcome = client.ask(1, {0: 1, 1: "client.py"}, 1)
+    assert welcome[0] == 1 and welcome[3] == "python" and welcome[4] == role, welcome
+    assert client.ask(2, {}, 2) == {0: 133_800_000_000_000_000}
+    status = client.ask(3, {}, 2**64 - 1)
+    assert status[4] == 0 and status[13] == 8 and 7 not in status, status
+
+    # Keys and nested things that this driver does not know, in an order of their own.
+    client.send(cbor2.dumps({7: [{"later": cbor2.CBORTag(1, -5)}], 2: {99: b"x", "y": {}}, 1: 3, 0: 2}))
+    assert client.answer(2, 3) == {0: 133_800_000_000_000_000}
+
+    counters, start = {}, None
+    while True:
+        part = client.ask(4, {} if start is None else {0: start}, 4)
+        counters.update((row[0], row[1]) for row in part[0])
+        start = part.get(1)
+        if start is None:
+            break
+    assert counters == {f"part.{n}": n * n for n in range(2000)}, len(counters)
+
+    # Several at once; the responder answers them backwards.
+    for ident in (10, 11, 12):
+        client.request(5, {0: ident}, ident)
+    seen = [client.receive() for _ in range(3)]
+    assert [message[1] for message in seen] == [12, 11, 10], seen
+    session = seen[0][2][0][0]
+    assert session[2] == bytes([127, 0, 0, 1]) and session[6] == "python", session
+
+    assert client.refused(99, {}, 20)[0] == ERRORS["unknown-request"]
+    wrong = client.refused(1, {0: "one"}, 21)
+    assert (wrong[0], wrong[3]) == (ERRORS["malformed"], 0), wrong
+    missing = client.refused(10**4, {}, 22)
+    assert missing[0] == ERRORS["unknown-request"]
+
+    explanation = client.ask(17, {0: 1, 1: 6, 4: bytes([192, 0, 2, 7]), 5: 443, 6: "\\device\\x\\a.exe"}, 23)
+    assert explanation[0] == 1 and explanation[1] == 1, explanation
+    assert [(step[0], step[1], step[2]) for step in explanation[3]] == [(0, "dns", 8 | 16), (1, "web", 0)]
+
+
+def change(client):
+    image = bytes(n * 7 % 251 for n in range(40_000))
+    digest = hashlib.blake2s(image).digest()
+    for spoil in (True, False):
+        begun = client.ask(12, {0: len(image), 1: digest}, 30)
+        upload, most = begun[0], begun[1]
+        offset = 0
+        while offset < len(image):
+            chunk = image[offset : offset + most]
+            if spoil and offset == 0:
+                chunk = b"\xff" + chunk[1:]
+            reply = client.ask(13, {0: upload, 1: offset, 2: chunk}, 31)
+            offset += len(chunk)
+            assert reply[0] == offset
+        if spoil:
+            assert client.refused(14, {0: upload}, 32)[0] == ERRORS["digest"]
+    applied = client.ask(14, {0: upload, 1: 5}, 33)
+    assert (applied[0], applied[2]) == (1, 5), applied
+    assert client.refused(15, {0: 9}, 34)[0] == ERRORS["conflict"]
+    assert client.ask(15, {0: 1}, 35) == {0: 1}
+    read = b""
+    while True:
+        part = client.ask(11, {0: 1, 1: len(read)}, 36)
+        assert part[0] == len(image)
+        if not part[1]:
+            break
+        read += part[1]
+    assert read == image
+
+
+def follow(client):
+    # Ten credits, and the responder has 25 events of each of two kinds for whoever subscribes, then for each credit.
+    assert client.ask(20, {0: 10, 1: 5, 3: [40, 9, 60000]}, 40) == {}
+    while sum(len(message[2][3]) for message in client.events) < 10:
+        message = client.receive()
+        assert message[0] == 257 and message[1] == 40, message
+        client.events.append(message)
+    client.request(21, {0: 40, 1: 1000})
+    unsubscribed = client.ask(22, {0: 40}, 41)
+    arrived, lost, before = [], {40: 0, 9: 0}, 0
+    for message in client.events:
+        assert message[1] == 40
+        record = message[2]
+        assert record[0] == before, record[0]
+        for row in record.get(1, []):
+            lost[row[0]] += row[1]
+        arrived += record[3]
+        before += len(record[3])
+    for row in unsubscribed[1]:
+        lost[row[0]] += row[1]
+    assert unsubscribed[0] == before == 10 + 50, unsubscribed
+    assert lost == {40: 20, 9: 20}, lost
+    verdict = next(event for event in arrived if event[0] == 40)
+    # connection, verdict, rule, generation, direction, protocol, local, port, remote, port, reauthorized
+    assert verdict[2:] == [5, 1, 3, 2, 1, 17, bytes([10, 0, 0, 1]), 53, bytes(15) + b"\x01", 5353, False], verdict
+    fault = next(event for event in arrived if event[0] == 9)
+    assert fault[2:] == ["opération", 0xC000009A], fault
+
+
+def change_keys(client):
+    """So many messages that the keys of both directions change."""
+    while client.sent < REKEY_INTERVAL + 10:
+        client.request(2, {})
+    while client.received < REKEY_INTERVAL + 10:
+        for ident in range(100):
+            client.request(2, {}, ident)
+        for ident in range(100):
+            assert client.answer(2, ident)[0] == 133_800_000_000_000_000
+
+
+def main():
+    host, port, private, driver, role = sys.argv[1:]
+    client = Client(host, int(port), bytes.fromhex(private), bytes.fromhex(driver))
+    if role == "stranger":
+        raise AssertionError("a stranger was let in")
+    look(client, {"observer": 0, "operator": 1}[role])
+    if role == "observer":
+        assert client.refused(12, {0: 1, 1: bytes(32)}, 50)[0] == ERRORS["not-permitted"]
+    else:
+        change(client)
+        follow(client)
+        change_keys(client)
+    print("done", role)
+
+
+try:
+    main()
+except EOFError as error:
+    print(error)
+    sys.exit(3)
