@@ -34,14 +34,18 @@ pub const PROVIDER_ID: Guid = Guid {
 /// Whether anybody listens to events of this level and these keywords.
 #[inline]
 pub fn enabled(level: Level, keywords: Keywords) -> bool {
-    backend::enabled(level, keywords)
+    backend::enabled(level, keywords) || follow::enabled(level, keywords)
 }
 
 /// Hands an event to whoever listens.
 #[inline]
 pub fn emit(event: &Event<'_>) {
-    if enabled(event.level(), event.keywords()) {
+    let (level, keywords) = (event.level(), event.keywords());
+    if backend::enabled(level, keywords) {
         backend::write(event);
+    }
+    if follow::enabled(level, keywords) {
+        follow::tell(event);
     }
 }
 
@@ -61,6 +65,8 @@ mod metadata;
 #[cfg(any(image, test))]
 mod payload;
 #[cfg(kernel)]
+pub mod follow;
+#[cfg(kernel)]
 mod wanted;
 
 /// Without a kernel there is nobody to listen: the table serves documentation and tools.
@@ -73,6 +79,18 @@ mod backend {
     }
 
     pub const fn write(_event: &Event<'_>) {}
+}
+
+/// Nor anybody to follow.
+#[cfg(not(kernel))]
+mod follow {
+    use super::{Event, Keywords, Level};
+
+    pub const fn enabled(_level: Level, _keywords: Keywords) -> bool {
+        false
+    }
+
+    pub const fn tell(_event: &Event<'_>) {}
 }
 
 /// Makes the provider known, before the driver's first event. Without it, events are lost, and nothing else.

@@ -6,7 +6,7 @@
 #![forbid(unsafe_code)]
 
 use super::message::{Batch, Loss, NoRoom, Subscribe};
-use crate::trace::{Event, Level};
+use crate::trace::{Event, Keywords, Level};
 
 /// How many kinds of events there are.
 const KINDS: usize = Event::TABLE.len();
@@ -186,6 +186,14 @@ impl Subscription {
         self.losers != 0 || self.snapshot == Snapshot::Over
     }
 
+    /// Up to which level, and with which keywords, events are wanted; `None`: none are.
+    pub fn reach(&self) -> Option<(Level, Keywords)> {
+        let wanted = Event::TABLE.iter().enumerate().filter(|(place, _)| self.wanted & bit(*place) != 0);
+        wanted.map(|(_, meta)| (meta.level, meta.keywords)).reduce(|(level, keywords), (other, others)| {
+            (level.max(other), keywords.union(others))
+        })
+    }
+
     /// What was lost and has not been told.
     pub fn losses(&self) -> impl Iterator<Item = Loss> + Clone {
         let told =
@@ -193,13 +201,15 @@ impl Subscription {
         Event::TABLE.iter().zip(&self.lost).filter(|(_, count)| **count > 0).map(told)
     }
 
-    /// Begins a message of events, which tells what is owed: it is to be sent.
+    /// Begins a message of events, which tells what is owed: it is to be sent. `kept` events that were offered already
+    /// are kept elsewhere, and the first of them is the first to go into this message.
     ///
     /// # Errors
     /// There is no room, and everything is owed as before.
-    pub fn begin<'b>(&mut self, buffer: &'b mut [u8]) -> Result<Batch<'b>, NoRoom> {
+    pub fn begin<'b>(&mut self, buffer: &'b mut [u8], kept: u64) -> Result<Batch<'b>, NoRoom> {
         let over = self.snapshot == Snapshot::Over;
-        let batch = Batch::begin(buffer, self.id, self.sent, self.losses(), over)?;
+        let first = self.sent.saturating_sub(kept);
+        let batch = Batch::begin(buffer, self.id, first, self.losses(), over)?;
         self.lost = [0; KINDS];
         self.losers = 0;
         if over {
@@ -281,7 +291,7 @@ mod tests {
     fn without_credit_events_are_lost_and_counted_and_told_once() {
         let mut subscription = subscription(1);
         let mut buffer = vec![0; 256];
-        let mut batch = subscription.begin(&mut buffer).unwrap();
+        let mut batch = subscription.begin(&mut buffer, 0).unwrap();
         assert_eq!(subscription.offer(9, || batch.push(5, &FAULT)), Offered::Sent);
         for _ in 0..3 {
             assert_eq!(subscription.offer(9, || batch.push(5, &FAULT)), Offered::Lost);
@@ -295,7 +305,7 @@ mod tests {
 
         assert!(subscription.owes());
         subscription.grant(1);
-        let mut batch = subscription.begin(&mut buffer).unwrap();
+        let mut batch = subscription.begin(&mut buffer, 0).unwrap();
         assert_eq!(subscription.offer(7, || batch.push(6, &STOPPED)), Offered::Sent);
         let length = batch.finish();
         let second = events(&buffer[..length]);
@@ -310,11 +320,11 @@ mod tests {
     fn what_there_is_no_room_for_costs_no_credit() {
         let mut subscription = subscription(10);
         let mut buffer = [0; 30];
-        let mut batch = subscription.begin(&mut buffer).unwrap();
+        let mut batch = subscription.begin(&mut buffer, 0).unwrap();
         assert_eq!(subscription.offer(9, || batch.push(5, &FAULT)), Offered::Lost);
         assert_eq!(subscription.offer(7, || batch.push(5, &STOPPED)), Offered::Sent);
         assert_eq!((subscription.totals(), subscription.credit()), ((1, 1), 9));
-        assert_eq!(subscription.begin(&mut [0; 12]).unwrap_err(), NoRoom);
+        assert_eq!(subscription.begin(&mut [0; 12], 0).unwrap_err(), NoRoom);
         assert!(subscription.owes(), "what could not be told is still owed");
     }
 
@@ -327,7 +337,7 @@ mod tests {
         assert!(!subscription.is_in_snapshot() && subscription.owes());
         let mut buffer = [0; 64];
         for expected in [Some(true), None] {
-            let length = subscription.begin(&mut buffer).unwrap().finish();
+            let length = subscription.begin(&mut buffer, 0).unwrap().finish();
             assert_eq!(events(&buffer[..length]).snapshot_end, expected);
         }
         subscription.end_snapshot();
@@ -346,7 +356,7 @@ mod tests {
                 if what == 0 {
                     subscription.grant(count);
                 }
-                let Ok(mut batch) = subscription.begin(&mut buffer) else { continue };
+                let Ok(mut batch) = subscription.begin(&mut buffer, 0) else { continue };
                 for _ in 0..count {
                     let event = if what == 1 { &STOPPED } else { &FAULT };
                     *offered.entry(event.id()).or_insert(0) += 1;
@@ -356,7 +366,7 @@ mod tests {
                 messages.push(buffer[..length].to_vec());
             }
             let mut last = [0; 200];
-            let length = subscription.begin(&mut last).unwrap().finish();
+            let length = subscription.begin(&mut last, 0).unwrap().finish();
             messages.push(last[..length].to_vec());
             let mut before = 0;
             for message in &messages {

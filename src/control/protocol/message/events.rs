@@ -122,6 +122,16 @@ impl<'b> Encoded<'b> {
         let Buffer { bytes, used } = buffer;
         Ok(Self { bytes: bytes.get(..used).unwrap_or_default() })
     }
+
+    /// Takes up what [`bytes`](Self::bytes) gave.
+    pub const fn from_bytes(bytes: &'b [u8]) -> Self {
+        Self { bytes }
+    }
+
+    /// The event as it goes into messages.
+    pub const fn bytes(&self) -> &'b [u8] {
+        self.bytes
+    }
 }
 
 fn encode_event(time: u64, event: &Event<'_>, writer: &mut Writer<'_, '_>) -> Result<(), NoRoom> {
