@@ -136,6 +136,8 @@ requests! {
     5 "sessions" Observer Sessions: From -> Sessions<'a>;
     /// The extension interfaces of the control connections.
     6 "extensions" Observer Extensions: From -> Extensions<'a>;
+    /// The connections that are tracked. Part by part: one that opens or ends meanwhile may be missing or stand twice.
+    7 "connections" Observer Connections: From -> Connections<'a>;
     /// The policy that decides, with its rules.
     10 "policy show" Observer PolicyShow: From -> Policy<'a>;
     /// The image of the policy that decides, part by part.

@@ -243,6 +243,47 @@ records! {
         1 next: Option<u32>,
     }
 
+    /// A connection that is tracked.
+    Connection {
+        /// The connection's number, unique since the driver's start.
+        0 connection: u64,
+        /// Which side opened it.
+        1 direction: Direction,
+        /// The IP protocol's number.
+        2 protocol: u8,
+        /// This machine's address.
+        3 local: IpAddr,
+        /// This machine's port; for ICMP the message's type.
+        4 local_port: u16,
+        /// The other side's address.
+        5 remote: IpAddr,
+        /// The other side's port; for ICMP the message's code.
+        6 remote_port: u16,
+        /// What was decided.
+        7 verdict: Action,
+        /// The rule that decided; absent: the policy's default, or the fail mode.
+        8 rule: Option<u32>,
+        /// The policy that decided; 0: the fail mode.
+        9 generation: u32,
+        /// When it was decided on.
+        10 opened: u64 ["100 ns since 1601, UTC"],
+        /// Packets received.
+        11 packets_in: u64 ["packets"],
+        /// Packets sent.
+        12 packets_out: u64 ["packets"],
+        /// Transport headers and data received.
+        13 bytes_in: u64 ["bytes"],
+        /// Transport headers and data sent.
+        14 bytes_out: u64 ["bytes"],
+    }
+    /// The connections that are tracked, or some of them.
+    Connections<'a> {
+        /// The connections.
+        0 connections: List<'a, Connection>,
+        /// Where to go on; absent: these were the last.
+        1 next: Option<u32>,
+    }
+
     /// A rule of the policy that decides.
     Rule<'a> {
         /// Its place in the policy, from 0.
