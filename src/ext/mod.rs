@@ -43,7 +43,7 @@ mod sockets;
 pub use events::{Events, Figures};
 pub use interface::{ExtensionInterface, Interface};
 pub use sockets::{
-    Attached, Callback, Missing, Plan, Provider, Requirement, SocketKind, Sockets, State, Totals,
+    Attached, Callback, Missing, Plan, Provider, Requirement, SocketKind, Sockets, Standing, State, Totals,
 };
 
 /// The interfaces that weir speaks.

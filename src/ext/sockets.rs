@@ -71,6 +71,7 @@ pub struct Missing {
 pub enum SocketKind {
     Listening = 0,
     Accepted = 1,
+    Dialled = 2,
 }
 
 /// How a socket stands with an interface.
@@ -99,6 +100,19 @@ impl State {
             _ => Self::Idle,
         }
     }
+}
+
+/// How a socket stands with an interface, for those who ask.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// The session's number; 0 for a listening socket.
+    pub session: u64,
+    pub interface: Guid,
+    pub state: State,
+    pub requirement: Requirement,
+    /// What the registration ended with.
+    pub status: Status,
+    pub callbacks: u64,
 }
 
 /// What became of registrations, and what went wrong with callbacks, over all sockets so far.
@@ -321,6 +335,25 @@ impl Sockets {
     /// How many slots are in use.
     pub fn in_use(&self) -> usize {
         self.slots.iter().filter(|slot| slot.owners.load(Ordering::Relaxed) != 0).count()
+    }
+
+    /// How a socket stands with an interface, by an index from 0 over all there can be; `Some(None)`: there is none at
+    /// that index now, `None`: nor is there any further on.
+    pub fn standing(&self, index: usize) -> Option<Option<Standing>> {
+        let slot = self.slots.get(index.checked_div(COUNT)?)?;
+        let part = slot.parts.get(index.checked_rem(COUNT)?)?;
+        let (state, row) = (part.state(), part.row());
+        if slot.owners.load(Ordering::Acquire) == 0 || slot.gate.is_vacant() || state == State::Idle {
+            return Some(None);
+        }
+        Some(row.map(|interface| Standing {
+            session: slot.session(),
+            interface: Guid::from(*interface.npi_id()),
+            state,
+            requirement: self.requirement(part.interface.into()),
+            status: Status(part.status.load(Ordering::Relaxed)),
+            callbacks: part.callbacks.load(Ordering::Relaxed),
+        }))
     }
 
     /// The required interface that weir does not speak, if the settings want one.

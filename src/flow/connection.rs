@@ -223,6 +223,12 @@ impl Connection {
         }
     }
 
+    /// When it was decided on, as a system time: units of 100 ns since 1601, UTC.
+    pub fn opened(&self) -> u64 {
+        let age = time::since_boot().as_100ns().saturating_sub(self.since.as_100ns());
+        time::system_time().saturating_sub(age)
+    }
+
     /// From the decision to the end, in units of 100 ns; to now, if it has not ended.
     pub fn duration(&self) -> u64 {
         let until = match self.until.load(Ordering::Acquire) {

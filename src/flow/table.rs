@@ -13,7 +13,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use super::connection::{Connection, Decided, Population};
 use super::key::Key;
 use super::reference::Ref;
-use crate::kernel::irql::{AtDispatch, Passive};
+use crate::kernel::irql::{AtDispatch, AtMostDispatch, Passive};
 use crate::kernel::lock::SpinLock;
 use crate::kernel::pool::{PoolArc, PoolSlice, tags};
 use crate::kernel::{Result, Status, time};
@@ -22,6 +22,11 @@ use crate::policy::Direction;
 /// The most and the fewest buckets.
 const MOST_BUCKETS: usize = 1 << 16;
 const FEWEST_BUCKETS: usize = 1 << 6;
+
+/// A cursor's low bits: the place in its bucket's chain. The others: the bucket.
+const PLACE_BITS: u32 = 16;
+const PLACE: u32 = (1 << PLACE_BITS) - 1;
+const _: () = assert!(MOST_BUCKETS <= 1 << (u32::BITS - PLACE_BITS));
 
 /// Connections of one bucket.
 struct Chain {
@@ -157,6 +162,28 @@ impl Flows {
         }
     }
 
+    /// The connection at `cursor`, or the next one after it, and the cursor after that; `None`: there are no more. Cursors
+    /// count from 0. Connections that come and go meanwhile may be missed or met twice.
+    pub fn next_from(&self, irql: &mut AtMostDispatch, cursor: u32) -> Option<(Ref, u32)> {
+        let mut place = usize::try_from(cursor & PLACE).ok()?;
+        for index in usize::try_from(cursor.wrapping_shr(PLACE_BITS)).ok()?..self.buckets.len() {
+            let mut left = place;
+            let found = self.buckets.get(index)?.lock(irql).find(|_| match left.checked_sub(1) {
+                Some(less) => {
+                    left = less;
+                    false
+                }
+                None => true,
+            });
+            if let Some(connection) = found {
+                let next = u32::try_from(place).ok()?.saturating_add(1).min(PLACE);
+                return Some((connection, u32::try_from(index).ok()?.wrapping_shl(PLACE_BITS) | next));
+            }
+            place = 0;
+        }
+        None
+    }
+
     fn bucket(&self, key: &Key) -> Result<&SpinLock<Chain>> {
         let mask = self.buckets.len().saturating_sub(1);
         #[expect(clippy::cast_possible_truncation, reason = "the mask takes the low bits")]
@@ -220,6 +247,36 @@ mod tests {
     use crate::flow::key::Key;
     use crate::kernel::irql::Passive;
     use crate::policy::{Action, Direction, Family};
+
+    #[test]
+    fn cursors_lead_to_every_connection_once() {
+        let _sim = ntsim::boot(ntsim::Config::default());
+        // SAFETY: a test's thread is at PASSIVE_LEVEL.
+        let mut passive = unsafe { Passive::assume() };
+        let flows = Flows::try_new(&passive, 1_000).unwrap();
+        let decided = Decided { action: Action::Allow, rule: None, generation: 1 };
+        for flow in 1..=1_000_u64 {
+            let key = Key {
+                family: Family::V4,
+                protocol: 6,
+                local: Default::default(),
+                remote: Default::default(),
+                // Chains of ten.
+                local_port: u16::try_from(flow / 10).unwrap(),
+                remote_port: 2,
+            };
+            let raised = passive.raise();
+            drop(flows.insert(flow, key, Direction::Out, flow, decided, &raised.token()).unwrap());
+        }
+        let (mut cursor, mut met) = (0, std::vec::Vec::new());
+        while let Some((connection, next)) = flows.next_from(&mut passive, cursor) {
+            met.push(connection.number());
+            cursor = next;
+        }
+        met.sort_unstable();
+        assert!(met.iter().copied().eq(1..=1_000));
+        assert!(flows.next_from(&mut passive, u32::MAX).is_none());
+    }
 
     #[test]
     fn a_long_chain_is_freed_on_a_small_stack() {

@@ -55,7 +55,12 @@ impl<'a> Image<'a> {
     /// Holds rule after rule against `tuple`. The last step is the rule that decides; if that step has failed
     /// fields, or there is none, the default decides.
     pub fn explain<'t>(&self, tuple: &Tuple<'t>) -> Explain<'a, 't> {
-        Explain { image: *self, tuple: *tuple, next: 0, done: false }
+        self.explain_from(tuple, 0)
+    }
+
+    /// As [`explain`](Self::explain), from the rule at `index` on.
+    pub fn explain_from<'t>(&self, tuple: &Tuple<'t>, index: u32) -> Explain<'a, 't> {
+        Explain { image: *self, tuple: *tuple, next: index, done: false }
     }
 
     /// What [`decide`](Self::decide) says, found by trying rule after rule.
