@@ -15,13 +15,14 @@ use weir::ext::connection_v1::{
     CONNECTION_METRIC_V1, CONNECTION_V1, CONNECTION_V1_PROVIDER_DISPATCH, ConnectionV1, NPI_CONNECTION_V1,
 };
 use weir::ext::{Attached, Events, Plan, SocketKind, Sockets, State};
+use weir::kernel::Result;
 use weir::kernel::irql::AtMostDispatch;
 use weir::kernel::lock::SpinLock;
 use weir::kernel::pool::{PoolArc, tags};
 use weir::kernel::time::Interval;
 use weir::wsk::{
-    Accepted, CaptureError, ConnectionEvents, ConnectionSocket, Disconnected, EVENTS, Incoming, ListenEvents,
-    ListenSocket, Received, Registration, WSK_VERSION,
+    Accepted, CaptureError, ConnectionEvents, ConnectionSocket, Data, Disconnected, EVENTS, Incoming,
+    ListenEvents, ListenSocket, Registration, SendBuffer, WSK_VERSION,
 };
 
 /// An owner that notes what it is told.
@@ -75,10 +76,16 @@ impl ConnectionEvents for Connection {
         &self.socket
     }
 
-    fn received(&self, _irql: &mut AtMostDispatch, bytes: usize) -> Received {
-        self.received.fetch_add(bytes, Ordering::Relaxed);
-        Received::Consumed
+    fn received(&self, _irql: &mut AtMostDispatch, data: &mut Data<'_>) {
+        let mut bytes = vec![0; data.len()];
+        self.received.fetch_add(data.read(&mut bytes).unwrap(), Ordering::Relaxed);
     }
+
+    fn sent(&self, _irql: &mut AtMostDispatch, _buffer: SendBuffer<Self>, _result: Result<usize>) {}
+
+    fn ideal_backlog(&self, _irql: &mut AtMostDispatch, _bytes: usize) {}
+
+    fn connected(&self, _irql: &mut AtMostDispatch, _result: Result) {}
 
     fn disconnected(&self, _irql: &mut AtMostDispatch, how: Disconnected) {
         match how {

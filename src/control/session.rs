@@ -16,7 +16,9 @@ use crate::kernel::pool::{PoolArc, tags};
 use crate::kernel::time::{self, Interval};
 use crate::kernel::{Result, Status};
 use crate::trace;
-use crate::wsk::{ConnectionEvents, ConnectionSocket, Disconnected, Incoming, Received, status};
+use crate::wsk::{
+    ConnectionEvents, ConnectionSocket, Data, Disconnected, Incoming, RECEIVE_SIZE, SendBuffer, status,
+};
 use core::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use core::sync::atomic::{AtomicI32, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
@@ -53,8 +55,6 @@ pub enum End {
     Stopping,
     /// A required extension interface cannot be had, for this reason.
     Extension(Status),
-    /// Memory is wanting.
-    Resources(Status),
 }
 
 impl End {
@@ -66,7 +66,7 @@ impl End {
             Self::Dead => status::CONNECTION_DISCONNECTED,
             Self::Idle => status::IO_TIMEOUT,
             Self::Stopping => Status::CANCELLED,
-            Self::Extension(status) | Self::Resources(status) => status,
+            Self::Extension(status) => status,
         }
     }
 }
@@ -201,7 +201,7 @@ impl Session {
             Self::begin(this, passive, wsk_version);
         }
         if notes & note::RECEIVED != 0 {
-            this.socket.receive(passive, this);
+            this.socket.receive(passive, this, RECEIVE_SIZE);
         }
         if notes & note::DISCONNECT_DONE != 0 {
             this.ended.fetch_or(END_OURS, Ordering::Relaxed);
@@ -237,10 +237,7 @@ impl Session {
             return this.close(passive, End::Extension(missing.status));
         }
         if this.shared.by_request.load(Ordering::Relaxed) {
-            match this.socket.prepare_receive(passive) {
-                Ok(()) => this.socket.receive(passive, this),
-                Err(status) => this.close(passive, End::Resources(status)),
-            }
+            this.socket.receive(passive, this, RECEIVE_SIZE);
         }
     }
 
@@ -309,13 +306,22 @@ impl ConnectionEvents for Session {
         &self.socket
     }
 
-    fn received(&self, _irql: &mut AtMostDispatch, bytes: usize) -> Received {
-        let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
+    fn received(&self, _irql: &mut AtMostDispatch, data: &mut Data<'_>) {
+        let mut into = [0; 256];
+        let mut bytes: u64 = 0;
+        while let Ok(read @ 1..) = data.read(&mut into) {
+            bytes = bytes.saturating_add(u64::try_from(read).unwrap_or(u64::MAX));
+        }
         self.received.fetch_add(bytes, Ordering::Relaxed);
         self.shared.counts.received.fetch_add(bytes, Ordering::Relaxed);
         self.heard.store(time::since_boot().as_100ns(), Ordering::Relaxed);
-        Received::Consumed
     }
+
+    fn sent(&self, _irql: &mut AtMostDispatch, _buffer: SendBuffer<Self>, _result: Result<usize>) {}
+
+    fn ideal_backlog(&self, _irql: &mut AtMostDispatch, _bytes: usize) {}
+
+    fn connected(&self, _irql: &mut AtMostDispatch, _result: Result) {}
 
     fn disconnected(&self, irql: &mut AtMostDispatch, how: Disconnected) {
         self.note(

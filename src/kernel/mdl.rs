@@ -1,5 +1,5 @@
-//! Memory descriptor lists over buffers of our own in non-paged pool: what WSK sends from and receives into.
-//! Any level up to DISPATCH_LEVEL.
+//! Memory descriptor lists: over buffers of our own in non-paged pool, which WSK sends from and receives into, and those
+//! of others, which are only read. Any level up to DISPATCH_LEVEL.
 
 use core::fmt;
 use core::ops::{Deref, DerefMut};
@@ -71,4 +71,44 @@ impl fmt::Debug for MdlBuffer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("MdlBuffer").field("len", &self.bytes.len()).finish_non_exhaustive()
     }
+}
+
+/// Bytes that an MDL describes (MmGetMdlByteCount).
+///
+/// # Safety
+/// `mdl` is valid.
+pub unsafe fn byte_count(mdl: nt::PMDL) -> usize {
+    // SAFETY: the caller's promise.
+    let count = unsafe { (*mdl).ByteCount };
+    usize::try_from(count).unwrap_or(usize::MAX)
+}
+
+/// The MDL after this one in its chain, or NULL.
+///
+/// # Safety
+/// `mdl` is valid.
+pub unsafe fn next(mdl: nt::PMDL) -> nt::PMDL {
+    // SAFETY: the caller's promise.
+    unsafe { (*mdl).Next }
+}
+
+/// Copies what an MDL of somebody else's describes, from its byte `from` on, as much as `into` has room for
+/// (MmGetSystemAddressForMdlSafe, which maps what is not mapped yet; it is unmapped with the MDL).
+///
+/// # Safety
+/// `mdl` is valid and describes locked or non-paged memory that nobody writes to meanwhile; `from` and the length of
+/// `into` lie within it.
+///
+/// # Errors
+/// `STATUS_INSUFFICIENT_RESOURCES`: the memory cannot be mapped. `into` is as it was.
+pub unsafe fn copy_out(mdl: nt::PMDL, from: usize, into: &mut [u8]) -> Result {
+    let priority = nt::NormalPagePriority.cast_unsigned() | nt::MdlMappingNoExecute;
+    // SAFETY: the caller's promise.
+    let address = unsafe { nt::MmGetSystemAddressForMdlSafe(mdl, priority) };
+    let address = NonNull::new(address.cast::<u8>()).ok_or(Status::INSUFFICIENT_RESOURCES)?;
+    // SAFETY: within what the MDL describes.
+    let start = unsafe { address.add(from) };
+    // SAFETY: mapped, and long enough, says the caller; `into` is ours, hence elsewhere.
+    unsafe { start.copy_to_nonoverlapping(NonNull::from(&mut *into).cast(), into.len()) };
+    Ok(())
 }

@@ -79,6 +79,12 @@ tags! {
     CONFIGURATION = b"WrCf";
     /// Policy images.
     POLICY = b"WrPo";
+    /// Orders for policies, and what became of them.
+    DESK = b"WrDk";
+    /// Policies on their way to and from the file system.
+    STORE = b"WrPs";
+    /// Security descriptors while they are read.
+    SECURITY = b"WrSd";
     /// Per-processor epochs of policy readers.
     EPOCH = b"WrEp";
     /// Rings and their records.
@@ -200,6 +206,20 @@ impl<T> PoolBox<T> {
         let object = allocate(tag, size_of::<T>(), align_of::<T>())?.cast::<T>();
         // SAFETY: freshly allocated for a `T`.
         unsafe { object.write(value) };
+        Ok(Self { object, tag })
+    }
+
+    /// A copy of an object of any size, which does not pass over the stack.
+    ///
+    /// # Errors
+    /// `STATUS_INSUFFICIENT_RESOURCES`.
+    pub fn try_copy(tag: Tag, original: &T) -> Result<Self>
+    where
+        T: Copy,
+    {
+        let object = allocate(tag, size_of::<T>(), align_of::<T>())?.cast::<T>();
+        // SAFETY: freshly allocated for a `T`, which is copied whole.
+        unsafe { object.copy_from_nonoverlapping(NonNull::from(original), 1) };
         Ok(Self { object, tag })
     }
 
@@ -446,6 +466,11 @@ impl<T> PoolArc<T> {
     pub fn into_raw(self) -> NonNull<()> {
         let this = core::mem::ManuallyDrop::new(self);
         this.shared.cast()
+    }
+
+    /// What [`PoolArc::into_raw`] would give, without giving the ownership up.
+    pub fn as_raw(&self) -> NonNull<()> {
+        self.shared.cast()
     }
 
     /// Takes back the ownership that [`PoolArc::into_raw`] gave up.

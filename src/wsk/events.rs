@@ -15,7 +15,11 @@
 #![allow(non_snake_case, reason = "callbacks have the documentation's parameter names")]
 
 use super::address;
-use super::socket::{Accepted, ConnectionSocket, RawSocket};
+use super::connection::{ConnectionSocket, SendBuffer};
+use super::data::Data;
+use super::listen::Accepted;
+use super::socket::RawSocket;
+use crate::kernel::Result;
 use crate::kernel::irql::AtMostDispatch;
 use crate::kernel::pool::PoolArc;
 use crate::sys::nt::{
@@ -38,15 +42,6 @@ pub struct Incoming {
     pub remote: Option<SocketAddr>,
 }
 
-/// What became of indicated data.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Received {
-    /// All of it was taken.
-    Consumed,
-    /// Nothing was taken; WSK indicates no more until a WskReceive has completed.
-    NotAccepted,
-}
-
 /// How the peer ended a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Disconnected {
@@ -56,18 +51,30 @@ pub enum Disconnected {
     Abortively,
 }
 
-/// The owner of a connection socket, told of its events. Every function may be called at IRQL <= DISPATCH_LEVEL.
+/// The owner of a connection socket, told of its events. Every function may be called at IRQL <= DISPATCH_LEVEL, on any
+/// thread, and must not make requests of the socket, since it may be the completion of one ("Using IRPs with Winsock
+/// Kernel Functions").
 pub trait ConnectionEvents: Send + Sync + Sized + 'static {
     /// The socket.
     fn socket(&self) -> &ConnectionSocket<Self>;
-    /// `bytes` of data lie ready. Calls are serial for each socket.
-    fn received(&self, irql: &mut AtMostDispatch, bytes: usize) -> Received;
-    /// The peer has ended the connection.
+    /// Data lie ready. What `data` still holds afterwards was not taken, and WSK indicates nothing more until a
+    /// [`ConnectionSocket::receive`] has brought something. What a receive request brought comes here as well, and is
+    /// lost unless it is taken; the request asked for no more than its `most`. Events are serial for each socket, but
+    /// what a request brought may come beside one.
+    fn received(&self, irql: &mut AtMostDispatch, data: &mut Data<'_>);
+    /// A receive request has brought what [`ConnectionEvents::received`] was told; the next one may be made, elsewhere.
+    fn receive_done(&self, irql: &mut AtMostDispatch);
+    /// A buffer is back, in the order in which they were sent, with the bytes that were sent, or why they were not.
+    fn sent(&self, irql: &mut AtMostDispatch, buffer: SendBuffer<Self>, result: Result<usize>);
+    /// How many bytes should be outstanding to keep the connection busy: the answer to
+    /// [`ConnectionSocket::query_ideal_backlog`], and whenever it changes, where WSK has that event.
+    fn ideal_backlog(&self, irql: &mut AtMostDispatch, bytes: usize);
+    /// What [`ConnectionSocket::dial`] asked for is over: the socket is connected, or it is to be closed.
+    fn connected(&self, irql: &mut AtMostDispatch, result: Result);
+    /// The peer has ended the connection. It may be told more than once.
     fn disconnected(&self, irql: &mut AtMostDispatch, how: Disconnected);
     /// The socket is no longer functional; it must be closed as soon as possible.
     fn dead(&self, irql: &mut AtMostDispatch);
-    /// A receive request has brought what [`ConnectionEvents::received`] was told; the next one may be made, elsewhere.
-    fn receive_done(&self, irql: &mut AtMostDispatch);
     /// The graceful disconnect that was asked for is over, one way or the other.
     fn disconnect_done(&self, irql: &mut AtMostDispatch);
     /// Close has completed: no event comes after this one.
@@ -96,7 +103,7 @@ pub(super) const fn connection_dispatch<T: ConnectionEvents>() -> &'static WSK_C
         &WSK_CLIENT_CONNECTION_DISPATCH {
             WskReceiveEvent: Some(receive_event::<T>),
             WskDisconnectEvent: Some(disconnect_event::<T>),
-            WskSendBacklogEvent: None,
+            WskSendBacklogEvent: Some(backlog_event::<T>),
         }
     }
 }
@@ -147,7 +154,7 @@ unsafe extern "system" fn accept_event<T: ListenEvents>(
     let Some(connection) = listener.admit(&mut irql, Incoming { socket, local, remote }) else {
         return STATUS_REQUEST_NOT_ACCEPTED;
     };
-    let context = connection.socket().open(&connection);
+    let context = connection.socket().accept(&connection);
     // SAFETY: WSK's variable, valid for the call.
     unsafe { AcceptSocketContext.write(context.as_ptr().cast()) };
     // SAFETY: as above.
@@ -156,15 +163,15 @@ unsafe extern "system" fn accept_event<T: ListenEvents>(
     STATUS_SUCCESS
 }
 
-/// PFN_WSK_RECEIVE_EVENT. `BytesAccepted` stays untouched, which says "all".
+/// PFN_WSK_RECEIVE_EVENT. `BytesAccepted` is untouched when all was taken.
 unsafe extern "system" fn receive_event<T: ConnectionEvents>(
     SocketContext: PVOID,
     _Flags: u32,
     DataIndication: PWSK_DATA_INDICATION,
     BytesIndicated: usize,
-    _BytesAccepted: *mut usize,
+    BytesAccepted: *mut usize,
 ) -> NTSTATUS {
-    // SAFETY: the context given when the socket was accepted; WSK lets callbacks return before it completes close.
+    // SAFETY: the context given with the socket; WSK lets callbacks return before it completes close.
     let Some(connection) = (unsafe { owner::<T>(SocketContext) }) else { return STATUS_DATA_NOT_ACCEPTED };
     // SAFETY: WSK calls at IRQL <= DISPATCH_LEVEL; the token does not leave this call.
     let mut irql = unsafe { AtMostDispatch::assume() };
@@ -172,10 +179,32 @@ unsafe extern "system" fn receive_event<T: ConnectionEvents>(
         connection.dead(&mut irql);
         return STATUS_SUCCESS;
     }
-    match connection.received(&mut irql, BytesIndicated) {
-        Received::Consumed => STATUS_SUCCESS,
-        Received::NotAccepted => STATUS_DATA_NOT_ACCEPTED,
+    // SAFETY: the list is valid for the call, and its memory locked or non-paged.
+    let mut data = unsafe { Data::indicated(DataIndication, BytesIndicated) };
+    connection.received(&mut irql, &mut data);
+    match BytesIndicated.saturating_sub(data.len()) {
+        _ if data.is_empty() => STATUS_SUCCESS,
+        0 => STATUS_DATA_NOT_ACCEPTED,
+        taken => {
+            // SAFETY: WSK's variable, valid for the call.
+            unsafe { BytesAccepted.write(taken) };
+            STATUS_SUCCESS
+        }
     }
+}
+
+/// PFN_WSK_SEND_BACKLOG_EVENT: always returns STATUS_SUCCESS.
+unsafe extern "system" fn backlog_event<T: ConnectionEvents>(
+    SocketContext: PVOID,
+    IdealBacklogSize: usize,
+) -> NTSTATUS {
+    // SAFETY: the context given with the socket; WSK lets callbacks return before it completes close.
+    if let Some(connection) = unsafe { owner::<T>(SocketContext) } {
+        // SAFETY: WSK calls at IRQL <= DISPATCH_LEVEL; the token does not leave this call.
+        let mut irql = unsafe { AtMostDispatch::assume() };
+        connection.ideal_backlog(&mut irql, IdealBacklogSize);
+    }
+    STATUS_SUCCESS
 }
 
 /// PFN_WSK_DISCONNECT_EVENT: always returns STATUS_SUCCESS.
@@ -183,7 +212,7 @@ unsafe extern "system" fn disconnect_event<T: ConnectionEvents>(
     SocketContext: PVOID,
     Flags: u32,
 ) -> NTSTATUS {
-    // SAFETY: the context given when the socket was accepted; WSK lets callbacks return before it completes close.
+    // SAFETY: the context given with the socket; WSK lets callbacks return before it completes close.
     let Some(connection) = (unsafe { owner::<T>(SocketContext) }) else { return STATUS_SUCCESS };
     // SAFETY: WSK calls at IRQL <= DISPATCH_LEVEL; the token does not leave this call.
     let mut irql = unsafe { AtMostDispatch::assume() };

@@ -5,6 +5,7 @@
 //! | [`Registration`], [`Provider`] | attachment to the WSK subsystem |
 //! | [`ListenSocket`], [`ConnectionSocket`] | sockets, each with a gate before its functions |
 //! | [`Call`] | being inside a socket's gate |
+//! | [`Data`], [`SendBuffer`] | what was received, where it lies; what is sent, with its request |
 //! | [`ListenEvents`], [`ConnectionEvents`] | what the owners of sockets are told |
 //!
 //! `unsafe` ends here: users of this module own sockets by safe types. A socket's owner is shared with WSK until the
@@ -22,16 +23,19 @@
 )]
 
 pub mod address;
+mod connection;
+mod data;
 mod events;
+mod listen;
 mod provider;
 mod socket;
 
-pub use events::{ConnectionEvents, Disconnected, Incoming, ListenEvents, Received};
+pub use connection::{ConnectionSocket, DialError, RECEIVE_SIZE, SendBuffer};
+pub use data::Data;
+pub use events::{ConnectionEvents, Disconnected, Incoming, ListenEvents};
+pub use listen::{Accepted, ListenError, ListenSocket};
 pub use provider::{CaptureError, Provider, Registration, WSK_VERSION};
-pub use socket::{
-    Accepted, Call, Closing, ConnectionSocket, EVENTS, ExtensionProvider, ListenError, ListenSocket,
-    RawSocket, Step,
-};
+pub use socket::{CONNECTION_EVENTS, Call, Closing, EVENTS, ExtensionProvider, RawSocket, Step};
 
 /// Statuses that sockets end with.
 pub mod status {

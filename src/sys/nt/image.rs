@@ -21,6 +21,7 @@ pub use wdk_sys::_EVENT_TYPE::{NotificationEvent, SynchronizationEvent};
 pub use wdk_sys::_KEY_INFORMATION_CLASS::KeyBasicInformation;
 pub use wdk_sys::_KEY_VALUE_INFORMATION_CLASS::{KeyValueBasicInformation, KeyValuePartialInformation};
 pub use wdk_sys::_KWAIT_REASON::Executive;
+pub use wdk_sys::_MM_PAGE_PRIORITY::NormalPagePriority;
 pub use wdk_sys::_POOL_TYPE::NonPagedPoolNx;
 pub use wdk_sys::_WAIT_TYPE::WaitAny;
 
@@ -120,5 +121,30 @@ pub unsafe fn IoSetCompletionRoutine(
             // The bits are of a byte.
             next.Control |= bit.to_le_bytes()[0];
         }
+    }
+}
+
+/// Page "MmGetSystemAddressForMdlSafe macro": inline in the headers. IRQL: up to DISPATCH_LEVEL. NULL: no room to map it.
+///
+/// # Safety
+/// The MDL was built.
+pub unsafe fn MmGetSystemAddressForMdlSafe(mdl: PMDL, priority: ULONG) -> PVOID {
+    // The bits are of a short.
+    const MAPPED: CSHORT = MDL_MAPPED_TO_SYSTEM_VA as CSHORT | MDL_SOURCE_IS_NONPAGED_POOL as CSHORT;
+    // SAFETY: the caller's promise.
+    let (flags, mapped) = unsafe { ((*mdl).MdlFlags, (*mdl).MappedSystemVa) };
+    if flags & MAPPED != 0 {
+        return mapped;
+    }
+    // SAFETY: the pages are locked, says the caller; a failure is an answer, not a bug check.
+    unsafe {
+        MmMapLockedPagesSpecifyCache(
+            mdl,
+            KernelMode,
+            wdk_sys::_MEMORY_CACHING_TYPE::MmCached,
+            null_mut(),
+            ULONG::from(FALSE),
+            priority,
+        )
     }
 }
