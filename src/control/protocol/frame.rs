@@ -16,6 +16,18 @@ pub fn header(length: usize) -> Option<[u8; HEADER]> {
     u16::try_from(length).ok().filter(|_| (1..=MAX_FRAME).contains(&length)).map(u16::to_be_bytes)
 }
 
+/// How many bytes follow a length, of at most `limit`.
+///
+/// # Errors
+/// No frame has it.
+pub fn length(head: [u8; HEADER], limit: usize) -> Result<usize, What> {
+    match usize::from(u16::from_be_bytes(head)) {
+        0 => Err(What::Empty),
+        length if length > limit => Err(What::TooLong { length, limit }),
+        length => Ok(length),
+    }
+}
+
 /// Why a stream was given up, and at which byte of it, counted from 0: that of the frame's length.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Refused {
@@ -104,14 +116,9 @@ impl Reader {
             taken = taken.saturating_add(1);
         }
         let Some(have) = self.have.checked_sub(HEADER) else { return Ok(Progress { taken, frame: None }) };
-        let length = usize::from(u16::from_be_bytes(self.head));
         let limit = self.limit.min(buffer.len());
-        if length == 0 {
-            return Err(self.refuse(What::Empty));
-        }
-        let Some(message) = buffer.get_mut(..length).filter(|_| length <= limit) else {
-            return Err(self.refuse(What::TooLong { length, limit }));
-        };
+        let length = length(self.head, limit).map_err(|what| self.refuse(what))?;
+        let message = buffer.get_mut(..length).unwrap_or_default();
         let missing = message.get_mut(have..).unwrap_or_default();
         let rest = piece.get(taken..).unwrap_or_default();
         let count = missing.len().min(rest.len());

@@ -31,6 +31,9 @@ pub struct Bucket {
 }
 
 impl Bucket {
+    /// Nothing was taken yet.
+    pub const UNUSED: Self = Self { full_at: 0 };
+
     /// Takes one.
     ///
     /// # Errors
@@ -91,7 +94,7 @@ pub struct Limiter<T> {
 impl<T: DerefMut<Target = [Entry]>> Limiter<T> {
     /// The table is of default entries.
     pub const fn new(rate: Rate, table: T) -> Self {
-        Self { rate, table, others: Bucket { full_at: 0 } }
+        Self { rate, table, others: Bucket::UNUSED }
     }
 
     /// Whether something from that address may be done now.
