@@ -34,11 +34,12 @@ use crate::kernel::device::Device;
 use crate::kernel::irql::Passive;
 use crate::kernel::pool::{self, PoolArc, PoolBox, tags};
 use crate::kernel::{Result, Status};
+use crate::policies::{Policies, Sources, Steward};
 use crate::policy::Action;
 use crate::sys::nt::DRIVER_OBJECT;
 use crate::trace::events::FailMode;
 use crate::trace::{self, Event};
-use crate::wfp::{Callouts, Handler, Keeper, Plan, Policies};
+use crate::wfp::{Callouts, Handler, Keeper, Plan};
 
 /// The driver, from a DriverEntry that succeeded to DriverUnload.
 static DRIVER: AtomicPtr<Driver> = AtomicPtr::new(null_mut());
@@ -47,6 +48,7 @@ static DRIVER: AtomicPtr<Driver> = AtomicPtr::new(null_mut());
 pub struct Driver {
     device: Option<Device>,
     policies: Option<PoolArc<Policies>>,
+    steward: Option<Steward>,
     rings: Option<PoolArc<Rings>>,
     flows: Option<PoolArc<Flows>>,
     dispatching: Option<Dispatching>,
@@ -133,6 +135,7 @@ impl Driver {
     const NOTHING: Self = Self {
         device: None,
         policies: None,
+        steward: None,
         rings: None,
         flows: None,
         dispatching: None,
@@ -149,17 +152,15 @@ impl Driver {
         service: &[u16],
     ) -> core::result::Result<(), Failed> {
         let device = self.device.insert(step("device", device)?);
-        let Loaded { settings, policy_image } = step("settings", config::load(passive, service))?;
+        let Loaded { settings, identity: _, policy_image } = step("settings", config::load(passive, service))?;
         let settings: &Settings = &settings;
 
         let policies = step("policy", Policies::try_new(passive))?;
         let policies = self.policies.insert(step("policy", PoolArc::try_new(tags::POLICY, policies))?);
-        match policy_image.map(|image| policies.apply(passive, image)) {
-            Some(Ok(())) => {}
-            // Told by the policy itself.
-            Some(Err(_)) => self.degraded = self.degraded.saturating_add(1),
-            None => trace::emit(&Event::PolicyAbsent { fail_mode: settings.fail_mode }),
-        }
+        let sources = Sources { registry: policy_image, fail_mode: settings.fail_mode };
+        let (steward, refused) = step("policy", Steward::start(passive, policies.clone(), sources))?;
+        self.steward = Some(steward);
+        self.degraded = self.degraded.saturating_add(refused);
 
         let rings = self.rings.insert(step("rings", dispatch::rings(passive, settings.ring_records))?);
         let flows = step("connections", Flows::try_new(passive, settings.max_connections))?;
@@ -200,6 +201,10 @@ impl Driver {
         if let Some(control) = self.control.take() {
             control.stop(passive);
             told("control");
+        }
+        if let Some(steward) = self.steward.take() {
+            steward.stop(passive);
+            told("policy");
         }
         if let Some(keeper) = self.keeper.take() {
             keeper.stop(passive);

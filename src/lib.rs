@@ -28,6 +28,7 @@
 //! | [`kernel`] | safe primitives over [`sys`] | yes |
 //! | [`sys`] | the kernel's binary interface | yes |
 //! | [`config`] | the registry's schema, and reading it | schema: no |
+//! | [`policies`] | the policy in force, commit-confirm, and the store | yes |
 //! | [`policy`] | the policy image: validate, look up, explain | no |
 //! | [`ring`] | the dispatch ring | no |
 //! | [`trace`] | the table of events | no |
@@ -58,6 +59,8 @@ pub mod ext;
 pub mod flow;
 #[cfg(kernel)]
 pub mod kernel;
+#[cfg(kernel)]
+pub mod policies;
 #[cfg(kernel)]
 pub mod sys;
 #[cfg(kernel)]

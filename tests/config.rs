@@ -80,7 +80,7 @@ fn what_stands_in_the_registry_is_taken() {
     );
     let (loaded, events) = load();
     let settings = &loaded.settings;
-    assert_eq!(settings.control_listen, Some("[::1]:0".parse::<SocketAddr>().unwrap()));
+    assert_eq!(settings.control_listen.as_slice(), ["[::1]:0".parse::<SocketAddr>().unwrap()]);
     assert_eq!(settings.control_max_sessions, 3);
     assert_eq!(settings.fail_mode, FailMode::Closed);
     assert_eq!(settings.ring_records, Settings::DEFAULT.ring_records);
@@ -148,7 +148,7 @@ fn every_type_and_length_of_every_value_is_survived() {
 fn whatever_call_fails_the_load_ends_with_settings_that_hold() {
     let sim = boot();
     for setting in TABLE {
-        let value = Value::Raw { kind: setting.kind.registry_type(), data: vec![1; 300] };
+        let value = Value::Raw { kind: setting.kind.registry_types()[0], data: vec![1; 300] };
         sim.registry().set(PARAMETERS, setting.name, value);
     }
     sim.fault(Plan::None);

@@ -3,7 +3,8 @@
 //! Nothing that stands there, or does not, can fail the driver's start: what is refused leaves the default, and is told
 //! by an event.
 
-use super::schema::{POLICY_IMAGE, Refused, Setting, Settings, TABLE, parse};
+use super::schema::{Dial, POLICY_IMAGE, REG_MULTI_SZ, Refused, Setting, Settings, TABLE, parse};
+use crate::control::protocol::noise::Keys;
 use crate::kernel::irql::Passive;
 use crate::kernel::pool::{PoolBox, tags};
 use crate::kernel::registry::{Found, Key, Value};
@@ -15,9 +16,14 @@ use crate::trace::{self, Event};
 #[derive(Debug)]
 pub struct Loaded {
     pub settings: PoolBox<Settings>,
+    /// The driver's keys. Without them there is no control socket, which an event has told.
+    pub identity: Option<PoolBox<Keys>>,
     /// The bytes of `PolicyImage`; believed in nothing but their size.
     pub policy_image: Option<Value>,
 }
+
+/// Too large to be on the stack.
+static DEFAULT: Settings = Settings::DEFAULT;
 
 /// The subkey of the service's key that holds the settings.
 const PARAMETERS: &str = "Parameters";
@@ -29,8 +35,8 @@ const MAX_VALUES: u32 = 256;
 /// # Errors
 /// `STATUS_INSUFFICIENT_RESOURCES` where not even the defaults can be held.
 pub fn load(passive: &Passive, service: &[u16]) -> Result<Loaded> {
-    let settings = PoolBox::try_new(tags::CONFIGURATION, Settings::DEFAULT)?;
-    let mut loaded = Loaded { settings, policy_image: None };
+    let settings = PoolBox::try_copy(tags::CONFIGURATION, &DEFAULT)?;
+    let mut loaded = Loaded { settings, identity: None, policy_image: None };
     match open(passive, service) {
         Ok(key) => read(&key, &mut loaded),
         // Without the key there is nothing to read: the defaults are what an administrator gets who sets nothing.
@@ -57,8 +63,24 @@ fn read(key: &Key<'_>, loaded: &mut Loaded) {
             Err(Told) => refused = refused.saturating_add(1),
         }
     }
+    if !dials_are_peers(&mut loaded.settings) {
+        (taken, refused) = (taken.saturating_sub(1), refused.saturating_add(1));
+    }
     name_unknown(key);
     trace::emit(&Event::SettingsRead { taken, refused });
+}
+
+/// Whether those to connect to are peers; if not, which is told, nobody is connected to.
+fn dials_are_peers(settings: &mut Settings) -> bool {
+    let Settings { control_peers, control_dial, .. } = settings;
+    let is_peer = |dial: &Dial| control_peers.as_slice().iter().any(|peer| peer.name.is(&dial.peer));
+    let known = control_dial.as_slice().iter().all(is_peer);
+    if !known {
+        control_dial.clear();
+        let (name, reason) = ("ControlDial", Refused::UnknownPeer);
+        trace::emit(&Event::SettingRefused { name, reason, registry_type: REG_MULTI_SZ, size: 0 });
+    }
+    known
 }
 
 /// A value was refused, and an event has told so.
@@ -75,7 +97,7 @@ fn take(key: &Key<'_>, setting: &Setting, loaded: &mut Loaded) -> core::result::
     let value = match found {
         Ok(Found::Value(value)) => value,
         Ok(Found::Absent) => return Ok(false),
-        Ok(Found::TooLong { kind, size }) if kind == setting.kind.registry_type() => {
+        Ok(Found::TooLong { kind, size }) if setting.kind.registry_types().contains(&kind) => {
             return refuse(Refused::TooLong, kind, size);
         }
         Ok(Found::TooLong { kind, size }) => return refuse(Refused::WrongType, kind, size),

@@ -6,8 +6,10 @@
 //! default. Nothing in here fails otherwise, whatever the bytes.
 #![forbid(unsafe_code)]
 
+use core::fmt;
 use core::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 
+use crate::control::protocol::role::{self, MAX_PEERS, Name, Peer};
 pub use crate::trace::Guid;
 pub use crate::trace::events::{FailMode, RefusedSetting as Refused};
 
@@ -16,8 +18,12 @@ pub const REG_BINARY: u32 = 3;
 pub const REG_DWORD: u32 = 4;
 pub const REG_MULTI_SZ: u32 = 7;
 
-/// The longest text taken, in characters.
+/// The longest text of an endpoint taken, in characters.
 const MAX_TEXT: usize = 64;
+/// The most addresses to listen on, and the most peers to dial.
+pub const MAX_ENDPOINTS: usize = 8;
+/// The longest path taken, in UTF-16 units.
+pub const MAX_PATH: usize = 255;
 /// The most extension interfaces taken.
 pub const MAX_EXTENSIONS: usize = 16;
 /// The most that one extension takes in its text: GUID, `=`, `required`, terminator.
@@ -30,8 +36,14 @@ pub enum Kind {
     Number { minimum: u32, maximum: u32, power_of_two: bool, unit: &'static str },
     /// REG_DWORD with a name for each value.
     Choice(&'static [(u8, &'static str)]),
-    /// REG_SZ: `ADDRESS:PORT`, IPv6 addresses in brackets; port 0: any; empty: none.
-    Endpoint,
+    /// REG_SZ, or REG_MULTI_SZ for several: `ADDRESS:PORT`, IPv6 addresses in brackets; port 0: any; empty: none.
+    Endpoints,
+    /// REG_MULTI_SZ: `PEER@ADDRESS:PORT`.
+    Dials,
+    /// REG_MULTI_SZ: `NAME=ROLE:KEY`.
+    Peers,
+    /// REG_SZ: an absolute path of the object manager; `.`: the driver's own; empty: none.
+    Directory,
     /// REG_MULTI_SZ: `{NPIID}=required` or `{NPIID}=optional`.
     Extensions,
     /// REG_BINARY of at most so many bytes.
@@ -39,13 +51,14 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// The registry type that a value must have.
-    pub const fn registry_type(self) -> u32 {
+    /// The registry types that a value may have; the usual one first.
+    pub const fn registry_types(self) -> &'static [u32] {
         match self {
-            Self::Number { .. } | Self::Choice(_) => REG_DWORD,
-            Self::Endpoint => REG_SZ,
-            Self::Extensions => REG_MULTI_SZ,
-            Self::Binary { .. } => REG_BINARY,
+            Self::Number { .. } | Self::Choice(_) => &[REG_DWORD],
+            Self::Endpoints => &[REG_SZ, REG_MULTI_SZ],
+            Self::Directory => &[REG_SZ],
+            Self::Dials | Self::Peers | Self::Extensions => &[REG_MULTI_SZ],
+            Self::Binary { .. } => &[REG_BINARY],
         }
     }
 
@@ -53,21 +66,30 @@ impl Kind {
     pub const fn maximum_size(self) -> usize {
         match self {
             Self::Number { .. } | Self::Choice(_) => size_of::<u32>(),
-            Self::Endpoint => size_of::<[u16; MAX_TEXT + 1]>(),
+            Self::Endpoints => size_of::<[u16; MAX_ENDPOINTS * (MAX_TEXT + 1) + 1]>(),
+            Self::Dials => size_of::<[u16; MAX_ENDPOINTS * (role::MAX_NAME + 1 + MAX_TEXT + 1) + 1]>(),
+            Self::Peers => size_of::<[u16; MAX_PEERS * (role::MAX_TEXT + 1) + 1]>(),
+            Self::Directory => size_of::<[u16; MAX_PATH + 1]>(),
             Self::Extensions => size_of::<[u16; MAX_EXTENSIONS * EXTENSION_TEXT + 1]>(),
             Self::Binary { maximum } => maximum,
         }
     }
 }
 
-/// A value as it is taken.
+/// A value that can be taken; lists are read out of it where they are to stay.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[expect(clippy::large_enum_variant, reason = "parsed one at a time, and nowhere kept")]
 pub enum Value<'a> {
     Number(u32),
     Choice(u8),
-    Endpoint(Option<SocketAddr>),
-    Extensions(Extensions),
+    /// Each is an endpoint.
+    Endpoints(Texts<'a>),
+    /// Each is a dial.
+    Dials(Texts<'a>),
+    /// Each is a peer, with a name and a key of its own.
+    Peers(Texts<'a>),
+    /// Each is an extension.
+    Extensions(Texts<'a>),
+    Directory(Text<'a>),
     Binary(&'a [u8]),
 }
 
@@ -93,11 +115,88 @@ pub struct Setting {
     pub doc: &'static str,
 }
 
-/// The interfaces that control connections are to be registered for, in the order of the registry.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Extensions {
-    entries: [Extension; MAX_EXTENSIONS],
+/// Up to `N` of something, in the order of the registry.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct List<T, const N: usize> {
+    entries: [T; N],
     len: usize,
+}
+
+impl<T: Copy, const N: usize> List<T, N> {
+    /// None; `filling` stands where nothing is.
+    pub const fn empty(filling: T) -> Self {
+        Self { entries: [filling; N], len: 0 }
+    }
+
+    pub fn as_slice(&self) -> &[T] {
+        self.entries.get(..self.len).unwrap_or_default()
+    }
+
+    /// Takes away all of it.
+    pub fn clear(&mut self) {
+        self.len = 0;
+    }
+
+    /// What stands in the place of what was there. Each entry is written where it stays: a whole list is large.
+    fn refill(&mut self, entries: impl Iterator<Item = T>) {
+        self.len = 0;
+        for (place, entry) in self.entries.iter_mut().zip(entries) {
+            *place = entry;
+            self.len = self.len.saturating_add(1);
+        }
+    }
+}
+
+impl<T: fmt::Debug + Copy, const N: usize> fmt::Debug for List<T, N> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.as_slice()).finish()
+    }
+}
+
+/// Where to listen.
+pub type Endpoints = List<SocketAddr, MAX_ENDPOINTS>;
+/// Whom to connect to.
+pub type Dials = List<Dial, MAX_ENDPOINTS>;
+/// Who may connect.
+pub type Peers = List<Peer, MAX_PEERS>;
+/// The interfaces that control connections are to be registered for.
+pub type Extensions = List<Extension, MAX_EXTENSIONS>;
+
+const NOWHERE: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0));
+
+impl Endpoints {
+    pub const EMPTY: Self = Self::empty(NOWHERE);
+
+    /// The loopback address, with the port that controllers expect.
+    const DEFAULT: Self = {
+        let mut list = Self::EMPTY;
+        list.entries[0] = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 47474));
+        list.len = 1;
+        list
+    };
+}
+
+impl Dials {
+    pub const EMPTY: Self = Self::empty(Dial { peer: Name::EMPTY, address: NOWHERE });
+}
+
+impl Peers {
+    pub const EMPTY: Self = Self::empty(Peer::NOBODY);
+}
+
+impl Extensions {
+    pub const EMPTY: Self = Self::empty(Extension {
+        interface: Guid { data1: 0, data2: 0, data3: 0, data4: [0; 8] },
+        required: false,
+    });
+}
+
+/// A peer to connect to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Dial {
+    /// Its name among the peers, whose case does not matter.
+    pub peer: Name,
+    pub address: SocketAddr,
 }
 
 /// An extension interface to register for.
@@ -108,56 +207,107 @@ pub struct Extension {
     pub required: bool,
 }
 
-impl Extensions {
-    /// None.
-    pub const EMPTY: Self = Self {
-        entries: [Extension {
-            interface: Guid { data1: 0, data2: 0, data3: 0, data4: [0; 8] },
-            required: false,
-        }; MAX_EXTENSIONS],
-        len: 0,
+/// A directory.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Directory {
+    units: [u16; MAX_PATH],
+    len: u8,
+}
+
+const _: () = assert!(MAX_PATH <= u8::MAX as usize);
+
+/// Where a directory is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Place<'a> {
+    Nowhere,
+    /// The one that the system keeps for the driver.
+    Own,
+    /// At this path of the object manager.
+    At(&'a [u16]),
+}
+
+impl Directory {
+    /// The one that the system keeps for the driver.
+    pub const OWN: Self = {
+        let mut units = [0; MAX_PATH];
+        units[0] = OWN;
+        Self { units, len: 1 }
     };
 
-    pub fn as_slice(&self) -> &[Extension] {
-        self.entries.get(..self.len).unwrap_or_default()
-    }
-
-    fn push(&mut self, extension: Extension) -> Result<(), Refused> {
-        if self.as_slice().iter().any(|known| known.interface == extension.interface) {
-            return Err(Refused::Duplicate);
+    pub fn place(&self) -> Place<'_> {
+        match self.units.get(..usize::from(self.len)) {
+            None | Some([]) => Place::Nowhere,
+            Some([OWN]) => Place::Own,
+            Some(path) => Place::At(path),
         }
-        *self.entries.get_mut(self.len).ok_or(Refused::TooMany)? = extension;
-        self.len = self.len.saturating_add(1);
-        Ok(())
+    }
+}
+
+/// What stands for the driver's own directory.
+const OWN: u16 = b'.' as u16;
+
+impl fmt::Debug for Directory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.place(), f)
     }
 }
 
 /// A type that a setting can have.
-trait Typed: Sized {
-    fn from_value(value: &Value<'_>) -> Option<Self>;
+trait Typed {
+    /// Becomes the value; `false` for a value of another kind, which changes nothing.
+    fn take(&mut self, value: &Value<'_>) -> bool;
 }
 
-impl Typed for u32 {
-    fn from_value(value: &Value<'_>) -> Option<Self> {
-        if let Value::Number(number) = *value { Some(number) } else { None }
-    }
+macro_rules! typed {
+    ($($type:ty, $kind:ident($value:ident) => $becomes:expr;)+) => {$(
+        impl Typed for $type {
+            fn take(&mut self, value: &Value<'_>) -> bool {
+                let Value::$kind($value) = *value else { return false };
+                let Some(becomes) = $becomes else { return false };
+                *self = becomes;
+                true
+            }
+        }
+    )+};
 }
 
-impl Typed for FailMode {
-    fn from_value(value: &Value<'_>) -> Option<Self> {
-        if let Value::Choice(number) = *value { Self::from_number(number) } else { None }
-    }
+typed! {
+    u32, Number(number) => Some(number);
+    FailMode, Choice(number) => Self::from_number(number);
 }
 
-impl Typed for Option<SocketAddr> {
-    fn from_value(value: &Value<'_>) -> Option<Self> {
-        if let Value::Endpoint(endpoint) = *value { Some(endpoint) } else { None }
-    }
+macro_rules! listed {
+    ($($type:ty, $kind:ident => $entry:path;)+) => {$(
+        impl Typed for $type {
+            fn take(&mut self, value: &Value<'_>) -> bool {
+                let Value::$kind(texts) = *value else { return false };
+                // Each has been read before, so that none is left out.
+                self.refill(texts.filter_map(|text| $entry(text).ok()));
+                true
+            }
+        }
+    )+};
 }
 
-impl Typed for Extensions {
-    fn from_value(value: &Value<'_>) -> Option<Self> {
-        if let Value::Extensions(extensions) = *value { Some(extensions) } else { None }
+listed! {
+    Endpoints, Endpoints => endpoint;
+    Dials, Dials => dial;
+    Peers, Peers => peer;
+    Extensions, Extensions => extension;
+}
+
+impl Typed for Directory {
+    fn take(&mut self, value: &Value<'_>) -> bool {
+        let Value::Directory(text) = *value else { return false };
+        let Ok(len) = u8::try_from(text.len()) else { return false };
+        for (place, unit) in self.units.iter_mut().zip(text) {
+            *place = u16::from_le_bytes(*unit);
+        }
+        for place in self.units.iter_mut().skip(text.len()) {
+            *place = 0;
+        }
+        self.len = len;
+        true
     }
 }
 
@@ -189,8 +339,7 @@ macro_rules! schema {
             pub fn set(&mut self, name: &str, registry_type: u32, bytes: &[u8]) -> Result<(), Refused> {
                 let value = parse(name, registry_type, bytes)?;
                 $(if name.eq_ignore_ascii_case($name) {
-                    self.$field = <$type as Typed>::from_value(&value).ok_or(Refused::OutOfRange)?;
-                    return Ok(());
+                    return if self.$field.take(&value) { Ok(()) } else { Err(Refused::OutOfRange) };
                 })+
                 Err(Refused::UnknownName)
             }
@@ -220,14 +369,50 @@ macro_rules! schema {
 
 schema! {
     settings {
-        /// Where the control socket listens, as `ADDRESS:PORT`; an IPv6 address stands in brackets. Port 0 takes any
-        /// free port. Empty: no control socket.
-        control_listen: Option<SocketAddr> = "ControlListen" Kind::Endpoint,
-            Some(SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 47474))), "127.0.0.1:47474", Restart;
+        /// Who may connect, as `NAME=ROLE:KEY`: a name of letters, digits, `.`, `-`, `_` and `@`; `observer`, which may
+        /// look, or `operator`, which may change the policy as well; the public key as 64 hexadecimal digits. At most
+        /// 64. With one that is wrong none is taken.
+        control_peers: Peers = "ControlPeers" Kind::Peers, Peers::EMPTY, "", Restart;
+        /// Where control sockets listen, as `ADDRESS:PORT`; an IPv6 address stands in brackets. Port 0 takes any free
+        /// port. Several stand in a REG_MULTI_SZ, at most 8. Empty: nowhere.
+        control_listen: Endpoints = "ControlListen" Kind::Endpoints, Endpoints::DEFAULT, "127.0.0.1:47474", Restart;
+        /// Whom the driver connects to by itself, as `PEER@ADDRESS:PORT`, the peer by its name in ControlPeers: for
+        /// hosts that cannot be reached from outside. At most 8.
+        control_dial: Dials = "ControlDial" Kind::Dials, Dials::EMPTY, "", Restart;
         /// How many control connections there can be at a time. Further ones are refused.
         control_max_sessions: u32 = "ControlMaxSessions"
             Kind::Number { minimum: 1, maximum: 1024, power_of_two: false, unit: "connections" },
-            16, "16", Live;
+            128, "128", Live;
+        /// How many of them can be there before it is known who they are. Further ones are refused.
+        control_max_unauthenticated: u32 = "ControlMaxUnauthenticated"
+            Kind::Number { minimum: 1, maximum: 1024, power_of_two: false, unit: "connections" },
+            32, "32", Live;
+        /// How long a control connection may take until it is known who it is.
+        control_handshake_timeout_ms: u32 = "ControlHandshakeTimeout"
+            Kind::Number { minimum: 100, maximum: 60_000, power_of_two: false, unit: "milliseconds" },
+            5000, "5000", Live;
+        /// How long a control connection may be silent. A `ping` ends the silence.
+        control_idle_timeout_ms: u32 = "ControlIdleTimeout"
+            Kind::Number { minimum: 1000, maximum: 86_400_000, power_of_two: false, unit: "milliseconds" },
+            300_000, "300000", Live;
+        /// How many control connections one address may open at once, before its rate counts.
+        control_connect_burst: u32 = "ControlConnectBurst"
+            Kind::Number { minimum: 1, maximum: 1024, power_of_two: false, unit: "connections" },
+            32, "32", Live;
+        /// How many control connections a minute one address may open when it has used up its burst.
+        control_connect_rate: u32 = "ControlConnectRate"
+            Kind::Number { minimum: 1, maximum: 60_000, power_of_two: false, unit: "connections a minute" },
+            120, "120", Live;
+        /// How many requests a second a control connection may make; 0: as many as it likes.
+        control_message_rate: u32 = "ControlMessageRate"
+            Kind::Number { minimum: 0, maximum: 1_000_000, power_of_two: false, unit: "requests a second" },
+            1000, "1000", Live;
+        /// The directory in which a confirmed policy is kept, as an absolute path of the object manager, as
+        /// `\??\C:\ProgramData\weir`. It is made if it is not there. A single `.`: the directory that the system
+        /// keeps for the driver's data (IoGetDriverDirectory), or where it keeps none,
+        /// `\SystemRoot\System32\drivers\DriverData\weir`. Empty: nothing is kept, and a confirmed policy ends
+        /// with the driver.
+        policy_store: Directory = "PolicyStore" Kind::Directory, Directory::OWN, ".", Restart;
         /// What happens to connections while no policy is loaded: open lets them pass, closed blocks them.
         fail_mode: FailMode = "FailMode" Kind::Choice(FailMode::NAMES),
             FailMode::Open, "0", Live;
@@ -284,9 +469,10 @@ pub fn find(name: &str) -> Option<&'static Setting> {
 /// Why the value cannot be taken.
 pub fn parse<'a>(name: &str, registry_type: u32, bytes: &'a [u8]) -> Result<Value<'a>, Refused> {
     let kind = find(name).ok_or(Refused::UnknownName)?.kind;
-    if registry_type != kind.registry_type() {
+    if !kind.registry_types().contains(&registry_type) {
         return Err(Refused::WrongType);
     }
+    let most = kind.maximum_size();
     match kind {
         Kind::Number { minimum, maximum, power_of_two, .. } => {
             let number = dword(bytes)?;
@@ -303,12 +489,41 @@ pub fn parse<'a>(name: &str, registry_type: u32, bytes: &'a [u8]) -> Result<Valu
             let known = values.iter().any(|&(value, _)| value == number);
             if known { Ok(Value::Choice(number)) } else { Err(Refused::OutOfRange) }
         }
-        Kind::Endpoint => {
-            let text = units(bytes, kind.maximum_size())?;
-            // The registry may hold a string with its terminator, or without.
-            endpoint(text.strip_suffix(&[NUL]).unwrap_or(text)).map(Value::Endpoint)
+        Kind::Endpoints => {
+            let texts = if registry_type == REG_SZ {
+                Texts::one(text(bytes, most)?)
+            } else {
+                Texts::read(bytes, most)?
+            };
+            distinct(texts, MAX_ENDPOINTS, endpoint)?;
+            Ok(Value::Endpoints(texts))
         }
-        Kind::Extensions => extensions(units(bytes, kind.maximum_size())?).map(Value::Extensions),
+        Kind::Dials => {
+            let texts = Texts::read(bytes, most)?;
+            distinct(texts, MAX_ENDPOINTS, dial)?;
+            Ok(Value::Dials(texts))
+        }
+        Kind::Peers => {
+            let texts = Texts::read(bytes, most)?;
+            peers(texts)?;
+            Ok(Value::Peers(texts))
+        }
+        Kind::Extensions => {
+            let texts = Texts::read(bytes, most)?;
+            distinct(texts, MAX_EXTENSIONS, |text| extension(text).map(|extension| extension.interface))?;
+            Ok(Value::Extensions(texts))
+        }
+        Kind::Directory => {
+            let text = text(bytes, most)?;
+            if text.contains(&NUL) {
+                return Err(Refused::EmbeddedNul);
+            }
+            match text {
+                [] | [[b'.', 0]] => Ok(Value::Directory(text)),
+                [[b'\\', 0], _, ..] if text.len() <= MAX_PATH => Ok(Value::Directory(text)),
+                _ => Err(Refused::BadPath),
+            }
+        }
         Kind::Binary { maximum } => {
             if bytes.len() > maximum {
                 Err(Refused::TooLong)
@@ -322,14 +537,16 @@ pub fn parse<'a>(name: &str, registry_type: u32, bytes: &'a [u8]) -> Result<Valu
 }
 
 /// A UTF-16 unit as it stands in the registry.
-type Unit = [u8; 2];
+pub type Unit = [u8; 2];
+/// A text as it stands in the registry.
+pub type Text<'a> = &'a [Unit];
 const NUL: Unit = [0, 0];
 
 fn dword(bytes: &[u8]) -> Result<u32, Refused> {
     bytes.try_into().map(u32::from_le_bytes).map_err(|_| Refused::WrongSize)
 }
 
-fn units(bytes: &[u8], maximum: usize) -> Result<&[Unit], Refused> {
+fn units(bytes: &[u8], maximum: usize) -> Result<Text<'_>, Refused> {
     match bytes.as_chunks() {
         // Even an empty string has a terminator.
         (_, [_]) | ([], _) => Err(Refused::WrongSize),
@@ -338,10 +555,72 @@ fn units(bytes: &[u8], maximum: usize) -> Result<&[Unit], Refused> {
     }
 }
 
-fn endpoint(text: &[Unit]) -> Result<Option<SocketAddr>, Refused> {
-    if text.is_empty() {
-        return Ok(None);
+/// A string, which the registry may hold with its terminator, or without.
+fn text(bytes: &[u8], maximum: usize) -> Result<Text<'_>, Refused> {
+    units(bytes, maximum).map(|text| text.strip_suffix(&[NUL]).unwrap_or(text))
+}
+
+/// Strings, one after the other.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Texts<'a> {
+    /// `None`: there are no more.
+    rest: Option<Text<'a>>,
+    /// One string is all there is, whatever stands in it.
+    single: bool,
+}
+
+impl<'a> Texts<'a> {
+    /// One string; none if it is empty.
+    fn one(text: Text<'a>) -> Self {
+        Self { rest: Some(text).filter(|text| !text.is_empty()), single: true }
     }
+
+    /// Those of a REG_MULTI_SZ.
+    fn read(bytes: &'a [u8], maximum: usize) -> Result<Self, Refused> {
+        let text = units(bytes, maximum)?;
+        // Each string has a terminator and the list another; either may be missing at the very end.
+        let text = text.strip_suffix(&[NUL]).unwrap_or(text);
+        let text = text.strip_suffix(&[NUL]).unwrap_or(text);
+        let texts = Self { rest: Some(text).filter(|text| !text.is_empty()), single: false };
+        if { texts }.any(<[Unit]>::is_empty) { Err(Refused::EmbeddedNul) } else { Ok(texts) }
+    }
+}
+
+impl<'a> Iterator for Texts<'a> {
+    type Item = Text<'a>;
+
+    fn next(&mut self) -> Option<Text<'a>> {
+        let rest = self.rest?;
+        let end = rest.iter().position(|&unit| unit == NUL).filter(|_| !self.single);
+        let Some((text, after)) = end.and_then(|end| rest.split_at_checked(end)) else {
+            self.rest = None;
+            return Some(rest);
+        };
+        self.rest = after.split_first().map(|(_, after)| after);
+        Some(text)
+    }
+}
+
+/// Reads each text, which must be at most so many, and different ones.
+fn distinct<'a, T: PartialEq>(
+    texts: Texts<'a>,
+    most: usize,
+    read: impl Fn(Text<'a>) -> Result<T, Refused>,
+) -> Result<(), Refused> {
+    for (index, text) in texts.enumerate() {
+        let entry = read(text)?;
+        // Few enough to be read again and again, and too many to be kept on the stack.
+        if texts.take(index).any(|earlier| read(earlier).is_ok_and(|earlier| earlier == entry)) {
+            return Err(Refused::Duplicate);
+        }
+        if index >= most {
+            return Err(Refused::TooMany);
+        }
+    }
+    Ok(())
+}
+
+fn endpoint(text: Text<'_>) -> Result<SocketAddr, Refused> {
     let mut ascii = [0; MAX_TEXT];
     let ascii = ascii.get_mut(..text.len()).ok_or(Refused::TooLong)?;
     for (place, &unit) in ascii.iter_mut().zip(text) {
@@ -351,44 +630,63 @@ fn endpoint(text: &[Unit]) -> Result<Option<SocketAddr>, Refused> {
             _ => return Err(Refused::NotText),
         };
     }
-    super::endpoint::parse(ascii).map(Some).ok_or(Refused::BadAddress)
+    super::endpoint::parse(ascii).ok_or(Refused::BadAddress)
 }
 
-fn extensions(text: &[Unit]) -> Result<Extensions, Refused> {
-    // Each string has a terminator and the list another; either may be missing at the very end.
-    let text = text.strip_suffix(&[NUL]).unwrap_or(text);
-    let text = text.strip_suffix(&[NUL]).unwrap_or(text);
-    let mut extensions = Extensions::EMPTY;
-    if text.is_empty() {
-        return Ok(extensions);
+fn dial(text: Text<'_>) -> Result<Dial, Refused> {
+    // A name may have the sign in it, an address may not.
+    let at = text.iter().rposition(|&unit| unit == [b'@', 0]).ok_or(Refused::BadPeer)?;
+    let (name, address) = text.split_at_checked(at).ok_or(Refused::BadPeer)?;
+    let peer = Name::parse(utf16(name)).ok_or(Refused::BadPeer)?;
+    let address = endpoint(address.split_first().map(|(_, address)| address).unwrap_or_default())?;
+    if address.port() == 0 || address.ip().is_unspecified() {
+        return Err(Refused::BadAddress);
     }
-    for entry in text.split(|&unit| unit == NUL) {
-        if entry.is_empty() {
-            return Err(Refused::EmbeddedNul);
+    Ok(Dial { peer, address })
+}
+
+fn peer(text: Text<'_>) -> Result<Peer, Refused> {
+    Peer::parse(utf16(text)).map_err(|_| Refused::BadPeer)
+}
+
+/// Reads each peer, which must have a name and a key of its own.
+fn peers(texts: Texts<'_>) -> Result<(), Refused> {
+    for (index, text) in texts.enumerate() {
+        let entry = peer(text)?;
+        for earlier in texts.take(index) {
+            entry.fits(&[peer(earlier)?]).map_err(|_| Refused::Duplicate)?;
         }
-        extensions.push(extension(entry).ok_or(Refused::BadInterface)?)?;
+        if index >= MAX_PEERS {
+            return Err(Refused::TooMany);
+        }
     }
-    Ok(extensions)
+    Ok(())
 }
 
-fn extension(entry: &[Unit]) -> Option<Extension> {
-    let equals = entry.iter().position(|&unit| unit == [b'=', 0])?;
-    let (interface, requirement) = entry.split_at_checked(equals)?;
-    let (_, requirement) = requirement.split_first()?;
-    let is = |word: &str| {
-        requirement.len() == word.len()
-            && requirement
-                .iter()
-                .zip(word.bytes())
-                .all(|(&[low, high], expected)| high == 0 && low.to_ascii_lowercase() == expected)
+fn utf16(text: Text<'_>) -> impl Iterator<Item = u16> {
+    text.iter().map(|&unit| u16::from_le_bytes(unit))
+}
+
+fn extension(entry: Text<'_>) -> Result<Extension, Refused> {
+    let read = || {
+        let equals = entry.iter().position(|&unit| unit == [b'=', 0])?;
+        let (interface, requirement) = entry.split_at_checked(equals)?;
+        let (_, requirement) = requirement.split_first()?;
+        let is = |word: &str| {
+            requirement.len() == word.len()
+                && requirement
+                    .iter()
+                    .zip(word.bytes())
+                    .all(|(&[low, high], expected)| high == 0 && low.to_ascii_lowercase() == expected)
+        };
+        let required = if is("required") {
+            true
+        } else if is("optional") {
+            false
+        } else {
+            return None;
+        };
+        Some(Extension { interface: Guid::parse(utf16(interface))?, required })
     };
-    let required = if is("required") {
-        true
-    } else if is("optional") {
-        false
-    } else {
-        return None;
-    };
-    let interface = Guid::parse(interface.iter().map(|&unit| u16::from_le_bytes(unit)))?;
-    Some(Extension { interface, required })
+    read().ok_or(Refused::BadInterface)
 }

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::format;
+use std::net::SocketAddr;
 use std::string::String;
 use std::vec;
 use std::vec::Vec;
@@ -38,10 +39,12 @@ fn the_defaults_are_what_the_table_says() {
             Kind::Number { .. } | Kind::Choice(_) => {
                 setting.default.parse::<u32>().unwrap().to_le_bytes().to_vec()
             }
-            Kind::Endpoint | Kind::Extensions => utf16(&format!("{}\0", setting.default)),
+            Kind::Endpoints | Kind::Dials | Kind::Peers | Kind::Directory | Kind::Extensions => {
+                utf16(&format!("{}\0", setting.default))
+            }
             Kind::Binary { .. } => panic!("{} is not a setting", setting.name),
         };
-        settings.set(setting.name, setting.kind.registry_type(), &bytes).unwrap();
+        settings.set(setting.name, setting.kind.registry_types()[0], &bytes).unwrap();
         assert_eq!(settings, Settings::DEFAULT, "{}", setting.name);
     }
 }
@@ -55,7 +58,7 @@ fn every_type_with_every_length_is_taken_or_refused_and_a_refused_one_changes_no
                 for registry_type in (0..=HIGHEST_TYPE).chain([u32::MAX]) {
                     let mut settings = Settings::DEFAULT;
                     let taken = settings.set(setting.name, registry_type, &bytes[..length]);
-                    let right_type = registry_type == setting.kind.registry_type();
+                    let right_type = setting.kind.registry_types().contains(&registry_type);
                     assert!(right_type || taken == Err(Refused::WrongType), "{}", setting.name);
                     if taken.is_err() {
                         assert_eq!(settings, Settings::DEFAULT, "{} {length}", setting.name);
@@ -69,8 +72,10 @@ fn every_type_with_every_length_is_taken_or_refused_and_a_refused_one_changes_no
 #[test]
 fn a_value_without_bytes_is_refused() {
     for setting in TABLE {
-        let refused = parse(setting.name, setting.kind.registry_type(), &[]).unwrap_err();
-        assert_eq!(refused, Refused::WrongSize, "{}", setting.name);
+        for &registry_type in setting.kind.registry_types() {
+            let refused = parse(setting.name, registry_type, &[]).unwrap_err();
+            assert_eq!(refused, Refused::WrongSize, "{}", setting.name);
+        }
     }
 }
 
@@ -79,10 +84,10 @@ fn a_value_over_its_cap_is_refused() {
     for setting in TABLE {
         let kind = setting.kind;
         let bytes = zeros(kind.maximum_size() + 2);
-        let refused = parse(setting.name, kind.registry_type(), &bytes).unwrap_err();
+        let refused = parse(setting.name, kind.registry_types()[0], &bytes).unwrap_err();
         let expected = match kind {
             Kind::Number { .. } | Kind::Choice(_) => Refused::WrongSize,
-            Kind::Endpoint | Kind::Extensions | Kind::Binary { .. } => Refused::TooLong,
+            _ => Refused::TooLong,
         };
         assert_eq!(refused, expected, "{}", setting.name);
     }
@@ -139,9 +144,10 @@ fn an_endpoint_is_taken_with_and_without_terminator() {
         ("\0", None),
     ] {
         let bytes = utf16(text);
-        let value = parse("ControlListen", REG_SZ, &bytes);
-        let expected = expected.map(|endpoint| endpoint.parse().unwrap());
-        assert_eq!(value, Ok(Value::Endpoint(expected)), "{text:?}");
+        let mut settings = Settings::DEFAULT;
+        settings.set("ControlListen", REG_SZ, &bytes).unwrap();
+        let expected: Vec<SocketAddr> = expected.iter().map(|endpoint| endpoint.parse().unwrap()).collect();
+        assert_eq!(settings.control_listen.as_slice(), expected, "{text:?}");
     }
 }
 

@@ -37,7 +37,7 @@ impl Parameters {
     /// As the settings have it; `None`: no control socket is wanted.
     pub fn new(settings: &Settings) -> Option<Self> {
         Some(Self {
-            listen: settings.control_listen?,
+            listen: *settings.control_listen.as_slice().first()?,
             max_sessions: settings.control_max_sessions,
             extensions: Plan::new(&settings.extension_interfaces),
             idle: Self::IDLE,

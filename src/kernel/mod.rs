@@ -29,6 +29,7 @@ pub mod irql;
 pub mod lock;
 pub mod mdl;
 pub mod pool;
+pub mod random;
 pub mod registry;
 pub mod rundown;
 mod status;

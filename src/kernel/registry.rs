@@ -229,6 +229,11 @@ impl Value {
         Ok(Self { kind, len, information })
     }
 
+    /// The block that holds the data, where in it they start, and how many they are.
+    pub fn into_parts(self) -> (PoolSlice<u8>, usize, usize) {
+        (self.information, PARTIAL_HEADER, self.len)
+    }
+
     /// REG_SZ, REG_DWORD, …
     pub const fn kind(&self) -> u32 {
         self.kind

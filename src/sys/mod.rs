@@ -4,6 +4,7 @@
 //! the rest is imported here. [`proof`] holds both to the layouts and values of the headers. Only `kernel`, `wsk`, `ext`
 //! and `wfp` look in here; everyone else speaks to them.
 
+pub mod cng;
 #[cfg(image)]
 pub mod etw;
 pub mod fwp;

@@ -126,7 +126,23 @@ named_values! {
         Duplicate = 10 "duplicate",
         TooMany = 11 "too-many",
         Unreadable = 12 "unreadable",
+        BadPeer = 13 "bad-peer",
+        UnknownPeer = 14 "unknown-peer",
+        BadPath = 15 "bad-path",
     }
+    /// Why the driver's private key was not taken.
+    RefusedKey {
+        Unreadable = 0 "unreadable",
+        WrongType = 1 "wrong-type",
+        WrongSize = 2 "wrong-size",
+        Zero = 3 "zero",
+        Descriptor = 4 "descriptor",
+        Owner = 5 "owner",
+        NoList = 6 "no-list",
+        Admits = 7 "admits-others",
+    }
+    /// Why a provisional policy was taken back.
+    RollbackReason { Expired = 0 "expired", Asked = 1 "asked", Stopped = 2 "stopped" }
 }
 
 /// A field's type, for documentation and decoders.
@@ -382,6 +398,16 @@ events! {
         refused: u32,
     }
 
+    /// The driver's private key was refused, so there is no control socket.
+    23 ControlKeyRefused(Error, CONFIGURATION) {
+        /// Why.
+        reason: RefusedKey,
+        /// What the registry answered, where that is why.
+        status: NtStatus,
+    }
+    /// The driver has no private key, so there is no control socket.
+    24 ControlKeyAbsent(Warning, CONFIGURATION) {}
+
     /// A policy has been loaded and decides from now on.
     30 PolicyLoaded(Information, POLICY) {
         /// Counts the policies since the driver's start, from 1.
@@ -404,6 +430,57 @@ events! {
     32 PolicyAbsent(Warning, POLICY) {
         /// What it decides.
         fail_mode: FailMode,
+    }
+    /// A policy was applied from remote: it decides, and is rolled back unless it is confirmed in time.
+    33 PolicyProvisional(Information, POLICY) {
+        /// The policy.
+        generation: u32,
+        /// How long it has until then.
+        window: u32 ["seconds"],
+        /// The session that applied it.
+        session: u64,
+    }
+    /// A provisional policy was confirmed.
+    34 PolicyConfirmed(Information, POLICY) {
+        /// The policy.
+        generation: u32,
+        /// It is stored, and decides after a restart as well.
+        stored: bool,
+        /// The session that confirmed it.
+        session: u64,
+    }
+    /// A provisional policy was taken back; the one before it decides again.
+    35 PolicyRolledBack(Warning, POLICY) {
+        /// The policy that was taken back.
+        generation: u32,
+        /// The one that decides now; 0: there is none, and the fail mode decides.
+        restored: u32,
+        /// Why.
+        reason: RollbackReason,
+        /// The session that asked for it; 0: nobody did.
+        session: u64,
+    }
+    /// A stored policy cannot be used, or none can be stored. The other slot's is used, or the registry's.
+    36 PolicyStoreRefused(Warning, POLICY) {
+        /// The slot, 0 or 1; 255: the directory.
+        slot: u8,
+        /// What is wrong.
+        reason: &'a str,
+        /// What the file system answered, where that is why.
+        status: NtStatus,
+    }
+    /// The registry's policy is another one than when the stored one was confirmed: the registry's is the newer one, and
+    /// decides.
+    37 PolicyStoreOutdated(Information, POLICY) {
+        /// The number of the stored policy: counts the confirmations.
+        sequence: u64,
+    }
+    /// A policy was read from the store.
+    38 PolicyStoreRead(Information, POLICY) {
+        /// The slot, 0 or 1.
+        slot: u8,
+        /// The number of the stored policy: counts the confirmations.
+        sequence: u64,
     }
 
     /// A connection was decided on.

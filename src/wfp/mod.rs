@@ -7,7 +7,6 @@
 //! | [`verdict`] | writing a verdict, by the rights of arbitration | <= DISPATCH_LEVEL |
 //! | [`callout`] | registration, the functions that the engine calls, their end | both |
 //! | [`handler`] | what is done at each layer | <= DISPATCH_LEVEL |
-//! | [`policies`] | the policy in force | both |
 //! | [`engine`] | session, provider, sublayer, callout objects, filters | PASSIVE_LEVEL |
 //! | [`keeper`] | the thread that owns the session and follows the engine's state | PASSIVE_LEVEL |
 //!
@@ -30,14 +29,12 @@ pub mod engine;
 pub mod handler;
 pub mod keeper;
 pub mod layer;
-pub mod policies;
 pub mod verdict;
 
 pub use callout::Callouts;
 pub use engine::Plan;
 pub use handler::Handler;
 pub use keeper::Keeper;
-pub use policies::Policies;
 
 use crate::kernel::Result;
 use crate::kernel::irql::Passive;

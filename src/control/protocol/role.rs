@@ -67,11 +67,31 @@ pub struct Name {
 }
 
 impl Name {
-    const EMPTY: Self = Self { bytes: [0; MAX_NAME], length: 0 };
+    /// Nobody's.
+    pub const EMPTY: Self = Self { bytes: [0; MAX_NAME], length: 0 };
+
+    /// Reads a name, in UTF-16.
+    pub fn parse(units: impl IntoIterator<Item = u16>) -> Option<Self> {
+        let mut name = Self::EMPTY;
+        for unit in units {
+            name.push(u8::try_from(unit).ok().filter(|byte| Self::takes(*byte))?)?;
+        }
+        (name.length > 0).then_some(name)
+    }
+
+    /// Whether a name may have this character.
+    const fn takes(byte: u8) -> bool {
+        byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_' | b'@')
+    }
 
     pub fn as_str(&self) -> &str {
         let bytes = self.bytes.get(..usize::from(self.length)).unwrap_or_default();
         core::str::from_utf8(bytes).unwrap_or_default()
+    }
+
+    /// Whether both are one name: case does not matter.
+    pub fn is(&self, other: &Self) -> bool {
+        self.as_str().eq_ignore_ascii_case(other.as_str())
     }
 
     fn push(&mut self, byte: u8) -> Option<()> {
@@ -104,6 +124,10 @@ pub struct Peer {
 const _: () = assert!(size_of::<Peer>() == 66);
 
 impl Peer {
+    /// What fills the room of a list in which nobody stands.
+    pub const NOBODY: Self =
+        Self { name: Name::EMPTY, role: Role::Observer, key: PublicKey([0; super::noise::KEY]) };
+
     /// Reads one peer's text, in UTF-16, without a terminator. The role's and the key's case does not matter.
     ///
     /// # Errors
@@ -116,9 +140,7 @@ impl Peer {
             let byte = u8::try_from(unit).map_err(|_| Refused::Name)?;
             match byte {
                 b'=' => break,
-                b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'.' | b'-' | b'_' | b'@' => {
-                    name.push(byte).ok_or(Refused::Name)?;
-                }
+                byte if Name::takes(byte) => name.push(byte).ok_or(Refused::Name)?,
                 _ => return Err(Refused::Name),
             }
         }
@@ -150,8 +172,7 @@ impl Peer {
         if peers.len() >= MAX_PEERS {
             return Err(Refused::TooMany);
         }
-        let same = |peer: &&Self| peer.name.as_str().eq_ignore_ascii_case(self.name.as_str());
-        if peers.iter().find(same).is_some() {
+        if peers.iter().any(|peer| peer.name.is(&self.name)) {
             return Err(Refused::SameName);
         }
         if peers.iter().any(|peer| peer.key == self.key) { Err(Refused::SameKey) } else { Ok(()) }

@@ -14,7 +14,7 @@ use crate::registry::Registry;
 use crate::sys::nt::{NTSTATUS, PASSIVE_LEVEL};
 use crate::verify::{Report, lock};
 use crate::{
-    clock, device, dispatcher, driver, fault, irp, irql, object, pool, registry, threads, verify, wfp,
+    clock, device, dispatcher, driver, fault, irp, irql, object, pool, random, registry, threads, verify, wfp,
 };
 
 /// How a machine is set up.
@@ -38,6 +38,8 @@ pub struct Config {
     pub hang_after: Duration,
     /// Exports that this Windows, an older one, does not have.
     pub absent_routines: &'static [&'static str],
+    /// Seed of the random numbers that the kernel gives; `None`: the host's own.
+    pub random: Option<u64>,
     /// How Winsock Kernel behaves.
     pub wsk: crate::wsk::Config,
 }
@@ -54,6 +56,7 @@ impl Default for Config {
             migrate_every: 0,
             hang_after: Duration::from_mins(2),
             absent_routines: &[],
+            random: None,
             wsk: crate::wsk::Config::default(),
         }
     }
@@ -123,6 +126,7 @@ pub fn boot(config: Config) -> Sim {
     dispatcher::start();
     device::start();
     registry::reset();
+    random::start(config.random);
     wfp::start();
     irql::start(config.processors, maximum, config.migrate_every);
     crate::wsk::boot(config.wsk);

@@ -33,6 +33,7 @@ mod lock;
 pub mod nmr;
 mod object;
 pub mod pool;
+mod random;
 mod rcu;
 pub mod registry;
 mod rt;

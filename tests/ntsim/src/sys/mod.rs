@@ -1,3 +1,4 @@
+pub mod cng;
 pub mod fwp;
 pub mod nmr;
 pub mod nt;
