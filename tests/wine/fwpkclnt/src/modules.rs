@@ -42,6 +42,7 @@ struct LoaderEntry {
 #[link(name = "ntdll.dll", kind = "raw-dylib", modifiers = "+verbatim")]
 unsafe extern "system" {
     fn LdrAddRefDll(flags: u32, module: *mut c_void) -> NTSTATUS;
+    fn LdrUnloadDll(module: *mut c_void) -> NTSTATUS;
     fn LdrRegisterDllNotification(
         flags: u32,
         callback: unsafe extern "system" fn(reason: u32, data: *const Notification, context: *mut c_void),
@@ -124,7 +125,7 @@ unsafe fn loaded(name: &UNICODE_STRING, base: *mut u8, size: u32) {
     if !is_driver(&name) || name == "fwpkclnt.sys" || known {
         return;
     }
-    drivers.push(Driver { base: base.addr(), size: size as usize, name: name.clone() });
+    drivers.push(Driver { base: base.expose_provenance(), size: size as usize, name: name.clone() });
     drop(drivers);
     // SAFETY: the module is mapped.
     unsafe { patch(&name, base) };
@@ -160,6 +161,27 @@ pub(crate) fn place(address: usize) -> String {
         || alloc::format!("{address:#x}"),
         |driver| alloc::format!("{}+{:#x}", driver.name, address - driver.base),
     )
+}
+
+/// A driver's image, which stays mapped meanwhile.
+pub(crate) struct Held(usize);
+
+/// Keeps the driver mapped that has code at an address.
+pub(crate) fn hold(code: usize) -> Option<Held> {
+    let base = {
+        let drivers = DRIVERS.lock();
+        drivers.iter().find(|driver| (driver.base..driver.base + driver.size).contains(&code))?.base
+    };
+    // SAFETY: the driver is mapped: it is in a call.
+    unsafe { LdrAddRefDll(0, core::ptr::with_exposed_provenance_mut(base)) };
+    Some(Held(base))
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        // SAFETY: undoes `hold`.
+        unsafe { LdrUnloadDll(core::ptr::with_exposed_provenance_mut(self.0)) };
+    }
 }
 
 /// Addresses in drivers that stand on a stack, from its top: those that were called from, and some that were not.
@@ -256,7 +278,6 @@ unsafe fn patch(driver: &str, base: *mut u8) {
         }
         // SAFETY: a descriptor names its library.
         let library = unsafe { name_at(base, library) };
-        let kernel = ["ntoskrnl.exe", "hal.dll"].iter().any(|kernel| library.eq_ignore_ascii_case(kernel));
         // SAFETY: a descriptor has both tables.
         let names = unsafe { at::<u32>(base, descriptor) } as usize;
         // SAFETY: as above.
@@ -276,7 +297,7 @@ unsafe fn patch(driver: &str, base: *mut u8) {
             // SAFETY: each name has its address.
             let slot = unsafe { base.add(addresses + offset) }.cast::<*const ()>();
             // SAFETY: as above.
-            replaced += usize::from(unsafe { resolve(driver, library, kernel, name, slot) });
+            replaced += usize::from(unsafe { resolve(driver, library, name, slot) });
         }
     }
     log!("{driver} is loaded at {base:p}: {replaced} of its kernel imports lead here");
@@ -286,8 +307,8 @@ unsafe fn patch(driver: &str, base: *mut u8) {
 ///
 /// # Safety
 /// The slot is of an import address table and was resolved.
-unsafe fn resolve(driver: &str, library: &str, kernel: bool, name: &str, slot: *mut *const ()) -> bool {
-    if let Some(address) = kernel::find(name).filter(|_| kernel) {
+unsafe fn resolve(driver: &str, library: &str, name: &str, slot: *mut *const ()) -> bool {
+    if let Some(address) = kernel::replacement(library, name) {
         let mut before = 0;
         // SAFETY: the slot is mapped.
         unsafe { VirtualProtect(slot.cast(), size_of::<usize>(), PAGE_READWRITE, &raw mut before) };

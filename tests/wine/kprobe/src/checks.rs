@@ -12,12 +12,12 @@ use wine_support::{log, thread};
 
 #[allow(clippy::wildcard_imports, reason = "what is checked")]
 use crate::kernel::*;
-use crate::platform;
 use crate::sys::nt::{
     ALL_PROCESSOR_GROUPS, DISPATCH_LEVEL, EX_RUNDOWN_REF, GUID, KDPC, KSPIN_LOCK, LARGE_INTEGER, NTSTATUS,
     PASSIVE_LEVEL, POOL_FLAG_CACHE_ALIGNED, POOL_FLAG_NON_PAGED, POOL_FLAG_PAGED, STATUS_SUCCESS,
     UNICODE_STRING,
 };
+use crate::{io, platform};
 
 pub type Check = Result<(), String>;
 
@@ -37,7 +37,7 @@ pub fn that(what: &str, holds: bool) -> Check {
 /// What is promised, and how it is checked.
 type Promise = (&'static str, fn() -> Check);
 
-const PROMISES: [Promise; 14] = [
+const PROMISES: [Promise; 18] = [
     ("pool memory is zeroed and aligned, and flags that are none are refused", pool),
     ("each thread has an IRQL, and threads start at PASSIVE_LEVEL", levels),
     ("a spin lock raises, excludes others, and lowers again", locks),
@@ -49,6 +49,10 @@ const PROMISES: [Promise; 14] = [
     ("the kernel's shared data is read by whatever instruction", shared),
     ("a routine that nobody has has no address", routines),
     ("an MDL of pool memory has its address", memory_list),
+    ("a completion routine is called with its device and its context", io::completion),
+    ("randomness is drawn from cng.sys", io::random),
+    ("a file is written, flushed, cut, read and deleted, in the folder of Windows", io::files),
+    ("a key tells its owner and who may do what", io::key_security),
     ("processors that are there are told to whoever asks", processors_told),
     ("a provider is enabled when it registers", tracing),
     ("objects of the filtering platform are added, read, kept while in use, and deleted", platform::objects),

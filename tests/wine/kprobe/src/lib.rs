@@ -13,10 +13,13 @@
 extern crate alloc;
 
 mod checks;
+mod io;
 mod kernel;
 mod misuse;
 mod platform;
 mod sys;
+
+use core::sync::atomic::Ordering;
 
 use sys::nt::{NTSTATUS, PDRIVER_OBJECT, PUNICODE_STRING, STATUS_SUCCESS, STATUS_UNSUCCESSFUL};
 use wine_support::{env, log};
@@ -45,5 +48,6 @@ unsafe extern "C" fn DriverEntry(driver: PDRIVER_OBJECT, path: PUNICODE_STRING) 
     log::init("kprobe");
     // SAFETY: the driver's own object.
     unsafe { (*driver).DriverUnload = Some(unload) };
+    io::DRIVER.store(driver.cast(), Ordering::SeqCst);
     if checks::run() { STATUS_SUCCESS } else { STATUS_UNSUCCESSFUL }
 }

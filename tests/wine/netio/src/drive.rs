@@ -120,8 +120,9 @@ fn fault(request: &Request) -> Outcome {
     Ok(json!({ "pending": FAULTS.left() }))
 }
 
-/// What can fail: everything that takes an IRP, but close.
-const FUNCTIONS: [&str; 13] = [
+/// What can fail: everything that takes an IRP, but close, and what an application can do without.
+const FUNCTIONS: [&str; 14] = [
+    "WSK_CACHE_SD",
     "WskSocket",
     "WskSocketConnect",
     "WskControlClient",
@@ -171,7 +172,8 @@ fn status() -> Value {
         .map(|client| {
             let Held { captures, calls, sockets, irps } = client.held();
             json!({
-                "id": client.id, "captures": captures, "calls": calls, "sockets": sockets, "irps": irps
+                "id": client.id, "captures": captures, "calls": calls, "sockets": sockets, "irps": irps,
+                "security_descriptors": client.cached()
             })
         })
         .collect();
@@ -231,6 +233,8 @@ fn describe(socket: &Arc<Socket>) -> Value {
         "remote": state.remote.map(|address| address.to_string()),
         "closing": state.phase != Phase::Open,
         "dead": state.dead,
+        "secured": state.secured,
+        "ideal_send_backlog": state.connection.ideal_send_backlog(),
         "events": state.enabled,
         "calls": calls,
         "irps": irps,

@@ -4,7 +4,7 @@
 //!
 //! | part | what it is |
 //! | --- | --- |
-//! | `registration`, `provider` | WskRegister to WskDeregister; the provider's functions |
+//! | `registration`, `provider`, `security` | WskRegister to WskDeregister; the provider's functions; descriptors for them |
 //! | `socket`, `dispatch`, `control` | the socket object and its close; options, ioctls, event switches |
 //! | `listen`, `connection` | listening and connection-oriented sockets |
 //! | `extension`, `script` | SIO_WSK_REGISTER_EXTENSION, with a scripted provider |
@@ -62,6 +62,8 @@ mod reactor;
 mod registration;
 #[cfg(windows)]
 mod request;
+#[cfg(windows)]
+mod security;
 #[cfg(windows)]
 mod socket;
 #[cfg(windows)]

@@ -6,6 +6,7 @@ use crate::fault::{FAULTS, Fate};
 use crate::registration::{self, Client, VERSION};
 use crate::report::violation;
 use crate::request::{Irp, Owner, Request, Ticket};
+use crate::security;
 use crate::socket::{Category, Socket};
 use crate::sys::nt::{
     GUID, NTSTATUS, PIRP, STATUS_BUFFER_OVERFLOW, STATUS_DEVICE_NOT_READY, STATUS_INVALID_DEVICE_STATE,
@@ -14,10 +15,11 @@ use crate::sys::nt::{
 };
 use crate::sys::wsk::{
     ADDRESS_FAMILY, ADDRINFOEXW, AF_INET, AF_INET6, IPPROTO_TCP, NPI_WSK_INTERFACE_ID, PEPROCESS, PETHREAD,
-    PSECURITY_DESCRIPTOR, PSOCKADDR, PWSK_CLIENT, SOCK_STREAM, WSK_CLIENT_CONNECTION_DISPATCH,
+    PSECURITY_DESCRIPTOR, PSOCKADDR, PWSK_CLIENT, SOCK_STREAM, WSK_CACHE_SD, WSK_CLIENT_CONNECTION_DISPATCH,
     WSK_EVENT_CALLBACK_CONTROL, WSK_EVENT_DISABLE, WSK_FLAG_BASIC_SOCKET, WSK_FLAG_CONNECTION_SOCKET,
-    WSK_FLAG_LISTEN_SOCKET, WSK_PROVIDER_DISPATCH, WSK_SET_STATIC_EVENT_CALLBACKS, WSK_TDI_BEHAVIOR,
-    WSK_TDI_DEVICENAME_MAPPING, WSK_TRANSPORT, WSK_TRANSPORT_LIST_CHANGE, WSK_TRANSPORT_LIST_QUERY,
+    WSK_FLAG_LISTEN_SOCKET, WSK_PROVIDER_DISPATCH, WSK_RELEASE_SD, WSK_SET_STATIC_EVENT_CALLBACKS,
+    WSK_TDI_BEHAVIOR, WSK_TDI_DEVICENAME_MAPPING, WSK_TRANSPORT, WSK_TRANSPORT_LIST_CHANGE,
+    WSK_TRANSPORT_LIST_QUERY,
 };
 use alloc::sync::Arc;
 use core::ffi::c_void;
@@ -100,12 +102,16 @@ unsafe extern "system" fn socket(
     table: *const c_void,
     _process: PEPROCESS,
     _thread: PETHREAD,
-    _security: PSECURITY_DESCRIPTOR,
+    security: PSECURITY_DESCRIPTOR,
     irp: PIRP,
 ) -> NTSTATUS {
+    const API: &str = "WskSocket";
     // SAFETY: what the client passed.
     let irp = unsafe { Irp::passed(irp) };
-    Call::with_irp("WskSocket", client, irp, |client, request| {
+    Call::with_irp(API, client, irp, |client, request| {
+        if !security::may_pass(API, client, security) {
+            return request.finish(STATUS_INVALID_PARAMETER, 0);
+        }
         let category = match flags {
             WSK_FLAG_BASIC_SOCKET => Some(Category::Basic),
             WSK_FLAG_LISTEN_SOCKET => Some(Category::Listen),
@@ -117,6 +123,7 @@ unsafe extern "system" fn socket(
         match category {
             Some(category) if inet && (stream || category == Category::Basic) => {
                 let socket = Socket::new(client, category, family, context, table);
+                socket.state().secured = !security.is_null();
                 socket.enable_static();
                 request.finish(STATUS_SUCCESS, socket.handle().expose_provenance())
             }
@@ -137,12 +144,16 @@ unsafe extern "system" fn socket_connect(
     table: *const WSK_CLIENT_CONNECTION_DISPATCH,
     _process: PEPROCESS,
     _thread: PETHREAD,
-    _security: PSECURITY_DESCRIPTOR,
+    security: PSECURITY_DESCRIPTOR,
     irp: PIRP,
 ) -> NTSTATUS {
+    const API: &str = "WskSocketConnect";
     // SAFETY: what the client passed.
     let irp = unsafe { Irp::passed(irp) };
-    Call::with_irp("WskSocketConnect", client, irp, |client, request| {
+    Call::with_irp(API, client, irp, |client, request| {
+        if !security::may_pass(API, client, security) {
+            return request.finish(STATUS_INVALID_PARAMETER, 0);
+        }
         if kind != SOCK_STREAM || protocol != IPPROTO_TCP || flags != 0 || local.is_null() {
             return request.finish(STATUS_INVALID_PARAMETER, 0);
         }
@@ -154,6 +165,7 @@ unsafe extern "system" fn socket_connect(
         let to = unsafe { address::read(remote, family) };
         let (Some(from), Some(to)) = (from, to) else { return request.finish(STATUS_INVALID_PARAMETER, 0) };
         let socket = Socket::new(client, Category::Connection, family, context, table.cast());
+        socket.state().secured = !security.is_null();
         match connection::bind_to(&socket, from) {
             Ok(()) => connection::attempt(&socket, request, to, true),
             Err(status) => {
@@ -193,7 +205,21 @@ unsafe extern "system" fn control_client(
         let owner = Owner::Client(Arc::clone(&call.0));
         return crate::request::refuse(API, irp, owner, STATUS_INVALID_PARAMETER);
     }
+    // What an operation without an IRP fails with comes at once; it cannot stall.
+    if code == WSK_CACHE_SD
+        && let Some(Fate::Fail(status)) = FAULTS.call("WSK_CACHE_SD")
+    {
+        return status;
+    }
     match code {
+        WSK_CACHE_SD | WSK_RELEASE_SD if !returned.is_null() => {
+            violation!(API, "control code {code} takes no OutputSizeReturned");
+            STATUS_INVALID_PARAMETER
+        }
+        // SAFETY: what the client passed.
+        WSK_CACHE_SD => unsafe { security::cache(&call.0, (input_size, input), (output_size, output)) },
+        // SAFETY: what the client passed.
+        WSK_RELEASE_SD => unsafe { security::release(&call.0, (input_size, input)) },
         WSK_SET_STATIC_EVENT_CALLBACKS => {
             let fits = input_size == size_of::<WSK_EVENT_CALLBACK_CONTROL>() && !input.is_null();
             // SAFETY: as large as it must be; what the client passed.

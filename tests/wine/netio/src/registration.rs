@@ -7,6 +7,7 @@ use crate::machine::{self, CHANGED};
 use crate::provider;
 use crate::report::violation;
 use crate::request::{self, Ticket};
+use crate::security::Cached;
 use crate::sync::Mutex;
 use crate::sys::nt::{
     NTSTATUS, STATUS_DEVICE_NOT_READY, STATUS_INVALID_PARAMETER, STATUS_NOINTERFACE, STATUS_SUCCESS,
@@ -53,6 +54,7 @@ struct State {
     had_sockets: bool,
     static_events: u32,
     kept: Vec<Arc<Ticket>>,
+    cached: Vec<Cached>,
 }
 
 /// Clients by the address of their registration.
@@ -125,6 +127,26 @@ impl Client {
 
     pub fn had_sockets(&self) -> bool {
         self.state.lock().had_sockets
+    }
+
+    pub fn cache(&self, descriptor: Cached) {
+        self.state.lock().cached.push(descriptor);
+    }
+
+    /// Forgets a cached security descriptor; false if it is none.
+    pub fn uncache(&self, address: usize) -> bool {
+        let cached = &mut self.state.lock().cached;
+        let index = cached.iter().position(|descriptor| descriptor.address() == address);
+        index.map(|index| cached.swap_remove(index)).is_some()
+    }
+
+    pub fn has_cached(&self, address: usize) -> bool {
+        self.state.lock().cached.iter().any(|descriptor| descriptor.address() == address)
+    }
+
+    /// How many security descriptors it has cached.
+    pub fn cached(&self) -> usize {
+        self.state.lock().cached.len()
     }
 
     /// Keeps a request that nothing but a cancellation ends (WSK_TRANSPORT_LIST_CHANGE), which WskDeregister cancels.
@@ -317,6 +339,11 @@ pub extern "system" fn WskDeregister(registration: *mut WSK_REGISTRATION) {
         waits = CHANGED.1.wait_timeout(waits, LOOK);
     }
     drop(waits);
+    if client.cached() != 0 {
+        let words = format!("client {} has not released {} security descriptors", client.id, client.cached());
+        log!("VIOLATION: {API}: {words}");
+        LEAKS.lock().push(words);
+    }
     REGISTRATIONS.lock().remove(&registration.addr());
     log!("client {} is deregistered", client.id);
 }

@@ -103,6 +103,8 @@ pub struct State {
     /// Of those, the ones enabled by WSK_SET_STATIC_EVENT_CALLBACKS.
     pub fixed: u32,
     pub options: Options,
+    /// It was made with a security descriptor.
+    pub secured: bool,
     pub local: Option<SocketAddr>,
     pub remote: Option<SocketAddr>,
     pub extensions: Vec<Extension>,
@@ -167,6 +169,7 @@ impl Socket {
                 enabled: 0,
                 fixed: 0,
                 options: Options { exclusive: false, v6_only: true, keep_alive: false, no_delay: false },
+                secured: false,
                 local: None,
                 remote: None,
                 extensions: Vec::new(),
@@ -400,8 +403,15 @@ impl Socket {
         self.received.fetch_add(u64::try_from(bytes).unwrap_or(0), Ordering::Relaxed);
     }
 
+    /// Notes what was sent, after each share of which WSK thinks its ideal backlog over, as it does when the network
+    /// changes.
     pub fn count_sent(&self, bytes: usize) {
-        self.sent.fetch_add(u64::try_from(bytes).unwrap_or(0), Ordering::Relaxed);
+        const SHARE: u64 = 256 * 1024;
+        let bytes = u64::try_from(bytes).unwrap_or(0);
+        let before = self.sent.fetch_add(bytes, Ordering::Relaxed);
+        if before / SHARE != (before + bytes) / SHARE {
+            self.set_ideal_send_backlog((16 + machine::draw(240)) * 1024);
+        }
     }
 }
 

@@ -4,16 +4,19 @@ use crate::kernel::{Buffer, wait};
 use crate::sys::nt::{
     GUID, NTSTATUS, STATUS_BUFFER_OVERFLOW, STATUS_CANCELLED, STATUS_CONNECTION_ABORTED,
     STATUS_CONNECTION_DISCONNECTED, STATUS_CONNECTION_REFUSED, STATUS_INVALID_DEVICE_STATE,
-    STATUS_NOINTERFACE, STATUS_NOT_SUPPORTED, STATUS_SUCCESS,
+    STATUS_INVALID_PARAMETER, STATUS_NOINTERFACE, STATUS_NOT_SUPPORTED, STATUS_SUCCESS,
 };
 use crate::sys::wsk::{
     SIO_WSK_QUERY_IDEAL_SEND_BACKLOG, SIO_WSK_REGISTER_EXTENSION, SO_EXCLUSIVEADDRUSE, SOL_SOCKET,
-    WSK_EVENT_ACCEPT, WSK_EVENT_DISABLE, WSK_EVENT_DISCONNECT, WSK_EVENT_RECEIVE, WSK_EXTENSION_CONTROL_IN,
-    WSK_EXTENSION_CONTROL_OUT, WSK_FLAG_ABORTIVE, WSK_FLAG_CONNECTION_SOCKET, WSK_FLAG_DATAGRAM_SOCKET,
-    WSK_FLAG_LISTEN_SOCKET, WSK_FLAG_WAITALL, WSK_NO_WAIT, WSK_PROVIDER_NPI, WSK_TRANSPORT,
-    WSK_TRANSPORT_LIST_QUERY, WskIoctl, WskSetOption,
+    WSK_CACHE_SD, WSK_EVENT_ACCEPT, WSK_EVENT_DISABLE, WSK_EVENT_DISCONNECT, WSK_EVENT_RECEIVE,
+    WSK_EVENT_SEND_BACKLOG, WSK_EXTENSION_CONTROL_IN, WSK_EXTENSION_CONTROL_OUT, WSK_FLAG_ABORTIVE,
+    WSK_FLAG_CONNECTION_SOCKET, WSK_FLAG_DATAGRAM_SOCKET, WSK_FLAG_LISTEN_SOCKET, WSK_FLAG_WAITALL,
+    WSK_NO_WAIT, WSK_PROVIDER_NPI, WSK_RELEASE_SD, WSK_TRANSPORT, WSK_TRANSPORT_LIST_QUERY, WskIoctl,
+    WskSetOption,
 };
-use crate::wsk::{Answer, Registration, Socket, Watched, wait_disconnected, wait_received, watched};
+use crate::wsk::{
+    Answer, Registration, Socket, Watched, control_client, wait_disconnected, wait_received, watched,
+};
 use alloc::format;
 use alloc::string::String;
 use alloc::sync::Arc;
@@ -40,7 +43,7 @@ fn made<T>(what: &str, found: Result<T, NTSTATUS>) -> Result<T, String> {
 /// A promise, and what checks it.
 type Promise = (&'static str, fn(&WSK_PROVIDER_NPI) -> Check);
 
-const PROMISES: [Promise; 18] = [
+const PROMISES: [Promise; 23] = [
     ("transports are told once there is room for them", transports),
     ("a connection is accepted by request, and both ends agree about it", accept_by_request),
     ("a connection socket is bound first, and connected then", bound_first),
@@ -58,6 +61,11 @@ const PROMISES: [Promise; 18] = [
     ("a disabled event is not called", disabled),
     ("a refused connect makes no socket", refused_connect),
     ("options want their time, and unknown things are not supported", options),
+    ("a security descriptor is cached, passed and released", security),
+    ("the ideal send backlog is told when asked for, and when it changes", backlog),
+    ("a pending receive is served before the event", receive_first),
+    ("a graceful disconnect comes after the sends before it", disconnect_last),
+    ("an abortive disconnect ends the sends before it", abort_sends),
     ("a hundred connections at once", hundred),
 ];
 
@@ -422,6 +430,115 @@ fn options(npi: &WSK_PROVIDER_NPI) -> Check {
     let asked = unbound.control_later(query, None::<&mut u32>, Some(&mut backlog)).0;
     same("a backlog without a connection", &asked, &STATUS_INVALID_DEVICE_STATE)?;
     same("close", &unbound.close(), &STATUS_SUCCESS)
+}
+
+/// A descriptor in the self-relative form: SYSTEM owns it and may do everything, nobody else anything.
+#[repr(C, align(8))]
+struct Descriptor([u8; 20 + 12 + 28]);
+
+const SYSTEM: [u8; 12] = [1, 1, 0, 0, 0, 0, 0, 5, 18, 0, 0, 0];
+
+fn descriptor() -> Descriptor {
+    // Revision, flags SE_SELF_RELATIVE and SE_DACL_PRESENT; the offsets of owner, group, SACL and DACL.
+    const HEAD: [u8; 20] = [1, 0, 4, 0x80, 20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 32, 0, 0, 0];
+    // Revision, size, one entry: ACCESS_ALLOWED, its size, GENERIC_ALL.
+    const LIST: [u8; 16] = [2, 0, 28, 0, 1, 0, 0, 0, 0, 0, 20, 0, 0, 0, 0, 0x10];
+    let mut bytes = [0; 60];
+    let whole = HEAD.iter().chain(&SYSTEM).chain(&LIST).chain(&SYSTEM);
+    bytes.iter_mut().zip(whole).for_each(|(place, byte)| *place = *byte);
+    Descriptor(bytes)
+}
+
+fn security(npi: &WSK_PROVIDER_NPI) -> Check {
+    let mut own = descriptor();
+    let mut given = (&raw mut own).cast();
+    let mut cached = null_mut();
+    let status = control_client(npi, WSK_CACHE_SD, &mut given, Some(&mut cached));
+    same("WSK_CACHE_SD", &(status, cached.is_null(), cached == given), &(STATUS_SUCCESS, false, false))?;
+    // The client's own may go.
+    own.0.fill(0xEE);
+    let listener = made("WskSocket", Socket::secured(npi, WSK_FLAG_LISTEN_SOCKET, None, cached))?;
+    same("bind", &listener.listen(0), &STATUS_SUCCESS)?;
+    let accepted = listener.accept();
+    let client = made("connect", Socket::connected(npi, listener.port(), None))?;
+    let (status, server) = accepted.end();
+    same("accept", &status, &STATUS_SUCCESS)?;
+    same("close of the listener", &listener.close(), &STATUS_SUCCESS)?;
+    same("WSK_RELEASE_SD", &control_client(npi, WSK_RELEASE_SD, &mut cached, None), &STATUS_SUCCESS)?;
+    let mut nothing = null_mut();
+    let status = control_client(npi, WSK_CACHE_SD, &mut nothing, Some(&mut cached));
+    same("WSK_CACHE_SD of NULL", &status, &STATUS_INVALID_PARAMETER)?;
+    close_both(client, Socket(core::ptr::with_exposed_provenance_mut(server)))
+}
+
+fn backlog(npi: &WSK_PROVIDER_NPI) -> Check {
+    const MUCH: usize = 1 << 20;
+    let ask = |socket: Socket| {
+        let mut ideal = 0_usize;
+        let query = (WskIoctl, SIO_WSK_QUERY_IDEAL_SEND_BACKLOG, 0);
+        let asked = socket.control_later(query, None::<&mut u32>, Some(&mut ideal));
+        (asked, ideal)
+    };
+    let (client, server, watched) = event_pair(npi)?;
+    same("events", &server.events(WSK_EVENT_SEND_BACKLOG), &STATUS_SUCCESS)?;
+    let ((status, size), ideal) = ask(server);
+    same("the query", &(status, size, ideal > 0), &(STATUS_SUCCESS, size_of::<usize>(), true))?;
+    let mut received = Buffer::new(MUCH, 1 << 16, 0);
+    let all = client.receive(&mut received, WSK_FLAG_WAITALL);
+    send(server, &pattern(MUCH))?;
+    same("receive", &all.end(), &(STATUS_SUCCESS, MUCH))?;
+    let told = some("WskSendBacklogEvent", wait(&watched, |told| told.backlogs.last().copied()))?;
+    thread::sleep(Duration::from_millis(30));
+    let last = watched.0.lock().backlogs.last().copied();
+    same(
+        "the query, after the event",
+        &ask(server),
+        &((STATUS_SUCCESS, size_of::<usize>()), last.unwrap_or(told)),
+    )?;
+    close_both(client, server)
+}
+
+fn receive_first(npi: &WSK_PROVIDER_NPI) -> Check {
+    let (client, server, watched) = event_pair(npi)?;
+    let mut buffer = Buffer::new(4, 4, 0);
+    let pending = server.receive(&mut buffer, WSK_FLAG_WAITALL);
+    same("before", &pending.now(), &None)?;
+    send(client, b"fourand more")?;
+    same("receive", &pending.end(), &(STATUS_SUCCESS, 4))?;
+    same("its data", &buffer.read(4), &b"four".to_vec())?;
+    same("what comes after", &wait_received(&watched, 8), &Some(b"and more".to_vec()))?;
+    close_both(client, server)
+}
+
+fn disconnect_last(npi: &WSK_PROVIDER_NPI) -> Check {
+    // More than two stacks hold, so that it waits.
+    const MUCH: usize = 32 << 20;
+    let (client, server) = pair(npi)?;
+    let mut buffer = Buffer::new(MUCH, 1 << 20, 0);
+    let sending = client.send(&mut buffer);
+    let ending = client.disconnect_later(0);
+    thread::sleep(Duration::from_millis(30));
+    same("while nobody reads", &(sending.now(), ending.now()), &(None, None))?;
+    let mut received = Buffer::new(MUCH, 3 << 20, 0);
+    same("receive", &server.receive(&mut received, WSK_FLAG_WAITALL).end(), &(STATUS_SUCCESS, MUCH))?;
+    same("send", &sending.end(), &(STATUS_SUCCESS, MUCH))?;
+    same("disconnect", &ending.end().0, &STATUS_SUCCESS)?;
+    same("end of the stream", &server.receive(&mut received, 0).end(), &(STATUS_SUCCESS, 0))?;
+    close_both(client, server)
+}
+
+fn abort_sends(npi: &WSK_PROVIDER_NPI) -> Check {
+    const MUCH: usize = 32 << 20;
+    let (client, server) = pair(npi)?;
+    let mut buffer = Buffer::new(MUCH, 1 << 20, 0);
+    let sending = client.send(&mut buffer);
+    let ending = client.disconnect_later(0);
+    thread::sleep(Duration::from_millis(30));
+    same("before", &(sending.now(), ending.now()), &(None, None))?;
+    same("an abortive disconnect", &client.disconnect(WSK_FLAG_ABORTIVE).0, &STATUS_SUCCESS)?;
+    same("the send", &sending.end().0, &STATUS_CONNECTION_ABORTED)?;
+    same("the graceful one", &ending.end().0, &STATUS_CONNECTION_ABORTED)?;
+    close_both(client, server)
 }
 
 fn hundred(npi: &WSK_PROVIDER_NPI) -> Check {

@@ -6,12 +6,12 @@ use crate::sys::nt::{
     NTSTATUS, PVOID, STATUS_DATA_NOT_ACCEPTED, STATUS_PENDING, STATUS_REQUEST_NOT_ACCEPTED, STATUS_SUCCESS,
 };
 use crate::sys::wsk::{
-    AF_INET, IN_ADDR, IPPROTO_TCP, NPI_WSK_INTERFACE_ID, NPIID, PSOCKADDR, PWSK_DATA_INDICATION, PWSK_SOCKET,
-    SO_WSK_EVENT_CALLBACK, SOCK_STREAM, SOCKADDR_IN, SOL_SOCKET, WSK_BUF, WSK_CLIENT_CONNECTION_DISPATCH,
-    WSK_CLIENT_DISPATCH, WSK_CLIENT_LISTEN_DISPATCH, WSK_CLIENT_NPI, WSK_EVENT_CALLBACK_CONTROL,
-    WSK_FLAG_LISTEN_SOCKET, WSK_PROVIDER_BASIC_DISPATCH, WSK_PROVIDER_CHARACTERISTICS,
-    WSK_PROVIDER_CONNECTION_DISPATCH, WSK_PROVIDER_LISTEN_DISPATCH, WSK_PROVIDER_NPI, WSK_REGISTRATION,
-    WskSetOption,
+    AF_INET, IN_ADDR, IPPROTO_TCP, NPI_WSK_INTERFACE_ID, NPIID, PSECURITY_DESCRIPTOR, PSOCKADDR,
+    PWSK_DATA_INDICATION, PWSK_SOCKET, SO_WSK_EVENT_CALLBACK, SOCK_STREAM, SOCKADDR_IN, SOL_SOCKET, WSK_BUF,
+    WSK_CLIENT_CONNECTION_DISPATCH, WSK_CLIENT_DISPATCH, WSK_CLIENT_LISTEN_DISPATCH, WSK_CLIENT_NPI,
+    WSK_EVENT_CALLBACK_CONTROL, WSK_FLAG_LISTEN_SOCKET, WSK_PROVIDER_BASIC_DISPATCH,
+    WSK_PROVIDER_CHARACTERISTICS, WSK_PROVIDER_CONNECTION_DISPATCH, WSK_PROVIDER_LISTEN_DISPATCH,
+    WSK_PROVIDER_NPI, WSK_REGISTRATION, WskSetOption,
 };
 use alloc::boxed::Box;
 use alloc::sync::Arc;
@@ -99,6 +99,8 @@ pub struct Told {
     pub answer: Answer,
     /// What was retained.
     pub retained: Option<usize>,
+    /// What WskSendBacklogEvent told.
+    pub backlogs: Vec<usize>,
     pub inside: usize,
     pub overlapped: bool,
 }
@@ -135,7 +137,7 @@ unsafe fn told<'a>(context: PVOID) -> &'a Watched {
 pub static CONNECTION_EVENTS: WSK_CLIENT_CONNECTION_DISPATCH = WSK_CLIENT_CONNECTION_DISPATCH {
     WskReceiveEvent: Some(receive_event),
     WskDisconnectEvent: Some(disconnect_event),
-    WskSendBacklogEvent: None,
+    WskSendBacklogEvent: Some(backlog_event),
 };
 
 pub static LISTEN_EVENTS: WSK_CLIENT_LISTEN_DISPATCH = WSK_CLIENT_LISTEN_DISPATCH {
@@ -219,6 +221,14 @@ unsafe extern "system" fn disconnect_event(socket_context: PVOID, flags: u32) ->
     STATUS_SUCCESS
 }
 
+unsafe extern "system" fn backlog_event(socket_context: PVOID, ideal: usize) -> NTSTATUS {
+    // SAFETY: the context that the socket was given.
+    let watched = unsafe { told(socket_context) };
+    watched.0.lock().backlogs.push(ideal);
+    watched.1.notify_all();
+    STATUS_SUCCESS
+}
+
 unsafe extern "system" fn accept_event(
     socket_context: PVOID,
     _flags: u32,
@@ -277,6 +287,16 @@ macro_rules! function {
 impl Socket {
     /// WskSocket: a listening socket, or a connection socket.
     pub fn new(npi: &WSK_PROVIDER_NPI, flags: u32, watched: Option<&Arc<Watched>>) -> Result<Self, NTSTATUS> {
+        Self::secured(npi, flags, watched, null_mut())
+    }
+
+    /// [`Self::new`] with a security descriptor.
+    pub fn secured(
+        npi: &WSK_PROVIDER_NPI,
+        flags: u32,
+        watched: Option<&Arc<Watched>>,
+        security: PSECURITY_DESCRIPTOR,
+    ) -> Result<Self, NTSTATUS> {
         // SAFETY: captured.
         let function = unsafe { (*npi.Dispatch).WskSocket }.expect("WskSocket");
         let listens = flags == WSK_FLAG_LISTEN_SOCKET;
@@ -300,7 +320,7 @@ impl Socket {
                     table,
                     none.cast(),
                     none.cast(),
-                    none,
+                    security,
                     irp,
                 )
             }
@@ -427,10 +447,14 @@ impl Socket {
         request(|irp| unsafe { function(self.0, described, flags, irp) })
     }
 
-    pub fn disconnect(self, flags: u32) -> Outcome {
+    pub fn disconnect_later(self, flags: u32) -> Pending {
         let function = function!(self, WSK_PROVIDER_CONNECTION_DISPATCH, WskDisconnect);
         // SAFETY: a connection socket; no buffer.
-        request(|irp| unsafe { function(self.0, null_mut(), flags, irp) }).end()
+        request(|irp| unsafe { function(self.0, null_mut(), flags, irp) })
+    }
+
+    pub fn disconnect(self, flags: u32) -> Outcome {
+        self.disconnect_later(flags).end()
     }
 
     pub fn release(self, list: usize) -> NTSTATUS {
@@ -487,6 +511,23 @@ impl Socket {
         let request = (WskSetOption, SO_WSK_EVENT_CALLBACK, SOL_SOCKET);
         self.control(request, &mut control, None::<&mut u32>)
     }
+}
+
+/// WskControlClient without an IRP, on one variable that holds a pointer, and perhaps another.
+pub fn control_client(
+    npi: &WSK_PROVIDER_NPI,
+    code: u32,
+    input: &mut PVOID,
+    output: Option<&mut PVOID>,
+) -> NTSTATUS {
+    // SAFETY: captured.
+    let function = unsafe { (*npi.Dispatch).WskControlClient }.expect("WskControlClient");
+    let size = size_of::<PVOID>();
+    let room = if output.is_some() { size } else { 0 };
+    let output: *mut c_void = output.map_or(null_mut(), |output| core::ptr::from_mut(output).cast());
+    let input = core::ptr::from_mut(input).cast();
+    // SAFETY: captured; both variables outlive the call.
+    unsafe { function(npi.Client, code, size, input, room, output, null_mut(), null_mut()) }
 }
 
 /// Waits until `count` bytes were indicated.

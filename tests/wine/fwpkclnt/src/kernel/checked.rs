@@ -33,6 +33,7 @@ macro_rules! checked {
         )+
     };
 }
+pub(super) use checked;
 
 /// "If Timeout is zero, the caller can be at DISPATCH_LEVEL": a wait that does not wait.
 fn wait_limit(timeout: *const LARGE_INTEGER) -> KIRQL {

@@ -1,4 +1,4 @@
-//! The functions of `ntoskrnl.exe` and `hal.dll` that Wine 8 lacks, or has otherwise than Windows documents them.
+//! The functions of `ntoskrnl.exe`, `hal.dll` and `cng.sys` that Wine 8 lacks, or has otherwise than Windows documents them.
 //!
 //! Each is named in [`TABLE`]; a driver's import of that name is pointed here ([`crate::modules`]). A function whose
 //! page limits its IRQL checks it, also where the work is Wine's own. The page of a function is the page of its name
@@ -11,11 +11,14 @@ mod checked;
 mod crash;
 mod dpc;
 pub(crate) mod etw;
+mod file;
+mod irp;
 mod level;
 mod lock;
 mod memory;
 pub(crate) mod pool;
 pub(crate) mod processor;
+mod random;
 mod routine;
 mod rundown;
 mod security;
@@ -49,7 +52,7 @@ macro_rules! functions {
     };
 }
 
-/// All of them.
+/// All of the kernel's.
 static TABLE: &[Function] = functions! {
     bugcheck { KeBugCheck, KeBugCheckEx }
     checked {
@@ -62,6 +65,11 @@ static TABLE: &[Function] = functions! {
         EtwEventEnabled, EtwProviderEnabled, EtwRegister, EtwSetInformation, EtwUnregister, EtwWrite,
         EtwWriteTransfer,
     }
+    file {
+        ZwCreateFile, ZwFlushBuffersFile, ZwQueryInformationFile, ZwQuerySecurityObject, ZwReadFile, ZwSetInformationFile,
+        ZwWriteFile,
+    }
+    irp { IoSetCompletionRoutineEx }
     level { KeGetCurrentIrql, KeLowerIrql, KeRaiseIrql, KeRaiseIrqlToDpcLevel, KfLowerIrql, KfRaiseIrql }
     lock {
         KeAcquireInStackQueuedSpinLock, KeAcquireSpinLock, KeAcquireSpinLockAtDpcLevel,
@@ -88,7 +96,21 @@ static TABLE: &[Function] = functions! {
     work { ExQueueWorkItem }
 };
 
-/// The function of that name, if it is here.
+/// Those of `cng.sys`.
+static CNG: &[Function] = functions! {
+    random { BCryptGenRandom }
+};
+
+/// The function of that name that takes the place of a library's, if there is one.
+pub(crate) fn replacement(library: &str, name: &str) -> Option<*const ()> {
+    if ["ntoskrnl.exe", "hal.dll"].iter().any(|kernel| library.eq_ignore_ascii_case(kernel)) {
+        return find(name);
+    }
+    let function = CNG.iter().find(|function| function.name == name)?;
+    library.eq_ignore_ascii_case("cng.sys").then_some(function.address)
+}
+
+/// The kernel's function of that name, if it is here.
 pub(crate) fn find(name: &str) -> Option<*const ()> {
     TABLE.iter().find(|function| function.name == name).map(|function| function.address)
 }
@@ -114,6 +136,10 @@ pub(crate) fn report(leaks: &mut Vec<Leak>) {
     if callbacks != 0 {
         let made_by = "KeRegisterProcessorChangeCallback".into();
         leaks.push(Leak::new("processor change callbacks", callbacks, made_by));
+    }
+    if irp::waiting() != 0 {
+        let made_by = "IoSetCompletionRoutineEx, of routines that were never called".into();
+        leaks.push(Leak::new("completion context", irp::waiting(), made_by));
     }
     for name in etw::state().0 {
         leaks.push(Leak::new("ETW registration", 0, format!("EtwRegister, {name}")));
