@@ -17,6 +17,8 @@ mod wait;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 
+use clap::ValueEnum;
+
 use crate::build::{Arch, core_is_installed, dist};
 use crate::install;
 use crate::step::root;
@@ -33,6 +35,9 @@ pub struct WineArgs {
     /// How many times the driver is loaded and unloaded with connections, flows and callbacks alive
     #[arg(long, value_name = "N", default_value_t = 100)]
     cycles: u32,
+    /// Runs these sessions alone
+    #[arg(long, value_enum, value_name = "SESSION")]
+    only: Vec<Part>,
     /// Prints one JSON object at the end: {"passed":…, "seconds":…, "phases":[{"name":…, "passed":…, "seconds":…,
     /// "checks":[…], …}], "logs":…}; progress goes to standard error
     #[arg(long)]
@@ -40,6 +45,19 @@ pub struct WineArgs {
     /// Leaves the logs in target/wine/logs after a clean run, too
     #[arg(long)]
     keep: bool,
+}
+
+/// A session of Wine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Part {
+    /// The stand-ins, checked by drivers that know what is documented
+    Checks,
+    /// The driver, with both stand-ins
+    Driver,
+    /// The driver, with Wine's own netio.sys
+    WineNetio,
+    /// The driver, loaded and unloaded again and again
+    Cycles,
 }
 
 /// What a run works with.
@@ -147,10 +165,16 @@ pub fn run(args: &WineArgs) -> ExitCode {
     let prepared = report.phase("preparation", |report| Run::prepare(args, report));
     let logs = root().join("target/wine/logs");
     if let Some(run) = &prepared {
-        phases::checks(run, &mut report);
-        phases::stand_ins(run, &mut report);
-        phases::wine_netio(run, &mut report);
-        phases::cycles(run, args.cycles, &mut report);
+        for part in
+            Part::value_variants().iter().filter(|part| args.only.is_empty() || args.only.contains(part))
+        {
+            match part {
+                Part::Checks => phases::checks(run, &mut report),
+                Part::Driver => phases::stand_ins(run, &mut report),
+                Part::WineNetio => phases::wine_netio(run, &mut report),
+                Part::Cycles => phases::cycles(run, args.cycles, &mut report),
+            }
+        }
     }
     let passed = report.finish(&logs.display().to_string());
     if passed && !args.keep {
