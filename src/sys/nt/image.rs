@@ -17,6 +17,8 @@ pub type POOL_FLAGS = u64;
 pub const POOL_FLAG_NON_PAGED: POOL_FLAGS = 0x40;
 
 pub const KernelMode: KPROCESSOR_MODE = 0;
+/// Beside a priority: what is mapped is data.
+pub const MdlMappingNoExecute: ULONG = 0x4000_0000;
 pub use wdk_sys::_EVENT_TYPE::{NotificationEvent, SynchronizationEvent};
 pub use wdk_sys::_KEY_INFORMATION_CLASS::KeyBasicInformation;
 pub use wdk_sys::_KEY_VALUE_INFORMATION_CLASS::{KeyValueBasicInformation, KeyValuePartialInformation};
@@ -37,6 +39,15 @@ unsafe extern "system" {
     pub fn KeLowerIrql(NewIrql: KIRQL);
     pub fn KeQuerySystemTimePrecise(CurrentTime: PLARGE_INTEGER);
     fn KfRaiseIrql(NewIrql: KIRQL) -> KIRQL;
+    // Its priority is a ULONG, with flags beside the enumeration, and an enumeration alone in mingw-w64's headers.
+    pub fn MmMapLockedPagesSpecifyCache(
+        MemoryDescriptorList: PMDL,
+        AccessMode: KPROCESSOR_MODE,
+        CacheType: MEMORY_CACHING_TYPE,
+        RequestedAddress: PVOID,
+        BugCheckOnFailure: ULONG,
+        Priority: ULONG,
+    ) -> PVOID;
 }
 
 // Before Windows 10 2004 the hardware abstraction layer was an image of its own; later ones forward.
@@ -86,11 +97,6 @@ pub unsafe fn YieldProcessor() {
     core::hint::spin_loop();
 }
 
-/// Where `Tail.Overlay.CurrentStackLocation` is, within unnamed unions.
-const CURRENT_STACK_LOCATION: usize = 0xB8;
-
-const _: () = assert!(core::mem::offset_of!(IRP, Tail) == 0x78 && size_of::<IRP>() == 0xD0);
-
 /// Page "IoSetCompletionRoutine macro (wdm.h)". IRQL: up to DISPATCH_LEVEL.
 ///
 /// # Safety
@@ -103,12 +109,8 @@ pub unsafe fn IoSetCompletionRoutine(
     on_error: BOOLEAN,
     on_cancel: BOOLEAN,
 ) {
-    // SAFETY: within the IRP.
-    let current = unsafe { irp.byte_add(CURRENT_STACK_LOCATION) };
-    // SAFETY: the field is a pointer to the current location.
-    let current = unsafe { current.cast::<PIO_STACK_LOCATION>().read() };
     // SAFETY: the caller's promise.
-    let next = unsafe { current.sub(1) };
+    let next = unsafe { super::next_stack_location(irp) };
     // SAFETY: as above; nobody else looks at it before the IRP is sent.
     let next = unsafe { &mut *next };
     next.CompletionRoutine = routine;
