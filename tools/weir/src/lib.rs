@@ -1,4 +1,10 @@
 //! The operator's command line, as a library: what the `weir` binary, the integration tests and the benchmarks share.
 
+pub mod cli;
+pub mod client;
+pub mod ctl;
+pub mod keys;
+pub mod output;
+pub mod place;
 pub mod policy;
 pub mod run;

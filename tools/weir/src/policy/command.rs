@@ -3,12 +3,14 @@
 use super::finding::{Finding, Severity, Source};
 use super::parser::PROTOCOLS;
 use super::{Compiled, app_bytes, compile};
+use crate::output::print;
 use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
 use serde::Serialize;
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use weir::policy::format::MAGIC;
 use weir::policy::{Action, App, Direction, Family, Fields, Image, Tuple};
 
 /// Checks policies and explains what they decide
@@ -46,21 +48,8 @@ pub struct CheckArgs {
 pub struct ExplainArgs {
     /// The policy; `-` is standard input
     file: PathBuf,
-    /// Who opens the connection: a remote host (in) or this one (out)
-    #[arg(long, value_parser = direction)]
-    direction: Direction,
-    /// The protocol, by name or number
-    #[arg(long, value_parser = protocol)]
-    protocol: Option<u8>,
-    /// The local address, with or without a port: 192.0.2.1:1234, 192.0.2.1, `[2001:db8::1]:1234`
-    #[arg(long, value_parser = endpoint, value_name = "ADDR[:PORT]")]
-    local: Option<Endpoint>,
-    /// The remote address, with or without a port
-    #[arg(long, value_parser = endpoint, value_name = "ADDR[:PORT]")]
-    remote: Option<Endpoint>,
-    /// The NT path of the application, such as '\device\harddiskvolume2\windows\system32\curl.exe'
-    #[arg(long, value_name = "PATH")]
-    app: Option<String>,
+    #[command(flatten)]
+    tuple: TupleArgs,
     /// List every rule before the one that decides, not just those that one field alone keeps from matching
     #[arg(long)]
     all: bool,
@@ -69,11 +58,47 @@ pub struct ExplainArgs {
     json: bool,
 }
 
+/// A connection to ask about.
+#[derive(clap::Args, Debug)]
+pub struct TupleArgs {
+    /// Who opens the connection: a remote host (in) or this one (out)
+    #[arg(long, value_parser = direction)]
+    pub direction: Direction,
+    /// The protocol, by name or number
+    #[arg(long, value_parser = protocol)]
+    pub protocol: Option<u8>,
+    /// The local address, with or without a port: 192.0.2.1:1234, 192.0.2.1, `[2001:db8::1]:1234`
+    #[arg(long, value_parser = endpoint, value_name = "ADDR[:PORT]")]
+    pub local: Option<Endpoint>,
+    /// The remote address, with or without a port
+    #[arg(long, value_parser = endpoint, value_name = "ADDR[:PORT]")]
+    pub remote: Option<Endpoint>,
+    /// The NT path of the application, such as '\device\harddiskvolume2\windows\system32\curl.exe'
+    #[arg(long, value_name = "PATH")]
+    pub app: Option<String>,
+}
+
+impl TupleArgs {
+    /// The family of the addresses, IPv4 if there are none.
+    ///
+    /// # Errors
+    /// They are of different ones.
+    pub fn family(&self) -> Result<Family, String> {
+        match (self.local.map(|end| end.address), self.remote.map(|end| end.address)) {
+            (Some(local), Some(remote)) if local.is_ipv4() != remote.is_ipv4() => {
+                Err("--local and --remote are of different families".to_owned())
+            }
+            (Some(address), _) | (None, Some(address)) if address.is_ipv6() => Ok(Family::V6),
+            _ => Ok(Family::V4),
+        }
+    }
+}
+
 /// An address, and a port if there is one.
 #[derive(Clone, Copy, Debug)]
-struct Endpoint {
-    address: IpAddr,
-    port: Option<u16>,
+pub struct Endpoint {
+    pub address: IpAddr,
+    pub port: Option<u16>,
 }
 
 fn direction(text: &str) -> Result<Direction, String> {
@@ -133,8 +158,34 @@ struct Checked {
 }
 
 fn load(file: &Path) -> Result<Checked, String> {
+    read(file).map(checked)
+}
+
+/// A policy's image, from its text or from the image itself. What is to be said of the text is said on standard error.
+///
+/// # Errors
+/// A text for people: it cannot be read, or is no policy.
+pub fn image(file: &Path) -> Result<Vec<u8>, String> {
     let bytes = read(file)?;
-    Ok(match String::from_utf8(bytes) {
+    if bytes.starts_with(&MAGIC) {
+        Image::validate(&bytes).map_err(|invalid| {
+            let (what, at) = (invalid.what, invalid.offset);
+            format!("{}: an image that no driver takes: {what:?} at byte {at}", file.display())
+        })?;
+        return Ok(bytes);
+    }
+    let (checked, file) = (checked(bytes), file.display().to_string());
+    findings(&mut anstream::stderr().lock(), &checked, &file)
+        .map_err(|error| format!("standard error: {error}"))?;
+    let faults = checked.count(Severity::Fault);
+    checked
+        .compiled
+        .map(|compiled| compiled.image)
+        .map_err(|_| format!("{file}: {}", plural(faults, "fault")))
+}
+
+fn checked(bytes: Vec<u8>) -> Checked {
+    match String::from_utf8(bytes) {
         Ok(text) => Checked { compiled: compile(&text), text },
         Err(error) => {
             let good = error.utf8_error().valid_up_to();
@@ -142,7 +193,7 @@ fn load(file: &Path) -> Result<Checked, String> {
             let finding = Source::new(&text).finding(Severity::Fault, good..good + 1, "not UTF-8");
             Checked { text, compiled: Err(vec![finding]) }
         }
-    })
+    }
 }
 
 impl Checked {
@@ -160,15 +211,6 @@ impl Checked {
 
 fn plural(count: usize, what: &str) -> String {
     format!("{count} {what}{}", if count == 1 { "" } else { "s" })
-}
-
-/// Prints lines; a reader that has gone away is no error.
-fn print(lines: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<(), String> {
-    let mut out = io::BufWriter::new(anstream::stdout().lock());
-    match lines(&mut out).and_then(|()| out.flush()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(format!("standard output: {error}")),
-        _ => Ok(()),
-    }
 }
 
 fn json_line(out: &mut dyn Write, event: &'static str, value: &impl Serialize) -> io::Result<()> {
@@ -266,28 +308,23 @@ fn findings(out: &mut dyn Write, checked: &Checked, file: &str) -> io::Result<()
 }
 
 fn explain(args: &ExplainArgs) -> Result<ExitCode, String> {
-    let family = match (args.local.map(|end| end.address), args.remote.map(|end| end.address)) {
-        (Some(local), Some(remote)) if local.is_ipv4() != remote.is_ipv4() => {
-            return Err("--local and --remote are of different families".to_owned());
-        }
-        (Some(address), _) | (None, Some(address)) if address.is_ipv6() => Family::V6,
-        _ => Family::V4,
-    };
+    let given = &args.tuple;
+    let family = given.family()?;
     let checked = load(&args.file)?;
     let file = args.file.display().to_string();
     let Ok(compiled) = &checked.compiled else {
         print(|out| findings(out, &checked, &file))?;
         return Ok(ExitCode::FAILURE);
     };
-    let app = args.app.as_deref().map(app_bytes);
+    let app = given.app.as_deref().map(app_bytes);
     let tuple = Tuple {
-        direction: args.direction,
+        direction: given.direction,
         family,
-        protocol: args.protocol,
-        local: args.local.map(|end| wire(end.address)),
-        remote: args.remote.map(|end| wire(end.address)),
-        local_port: args.local.and_then(|end| end.port),
-        remote_port: args.remote.and_then(|end| end.port),
+        protocol: given.protocol,
+        local: given.local.map(|end| wire(end.address)),
+        remote: given.remote.map(|end| wire(end.address)),
+        local_port: given.local.and_then(|end| end.port),
+        remote_port: given.remote.and_then(|end| end.port),
         app: app.as_deref().and_then(App::from_utf16le),
     };
     let image = Image::assume_valid(&compiled.image);
@@ -320,8 +357,7 @@ fn explanation(
     let line = |index: u32| compiled.lines.get(index as usize).map_or(0, |at| source.position(*at).0);
     let mut left_out = 0;
     for step in image.explain(tuple) {
-        let failed: Vec<_> =
-            FIELDS.iter().filter(|(field, _)| step.failed.contains(*field)).map(|(_, name)| *name).collect();
+        let failed = failed_fields(step.failed);
         if !args.all && failed.len() > 1 {
             left_out += 1;
             continue;
@@ -370,6 +406,11 @@ const FIELDS: [(Fields, &str); 7] = [
     (Fields::REMOTE_PORT, "remote_port"),
     (Fields::APP, "app"),
 ];
+
+/// What does not match, by the keys that people write.
+pub fn failed_fields(failed: Fields) -> Vec<&'static str> {
+    FIELDS.iter().filter(|(field, _)| failed.contains(*field)).map(|(_, name)| *name).collect()
+}
 
 fn wire(address: IpAddr) -> [u8; 16] {
     match address {

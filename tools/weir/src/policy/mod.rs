@@ -9,7 +9,7 @@ mod fold;
 mod model;
 mod parser;
 
-pub use command::{CheckArgs, Command, ExplainArgs, run};
+pub use command::{CheckArgs, Command, ExplainArgs, TupleArgs, failed_fields, image, run};
 pub use finding::{Finding, Severity};
 
 use finding::Source;

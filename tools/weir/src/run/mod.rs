@@ -27,6 +27,7 @@ use self::hosts::Hosts;
 use self::local::Local;
 use self::machine::Machine;
 use self::packet::Skip;
+pub use self::report::protocol;
 use self::report::{Format, Printer, Summary};
 use crate::policy::{self, Compiled};
 
