@@ -51,7 +51,7 @@ const PROMISES: [Promise; 18] = [
     ("an MDL of pool memory has its address", memory_list),
     ("a completion routine is called with its device and its context", io::completion),
     ("randomness is drawn from cng.sys", io::random),
-    ("a file is written, flushed, cut, read and deleted, in the folder of Windows", io::files),
+    ("a file in the driver's own folder is written, flushed, cut, read and deleted", io::files),
     ("a key tells its owner and who may do what", io::key_security),
     ("processors that are there are told to whoever asks", processors_told),
     ("a provider is enabled when it registers", tracing),

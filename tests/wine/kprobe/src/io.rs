@@ -39,6 +39,7 @@ unsafe extern "system" {
         on_error: BOOLEAN,
         on_cancel: BOOLEAN,
     ) -> NTSTATUS;
+    fn IoGetDriverDirectory(driver: PDRIVER_OBJECT, kind: i32, flags: u32, file: *mut HANDLE) -> NTSTATUS;
     fn ZwClose(handle: HANDLE) -> NTSTATUS;
     fn ZwOpenKey(key: *mut HANDLE, access: ACCESS_MASK, attributes: *const OBJECT_ATTRIBUTES) -> NTSTATUS;
     fn ZwCreateFile(
@@ -216,9 +217,15 @@ pub fn files() -> Check {
     const STANDARD: i32 = 5;
     const DISPOSITION: i32 = 13;
     const END_OF_FILE: i32 = 20;
-    let name: Vec<u16> = r"\SystemRoot\Temp\kprobe.tmp".encode_utf16().collect();
+    const DATA: i32 = 1;
+    let driver = DRIVER.load(Ordering::SeqCst).cast();
+    let mut folder = null_mut();
+    // SAFETY: the driver's own object.
+    let found = unsafe { IoGetDriverDirectory(driver, DATA, 0, &raw mut folder) };
+    same("IoGetDriverDirectory", &found, &STATUS_SUCCESS)?;
+    let name: Vec<u16> = "kprobe.tmp".encode_utf16().collect();
     let mut string = NO_STRING;
-    let attributes = named(&name, &mut string);
+    let attributes = OBJECT_ATTRIBUTES { RootDirectory: folder, ..named(&name, &mut string) };
     let (mut file, mut block) = (null_mut(), no_status());
     let status = &raw mut block;
     // SAFETY: all of it lives until the call has returned.
@@ -237,6 +244,8 @@ pub fn files() -> Check {
             0,
         )
     };
+    // SAFETY: open.
+    unsafe { ZwClose(folder) };
     same("ZwCreateFile", &opened, &STATUS_SUCCESS)?;
     let (mut written, begin) = ([7_u8; 100], LARGE_INTEGER { QuadPart: 0 });
     let (place, none) = (written.as_mut_ptr().cast(), null_mut());

@@ -66,7 +66,7 @@ static TABLE: &[Function] = functions! {
         EtwWriteTransfer,
     }
     file {
-        ZwCreateFile, ZwFlushBuffersFile, ZwQueryInformationFile, ZwQuerySecurityObject, ZwReadFile, ZwSetInformationFile,
+        IoGetDriverDirectory, ZwCreateFile, ZwFlushBuffersFile, ZwQueryInformationFile, ZwQuerySecurityObject, ZwReadFile, ZwSetInformationFile,
         ZwWriteFile,
     }
     irp { IoSetCompletionRoutineEx }
