@@ -240,7 +240,8 @@ fn verdict_event<'a>(verdict: &Verdict, connection: Option<&Connection>) -> Trac
     }
 }
 
-fn opened_event<'a>(connection: &Connection) -> Trace<'a> {
+/// The event that tells of a connection that opens, or is open.
+pub fn opened_event<'a>(connection: &Connection) -> Trace<'a> {
     let key = connection.key();
     Trace::FlowOpened {
         connection: connection.number(),
@@ -293,7 +294,8 @@ fn control_event<'a>(change: &ControlConnection) -> Trace<'a> {
     }
 }
 
-fn address(family: Family, address: Address) -> IpAddr {
+/// An address as the connections' keys have it.
+pub fn address(family: Family, address: Address) -> IpAddr {
     match (family, address) {
         (Family::V4, [a, b, c, d, ..]) => IpAddr::V4(Ipv4Addr::new(a, b, c, d)),
         (Family::V6, address) => IpAddr::V6(Ipv6Addr::from(address)),

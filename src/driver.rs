@@ -26,20 +26,22 @@
 use core::ptr::{NonNull, null_mut};
 use core::sync::atomic::{AtomicPtr, Ordering};
 
-use crate::config::{self, Loaded, Settings};
-use crate::control::Control;
+use crate::board::Board;
+use crate::config::{self, Loaded};
+use crate::control::{Control, Host};
 use crate::dispatch::{self, Dispatching, Rings};
 use crate::flow::Flows;
 use crate::kernel::device::Device;
 use crate::kernel::irql::Passive;
-use crate::kernel::pool::{self, PoolArc, PoolBox, tags};
+use crate::kernel::pool::{self, PoolArc, PoolBox, PoolSlice, tags};
+use crate::kernel::time;
 use crate::kernel::{Result, Status};
 use crate::policies::{Policies, Sources, Steward};
 use crate::policy::Action;
 use crate::sys::nt::DRIVER_OBJECT;
 use crate::trace::events::FailMode;
 use crate::trace::{self, Event};
-use crate::wfp::{Callouts, Handler, Keeper, Plan};
+use crate::wfp::{Callouts, Handler, Keeper, Own, Plan};
 
 /// The driver, from a DriverEntry that succeeded to DriverUnload.
 static DRIVER: AtomicPtr<Driver> = AtomicPtr::new(null_mut());
@@ -55,8 +57,7 @@ pub struct Driver {
     control: Option<Control>,
     callouts: Option<PoolBox<Callouts>>,
     keeper: Option<Keeper>,
-    /// How many parts are missing.
-    degraded: u32,
+    board: Option<PoolArc<Board>>,
 }
 
 /// A step of the start that failed.
@@ -107,7 +108,8 @@ unsafe fn start_traced(passive: &mut Passive, object: *mut DRIVER_OBJECT, servic
     let device = unsafe { Device::try_new(passive, object) };
     match driver.start(passive, device, service) {
         Ok(()) => {
-            trace::emit(&Event::DriverStarted { degraded: driver.degraded });
+            let degraded = driver.board.as_ref().map_or(0, |board| board.degraded());
+            trace::emit(&Event::DriverStarted { degraded });
             DRIVER.store(driver.into_raw().as_ptr(), Ordering::Release);
             Ok(())
         }
@@ -142,7 +144,7 @@ impl Driver {
         control: None,
         callouts: None,
         keeper: None,
-        degraded: 0,
+        board: None,
     };
 
     fn start(
@@ -152,15 +154,17 @@ impl Driver {
         service: &[u16],
     ) -> core::result::Result<(), Failed> {
         let device = self.device.insert(step("device", device)?);
-        let Loaded { settings, identity: _, policy_image } = step("settings", config::load(passive, service))?;
-        let settings: &Settings = &settings;
+        let board = PoolArc::try_new(tags::DRIVER, Board::new(time::system_time()));
+        let board: &PoolArc<Board> = self.board.insert(step("board", board)?);
+        let Loaded { settings, identity, policy_image } = step("settings", config::load(passive, service))?;
+        let fail_mode = settings.fail_mode;
 
         let policies = step("policy", Policies::try_new(passive))?;
         let policies = self.policies.insert(step("policy", PoolArc::try_new(tags::POLICY, policies))?);
-        let sources = Sources { registry: policy_image, fail_mode: settings.fail_mode };
+        let sources = Sources { registry: policy_image, fail_mode };
         let (steward, refused) = step("policy", Steward::start(passive, policies.clone(), sources))?;
         self.steward = Some(steward);
-        self.degraded = self.degraded.saturating_add(refused);
+        board.degrade(refused);
 
         let rings = self.rings.insert(step("rings", dispatch::rings(passive, settings.ring_records))?);
         let flows = step("connections", Flows::try_new(passive, settings.max_connections))?;
@@ -169,28 +173,37 @@ impl Driver {
             Dispatching::start(passive, rings.clone(), flows.clone(), settings.dispatch_spin_microseconds);
         self.dispatching = Some(step("dispatcher", dispatching)?);
 
-        let mut control_port = None;
-        match step("control", Control::start(passive, settings, rings)) {
-            Ok(control) => {
-                // Without an address the listener's connections are subject to the policy like all others.
-                control_port = control.local_address(passive).map(|address| address.port());
-                self.control = Some(control);
-            }
-            // The policy holds without it.
-            Err(Failed { step, status }) => degrade(&mut self.degraded, step, status),
-        }
-
-        let (fail, fail_open) = match settings.fail_mode {
+        let (fail, fail_open) = match fail_mode {
             FailMode::Open => (Action::Allow, true),
             FailMode::Closed => (Action::Block, false),
         };
-        let handler =
-            Handler::new(policies.clone(), rings.clone(), flows.clone(), fail, settings.verdict_sampling);
+        let sampling = settings.verdict_sampling;
+        let handler = Handler::new(policies.clone(), rings.clone(), flows.clone(), fail, sampling);
+
+        // Without a key there is nothing to speak with, which has been told.
+        if let (Some(keys), Some(steward)) = (identity, &self.steward) {
+            let host = Host {
+                settings,
+                keys,
+                rings: rings.clone(),
+                flows: flows.clone(),
+                policies: policies.clone(),
+                desk: steward.desk(),
+                board: board.clone(),
+            };
+            match step("control", Control::start(passive, host)) {
+                Ok(control) => self.control = Some(control),
+                // The policy holds without it.
+                Err(Failed { step, status }) => degrade(board, step, status),
+            }
+        }
+        let own = step("filters", own_connections(passive, self.control.as_ref()))?;
         self.callouts = Some(step("callouts", Callouts::register(passive, device, handler))?);
 
-        let keeper = step("filters", Keeper::start(passive, device, Plan { control_port, fail_open }))?;
+        let plan = Plan { own, fail_open };
+        let keeper = step("filters", Keeper::start(passive, device, plan, board.clone()))?;
         if !keeper.is_filtering() {
-            self.degraded = self.degraded.saturating_add(1);
+            board.degrade(1);
         }
         self.keeper = Some(keeper);
         Ok(())
@@ -225,6 +238,7 @@ impl Driver {
         self.flows = None;
         self.rings = None;
         self.policies = None;
+        self.board = None;
         if let Some(device) = self.device.take() {
             device.delete(passive);
             told("device");
@@ -232,9 +246,23 @@ impl Driver {
     }
 }
 
+/// Which connections are weir's own: those to its listeners, as far as their ports are known (the others are subject to
+/// the policy like all), and those to controllers.
+fn own_connections(passive: &mut Passive, control: Option<&Control>) -> Result<PoolSlice<Own>> {
+    let Some(control) = control else { return PoolSlice::try_from_fn(tags::WFP, 0, |_| Own::Accepted(0)) };
+    let targets = control.targets();
+    let count = targets.len().saturating_add(control.local_addresses(passive).count());
+    let mut own = PoolSlice::try_from_fn(tags::WFP, count, |_| Own::Accepted(0))?;
+    let accepted = control.local_addresses(passive).map(|address| Own::Accepted(address.port()));
+    for (place, connection) in own.iter_mut().zip(targets.map(Own::Dialled).chain(accepted)) {
+        *place = connection;
+    }
+    Ok(own)
+}
+
 /// Goes on without a part.
-fn degrade(degraded: &mut u32, part: &'static str, status: Status) {
-    *degraded = degraded.saturating_add(1);
+fn degrade(board: &Board, part: &'static str, status: Status) {
+    board.degrade(1);
     trace::emit(&Event::Degraded { part, status: status.into() });
 }
 

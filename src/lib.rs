@@ -58,6 +58,8 @@ pub mod ext;
 #[cfg(kernel)]
 pub mod flow;
 #[cfg(kernel)]
+pub mod board;
+#[cfg(kernel)]
 pub mod kernel;
 #[cfg(kernel)]
 pub mod policies;

@@ -1,98 +1,99 @@
 //! The control plane's start and stop, and what it is started with.
 
-use super::shared::{Counters, Shared};
+use super::hub::Hub;
+use super::protocol::noise::{Keys, PublicKey};
+use super::protocol::role::{Name, Peer};
+use super::shared::{Counters, Shared, max_sessions};
 use super::worker;
+use crate::board::Board;
 use crate::config::Settings;
 use crate::dispatch::Rings;
 use crate::ext::{self, Events, Plan};
+use crate::flow::Flows;
 use crate::kernel::Result;
 use crate::kernel::event::Waited;
 use crate::kernel::irql::Passive;
 use crate::kernel::pool::{PoolArc, PoolBox, tags};
 use crate::kernel::thread::Thread;
 use crate::kernel::time::Interval;
+use crate::policies::{Desk, Policies};
+use crate::policy::Action;
+use crate::trace::events::FailMode;
+use crate::trace::follow::{self, Following};
 use crate::wsk::{Registration, WSK_VERSION};
 use core::fmt;
 use core::net::SocketAddr;
 
-/// What the control plane is started with.
-#[derive(Clone, Copy, Debug)]
-pub struct Parameters {
-    /// Where to listen; port 0: any.
-    pub listen: SocketAddr,
-    /// The most connections at a time.
-    pub max_sessions: u32,
-    /// The extension interfaces that sockets are registered for.
-    pub extensions: Plan,
-    /// How long a connection may be silent.
-    pub idle: Interval,
-    /// How long a graceful end may take, of one connection and of all at the stop, before it is aborted.
-    pub ending: Interval,
+/// What the control plane is started with: who it is, and the parts of the driver that it speaks of.
+pub struct Host {
+    pub settings: PoolBox<Settings>,
+    /// The driver's own keys.
+    pub keys: PoolBox<Keys>,
+    pub rings: PoolArc<Rings>,
+    pub flows: PoolArc<Flows>,
+    pub policies: PoolArc<Policies>,
+    pub desk: PoolArc<Desk>,
+    pub board: PoolArc<Board>,
 }
 
-impl Parameters {
-    /// How long a connection may be silent.
-    pub const IDLE: Interval = Interval::from_millis(300_000);
+impl Host {
+    /// The peer with that number.
+    pub(super) fn peer(&self, number: Option<u8>) -> Option<&Peer> {
+        self.settings.control_peers.as_slice().get(usize::from(number?))
+    }
 
-    /// As the settings have it; `None`: no control socket is wanted.
-    pub fn new(settings: &Settings) -> Option<Self> {
-        Some(Self {
-            listen: *settings.control_listen.as_slice().first()?,
-            max_sessions: settings.control_max_sessions,
-            extensions: Plan::new(&settings.extension_interfaces),
-            idle: Self::IDLE,
-            ending: Interval::from_millis(settings.shutdown_timeout_ms),
-        })
+    /// The number of the peer with that key.
+    pub(super) fn peer_with(&self, key: &PublicKey) -> Option<u8> {
+        self.peer_where(|peer| peer.key == *key)
+    }
+
+    /// The number of the peer with that name.
+    pub(super) fn peer_named(&self, name: &Name) -> Option<u8> {
+        self.peer_where(|peer| peer.name.is(name))
+    }
+
+    fn peer_where(&self, is: impl FnMut(&Peer) -> bool) -> Option<u8> {
+        u8::try_from(self.settings.control_peers.as_slice().iter().position(is)?).ok()
+    }
+
+    /// What is done with connections while there is no policy.
+    pub(super) fn fail_action(&self) -> Action {
+        match self.settings.fail_mode {
+            FailMode::Open => Action::Allow,
+            FailMode::Closed => Action::Block,
+        }
     }
 }
 
-/// How long [`Control::local_address`] waits for the first attempt to listen. DriverEntry calls it.
+/// How long [`Control::local_addresses`] waits for the first attempts to listen. DriverEntry calls it.
 const SETTLING: Interval = Interval::from_millis(1_000);
 
 /// The control plane.
 #[must_use = "it runs until it is stopped"]
 pub struct Control {
-    /// `None`: no control socket is wanted.
-    running: Option<Running>,
-}
-
-struct Running {
     shared: PoolArc<Shared>,
     events: Events,
     worker: Thread,
-    listen: SocketAddr,
+    following: Following,
+    host: PoolArc<Host>,
 }
 
 impl Control {
-    /// Starts the control plane that the settings ask for; `rings` carry what it tells from callbacks.
+    /// Starts the control plane.
     ///
-    /// Does not wait for WSK to be ready: the socket listens some time later, which the event ControlListening and
-    /// [`Control::local_address`] tell.
+    /// Does not wait for WSK to be ready: the sockets listen some time later, which the event ControlListening and
+    /// [`Control::local_addresses`] tell.
     ///
     /// # Errors
     /// `STATUS_INSUFFICIENT_RESOURCES`, and what WskRegister and PsCreateSystemThread return. Nothing is left behind.
-    pub fn start(passive: &mut Passive, settings: &Settings, rings: &PoolArc<Rings>) -> Result<Self> {
-        let Some(parameters) = Parameters::new(settings) else { return Ok(Self { running: None }) };
-        Self::start_with(passive, &parameters, rings)
-    }
-
-    /// Starts the control plane with other parameters than the settings can give.
-    ///
-    /// # Errors
-    /// As [`Control::start`].
-    pub fn start_with(
-        passive: &mut Passive,
-        parameters: &Parameters,
-        rings: &PoolArc<Rings>,
-    ) -> Result<Self> {
-        let max_sessions = usize::try_from(parameters.max_sessions).unwrap_or(usize::MAX);
-        // The listener's slot, and slots whose last events are under way.
-        let slots = max_sessions.saturating_add(max_sessions / 4).saturating_add(8);
-        let events = Events::start(passive, slots, parameters.extensions)?;
-        match start_worker(passive, parameters, rings, &events, max_sessions) {
-            Ok((shared, worker)) => {
-                Ok(Self { running: Some(Running { shared, events, worker, listen: parameters.listen }) })
-            }
+    pub fn start(passive: &mut Passive, host: Host) -> Result<Self> {
+        let max_sessions = max_sessions(&host.settings);
+        let addresses = host.settings.control_listen.as_slice().len();
+        // The listeners' slots, and slots whose last events are under way.
+        let slots = max_sessions.saturating_add(max_sessions / 4).saturating_add(addresses).saturating_add(8);
+        let events = Events::start(passive, slots, Plan::new(&host.settings.extension_interfaces))?;
+        match Self::start_worker(passive, host, &events) {
+            Ok((shared, worker, following, host)) => Ok(Self { shared, events, worker, following, host }),
             Err(status) => {
                 events.stop(passive);
                 Err(status)
@@ -100,39 +101,69 @@ impl Control {
         }
     }
 
-    /// The address that the control socket is bound to, or will be. Where any port will do, this waits for the first
-    /// attempt to listen, for a second at most.
-    pub fn local_address(&self, passive: &mut Passive) -> Option<SocketAddr> {
-        let running = self.running.as_ref()?;
-        if running.listen.port() != 0 {
-            return Some(running.listen);
+    fn start_worker(
+        passive: &mut Passive,
+        host: Host,
+        events: &Events,
+    ) -> Result<(PoolArc<Shared>, Thread, Following, PoolArc<Host>)> {
+        let host = PoolArc::try_new(tags::CONTROL, host)?;
+        let shared = Shared::try_new(events.sockets().clone(), host.rings.clone(), &host.settings)?;
+        let registration = Registration::new(passive, WSK_VERSION)?;
+        let context = worker::Context { shared: shared.clone(), registration, host: host.clone() };
+        let context = PoolBox::try_new(tags::CONTROL, context)?;
+        let following = follow::follow::<Hub>(shared.hub.clone())?;
+        host.desk.set_wake(passive, Some(shared.awaited().clone()));
+        match Thread::start(passive, context, worker::run) {
+            Ok(worker) => Ok((shared, worker, following, host)),
+            Err(status) => {
+                host.desk.set_wake(passive, None);
+                following.end(passive);
+                Err(status)
+            }
         }
-        match running.shared.settled.wait(passive, Some(SETTLING)) {
-            Waited::Signalled => *running.shared.listening.lock(passive),
-            Waited::TimedOut => None,
+    }
+
+    /// The addresses that control sockets are bound to, or will be. Where any port will do, this waits for the first
+    /// attempts to listen, for a second at most.
+    pub fn local_addresses<'a>(&'a self, passive: &'a mut Passive) -> impl Iterator<Item = SocketAddr> + 'a {
+        let wanted = self.host.settings.control_listen.as_slice();
+        if wanted.iter().any(|address| address.port() == 0) {
+            // After that, an address without a port is not known.
+            let _waited: Waited = self.shared.settled.wait(passive, Some(SETTLING));
         }
+        wanted.iter().enumerate().filter_map(|(index, wanted)| {
+            let bound = self.shared.listening.lock(passive).get(index).copied().flatten();
+            bound.or_else(|| Some(*wanted).filter(|wanted| wanted.port() != 0))
+        })
+    }
+
+    /// The controllers that weir connects to.
+    pub fn targets(&self) -> impl ExactSizeIterator<Item = SocketAddr> {
+        self.host.settings.control_dial.as_slice().iter().map(|dial| dial.address)
     }
 
     /// What has happened so far.
     pub fn counters(&self) -> Counters {
-        self.running.as_ref().map(|running| running.shared.counters()).unwrap_or_default()
+        self.shared.counters()
     }
 
     /// What became of registrations and callbacks so far.
     pub fn extensions(&self) -> ext::Totals {
-        self.running.as_ref().map(|running| running.events.sockets().totals()).unwrap_or_default()
+        self.events.sockets().totals()
     }
 
     /// What the rings of extension events have carried so far.
     pub fn figures(&self) -> ext::Figures {
-        self.running.as_ref().map(|running| running.events.sockets().figures()).unwrap_or_default()
+        self.events.sockets().figures()
     }
 
     /// Closes every socket, gracefully where the peers allow it in time, detaches from WSK, and ends the threads.
     pub fn stop(self, passive: &mut Passive) {
-        let Some(Running { shared, events, worker, .. }) = self.running else { return };
+        let Self { shared, events, worker, following, host } = self;
         shared.stop();
         worker.join(passive);
+        host.desk.set_wake(passive, None);
+        following.end(passive);
         events.stop(passive);
     }
 }
@@ -141,19 +172,4 @@ impl fmt::Debug for Control {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Control").field("counters", &self.counters()).finish_non_exhaustive()
     }
-}
-
-fn start_worker(
-    passive: &Passive,
-    parameters: &Parameters,
-    rings: &PoolArc<Rings>,
-    events: &Events,
-    max_sessions: usize,
-) -> Result<(PoolArc<Shared>, Thread)> {
-    let shared = Shared::try_new(events.sockets().clone(), rings.clone(), max_sessions)?;
-    let registration = Registration::new(passive, WSK_VERSION)?;
-    let context = worker::Context { shared: shared.clone(), registration, parameters: *parameters };
-    let context = PoolBox::try_new(tags::CONTROL, context)?;
-    let worker = Thread::start(passive, context, worker::run)?;
-    Ok((shared, worker))
 }

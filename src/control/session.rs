@@ -1,43 +1,58 @@
-//! A control connection.
+//! A control connection: its socket, what has come and what is on its way out.
 //!
-//! Callbacks note what happened in a word of bits and queue the session for the worker; the worker, alone, moves it
-//! from state to state:
+//! Callbacks put what comes into the inbox, note what happened in a word of bits and queue the session for the worker;
+//! the worker, alone, moves it from state to state, and speaks with the other side (see [`super::speech`]):
 //!
 //! ```text
-//! admitted ── extensions registered ──> open ── peer finished, idle, stop ──> ending ── in good order, or too late ──> closing ──> gone
-//!                      │ a required one is missing         │ reset, dead                                                   ^
-//!                      └───────────────────────────────────┴───────────────────────────────────────────────────────────────┘
+//! admitted ─┐
+//!           ├─ extensions registered ──> open ── peer finished, idle, stop ──> ending ── in good order, or too late ──> closing ──> gone
+//! dialled ──┘          │ a required one is missing     │ reset, dead, not authenticated                                    ^
+//!                      └───────────────────────────────┴───────────────────────────────────────────────────────────────────┘
 //! ```
 
+use super::inbox::{Inbox, Next};
+use super::protocol::frame;
+use super::protocol::message::SessionState;
+use super::protocol::{MAX_FRAME, frame::HEADER};
 use super::shared::{Place, Shared};
 use crate::ext::{Attached, SocketKind, Sockets};
 use crate::kernel::irql::{AtMostDispatch, Passive};
-use crate::kernel::pool::{PoolArc, tags};
+use crate::kernel::lock::SpinLock;
+use crate::kernel::pool::{PoolArc, PoolSlice, tags};
 use crate::kernel::time::{self, Interval};
 use crate::kernel::{Result, Status};
 use crate::trace;
+use super::status as ended;
 use crate::wsk::{
-    ConnectionEvents, ConnectionSocket, Data, Disconnected, Incoming, RECEIVE_SIZE, SendBuffer, status,
+    ConnectionEvents, ConnectionSocket, Data, DialError, Disconnected, Incoming, Provider, SendBuffer, status,
 };
 use core::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
-use core::sync::atomic::{AtomicI32, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 /// Notes from callbacks to the worker.
-mod note {
-    pub(super) const ADMITTED: u32 = 1 << 0;
+pub(super) mod note {
+    pub(crate) const ADMITTED: u32 = 1 << 0;
     /// The peer has ended its side.
-    pub(super) const FINISHED: u32 = 1 << 1;
+    pub(crate) const FINISHED: u32 = 1 << 1;
     /// The peer has reset the connection.
-    pub(super) const RESET: u32 = 1 << 2;
+    pub(crate) const RESET: u32 = 1 << 2;
     /// The socket is no longer functional.
-    pub(super) const DEAD: u32 = 1 << 3;
+    pub(crate) const DEAD: u32 = 1 << 3;
     /// Our graceful disconnect is over.
-    pub(super) const DISCONNECT_DONE: u32 = 1 << 4;
-    pub(super) const CLOSED: u32 = 1 << 5;
-    /// A receive request has brought something.
-    pub(super) const RECEIVED: u32 = 1 << 6;
+    pub(crate) const DISCONNECT_DONE: u32 = 1 << 4;
+    pub(crate) const CLOSED: u32 = 1 << 5;
+    /// Something has come, or a receive request is over.
+    pub(crate) const RECEIVED: u32 = 1 << 6;
+    /// A buffer is back that the worker had none of.
+    pub(crate) const SENT: u32 = 1 << 7;
+    /// Something could not be sent, or not be received.
+    pub(crate) const BROKEN: u32 = 1 << 8;
+    /// The connection that weir opens is there.
+    pub(crate) const CONNECTED: u32 = 1 << 9;
+    /// The connection that weir opens cannot be had.
+    pub(crate) const UNREACHABLE: u32 = 1 << 10;
     /// The session is queued.
-    pub(super) const QUEUED: u32 = 1 << 31;
+    pub(crate) const QUEUED: u32 = 1 << 31;
 }
 
 /// Why a connection is ended.
@@ -49,12 +64,22 @@ pub enum End {
     Reset,
     /// WSK said that the socket is no longer functional.
     Dead,
-    /// Silent for too long.
+    /// Silent for too long, or taking nothing for too long.
     Idle,
+    /// The handshake took too long.
+    Late,
+    /// Whoever it is, it is no peer, or does not mean this driver.
+    Stranger,
+    /// What came is no frame, or no message of this connection.
+    Nonsense,
     /// weir stops.
     Stopping,
     /// A required extension interface cannot be had, for this reason.
     Extension(Status),
+    /// A connection that weir opens cannot be had, for this reason.
+    Unreachable(Status),
+    /// Memory or randomness is wanting, or WSK failed a request.
+    Failed(Status),
 }
 
 impl End {
@@ -64,9 +89,11 @@ impl End {
             Self::Finished => Status::SUCCESS,
             Self::Reset => status::CONNECTION_RESET,
             Self::Dead => status::CONNECTION_DISCONNECTED,
-            Self::Idle => status::IO_TIMEOUT,
+            Self::Idle | Self::Late => status::IO_TIMEOUT,
+            Self::Stranger => ended::ACCESS_DENIED,
+            Self::Nonsense => ended::INVALID_NETWORK_RESPONSE,
             Self::Stopping => Status::CANCELLED,
-            Self::Extension(status) => status,
+            Self::Extension(status) | Self::Unreachable(status) | Self::Failed(status) => status,
         }
     }
 }
@@ -74,8 +101,8 @@ impl End {
 /// Where a session stands. The worker's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-enum Phase {
-    Admitted = 0,
+pub(super) enum Phase {
+    New = 0,
     Open = 1,
     Ending = 2,
     Closing = 3,
@@ -87,24 +114,64 @@ pub struct Session {
     place: Place,
     number: u64,
     remote: SocketAddr,
+    /// The target, by its number, that weir has dialled.
+    dialled: Option<u8>,
+    /// The system time of its beginning.
+    since: u64,
     socket: ConnectionSocket<Self>,
     attached: Attached,
     notes: AtomicU32,
+    inbox: SpinLock<Inbox>,
+    outbox: SpinLock<Outbox>,
+    /// A receive request is out.
+    receiving: AtomicBool,
     received: AtomicU64,
+    sent: AtomicU64,
     /// When something was received last, in units of 100 ns since boot.
     heard: AtomicU64,
     phase: AtomicU8,
+    /// The peer, by its number, once it is known; [`NOBODY`].
+    peer: AtomicU8,
     /// [`END_OURS`] and so on. The worker's.
     ended: AtomicU8,
-    /// When an end that is under way is cut short. The worker's.
+    /// When an end that is under way, or a handshake, is cut short. The worker's.
     deadline: AtomicU64,
     status: AtomicI32,
+    /// Why something broke.
+    broken: AtomicI32,
+    /// When the worker has something to do for it anyway, in units of 100 ns since boot. The worker's.
+    wake_at: AtomicU64,
 }
+
+/// Buffers that messages are sent from.
+struct Outbox {
+    idle: [Option<SendBuffer<Session>>; BUFFERS],
+    /// Buffers that there are, idle or not.
+    made: usize,
+    /// Buffers that are out.
+    out: usize,
+    /// Bytes that are out.
+    outstanding: usize,
+    /// Bytes that should be out to keep the connection busy.
+    ideal: usize,
+    /// The worker has looked for a buffer in vain.
+    wanted: bool,
+    /// When a buffer was sent or came back last, in units of 100 ns since boot.
+    moved: u64,
+}
+
+/// The most buffers of a session: the first is its own, the others are of the common budget.
+const BUFFERS: usize = 4;
+/// The size of a buffer: the largest frame.
+pub(super) const BUFFER: usize = MAX_FRAME + HEADER;
 
 /// The peer has ended its side.
 const END_PEER: u8 = 1;
 /// Our side is ended.
 const END_OURS: u8 = 2;
+
+/// No peer's number.
+const NOBODY: u8 = u8::MAX;
 
 /// What an unknown peer is told as.
 pub(super) const UNKNOWN: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0));
@@ -113,17 +180,19 @@ impl Session {
     /// Takes a connection in, if there is a place for it. IRQL <= DISPATCH_LEVEL.
     ///
     /// # Errors
-    /// `STATUS_INSUFFICIENT_RESOURCES`; `STATUS_CANCELLED` while weir stops.
+    /// `STATUS_INSUFFICIENT_RESOURCES`; `STATUS_CONNECTION_COUNT_LIMIT` if it is one too many of its source;
+    /// `STATUS_CANCELLED` while weir stops.
     pub(super) fn admit(
         irql: &mut AtMostDispatch,
         shared: &PoolArc<Shared>,
         incoming: Incoming,
     ) -> Result<PoolArc<Self>> {
-        if shared.is_stopping() {
-            return Err(Status::CANCELLED);
-        }
+        let remote = incoming.remote.unwrap_or(UNKNOWN);
+        shared.admit(irql, remote.ip())?;
         let place = shared.reserve(irql)?;
-        let made = Self::try_new(shared, place.clone(), incoming);
+        let socket = ConnectionSocket::offered(incoming.socket);
+        let made = socket
+            .and_then(|socket| Self::try_new(shared, place.clone(), remote, None, socket, SocketKind::Accepted));
         match &made {
             Ok(session) => shared.insert(irql, session),
             Err(_) => shared.vacate(irql, &place),
@@ -131,26 +200,96 @@ impl Session {
         made
     }
 
-    fn try_new(shared: &PoolArc<Shared>, place: Place, incoming: Incoming) -> Result<PoolArc<Self>> {
+    /// Begins to open a connection to `remote`, the target with that number. The session is in its place, whatever
+    /// comes of it.
+    ///
+    /// # Errors
+    /// There is no session.
+    pub(super) fn dial(
+        passive: &mut Passive,
+        shared: &PoolArc<Shared>,
+        provider: &Provider<'_>,
+        remote: SocketAddr,
+        target: u8,
+    ) -> Result {
+        let place = shared.reserve(passive)?;
+        let made = ConnectionSocket::to_dial().and_then(|socket| {
+            Self::try_new(shared, place.clone(), remote, Some(target), socket, SocketKind::Dialled)
+        });
+        let session = match made {
+            Ok(session) => session,
+            Err(status) => {
+                shared.vacate(passive, &place);
+                return Err(status);
+            }
+        };
+        shared.insert(passive, &session);
+        shared.counts.dialled.fetch_add(1, Ordering::Relaxed);
+        match session.socket.dial(passive, provider, &session, remote) {
+            Ok(()) => session.note(passive, note::ADMITTED),
+            Err(DialError { status, closing, .. }) => {
+                let (remote, remote_port) = (remote.ip(), remote.port());
+                trace::emit(&trace::Event::ControlDialFailed { remote, remote_port, status: status.into() });
+                session.status.store(status.0, Ordering::Relaxed);
+                session.phase.store(Phase::Closing as u8, Ordering::Relaxed);
+                // Whatever was made is being closed, and its end is noted.
+                let over = if closing == crate::wsk::Closing::Issued { 0 } else { note::CLOSED };
+                session.note(passive, note::ADMITTED | over);
+            }
+        }
+        Ok(())
+    }
+
+    fn try_new(
+        shared: &PoolArc<Shared>,
+        place: Place,
+        remote: SocketAddr,
+        dialled: Option<u8>,
+        socket: ConnectionSocket<Self>,
+        kind: SocketKind,
+    ) -> Result<PoolArc<Self>> {
         let number = shared.next_session();
-        let attached = Sockets::attach(&shared.sockets, SocketKind::Accepted, number)
-            .ok_or(Status::INSUFFICIENT_RESOURCES)?;
+        let attached =
+            Sockets::attach(&shared.sockets, kind, number).ok_or(Status::INSUFFICIENT_RESOURCES)?;
+        let outbox = Outbox {
+            idle: [const { None }; BUFFERS],
+            made: 0,
+            out: 0,
+            outstanding: 0,
+            ideal: 0,
+            wanted: false,
+            moved: 0,
+        };
         let session = Self {
             shared: shared.clone(),
             place,
             number,
-            remote: incoming.remote.unwrap_or(UNKNOWN),
-            socket: ConnectionSocket::offered(incoming.socket)?,
+            remote,
+            dialled,
+            since: time::system_time(),
+            socket,
             attached,
             notes: AtomicU32::new(0),
+            inbox: SpinLock::new("inbox", Inbox::try_new()?),
+            outbox: SpinLock::new("outbox", outbox),
+            receiving: AtomicBool::new(false),
             received: AtomicU64::new(0),
+            sent: AtomicU64::new(0),
             heard: AtomicU64::new(time::since_boot().as_100ns()),
-            phase: AtomicU8::new(Phase::Admitted as u8),
+            phase: AtomicU8::new(Phase::New as u8),
+            peer: AtomicU8::new(NOBODY),
             ended: AtomicU8::new(0),
             deadline: AtomicU64::new(u64::MAX),
             status: AtomicI32::new(Status::SUCCESS.0),
+            broken: AtomicI32::new(Status::SUCCESS.0),
+            wake_at: AtomicU64::new(u64::MAX),
         };
-        PoolArc::try_new(tags::CONTROL, session)
+        shared.unauthenticated.fetch_add(1, Ordering::Relaxed);
+        let made = PoolArc::try_new(tags::CONTROL, session);
+        if made.is_err() {
+            shared.unauthenticated.fetch_sub(1, Ordering::Relaxed);
+        }
+        made
     }
 
     /// WSK knows the session: the worker may begin with it.
@@ -169,87 +308,338 @@ impl Session {
         self.remote
     }
 
+    /// The system time of its beginning.
+    pub(super) const fn since(&self) -> u64 {
+        self.since
+    }
+
+    /// Whether weir has opened it.
+    pub(super) const fn is_dialled(&self) -> bool {
+        self.dialled.is_some()
+    }
+
+    /// The target that weir has dialled.
+    pub(super) const fn target(&self) -> Option<u8> {
+        self.dialled
+    }
+
     /// Bytes received so far.
     pub fn received_bytes(&self) -> u64 {
         self.received.load(Ordering::Relaxed)
+    }
+
+    /// Bytes sent so far.
+    pub(super) fn sent_bytes(&self) -> u64 {
+        self.sent.load(Ordering::Relaxed)
     }
 
     pub(super) const fn place(&self) -> &Place {
         &self.place
     }
 
+    /// Its place, as an index.
+    pub(super) const fn index(&self) -> usize {
+        self.place.index()
+    }
+
+    /// The peer's number, once it is known.
+    pub(super) fn peer(&self) -> Option<u8> {
+        Some(self.peer.load(Ordering::Relaxed)).filter(|peer| *peer != NOBODY)
+    }
+
+    /// It is known who the other side is. The worker's.
+    pub(super) fn authenticated(&self, peer: u8) {
+        if self.peer.swap(peer, Ordering::Relaxed) == NOBODY {
+            self.shared.unauthenticated.fetch_sub(1, Ordering::Relaxed);
+        }
+        self.shared.counts.authenticated.fetch_add(1, Ordering::Relaxed);
+        self.deadline.store(u64::MAX, Ordering::Relaxed);
+    }
+
+    /// How it stands, for those who ask.
+    pub(super) fn state(&self) -> SessionState {
+        match (self.phase(), self.peer()) {
+            (Phase::Ending | Phase::Closing, _) => SessionState::Ending,
+            (_, None) => SessionState::Handshake,
+            (_, Some(_)) => SessionState::Open,
+        }
+    }
+
     /// Notes what happened, and queues the session unless it is queued.
-    fn note(&self, irql: &mut AtMostDispatch, bits: u32) {
+    pub(super) fn note(&self, irql: &mut AtMostDispatch, bits: u32) {
         if self.notes.fetch_or(bits | note::QUEUED, Ordering::AcqRel) & note::QUEUED == 0 {
             self.shared.queue(irql, self);
         }
     }
 
-    fn phase(&self) -> u8 {
-        self.phase.load(Ordering::Relaxed)
+    /// What was noted since this was asked last; `None`: WSK does not know the session yet, which will be noted.
+    pub(super) fn take_notes(&self) -> Option<u32> {
+        let notes = self.notes.swap(0, Ordering::AcqRel);
+        if self.phase() == Phase::New && notes & note::ADMITTED == 0 {
+            // The admission queues the session again.
+            self.notes.fetch_or(notes & !note::QUEUED, Ordering::AcqRel);
+            return None;
+        }
+        Some(notes)
     }
 
-    /// Does what the notes ask for. The worker's.
-    pub(super) fn attend(this: &PoolArc<Self>, passive: &mut Passive, wsk_version: u16, ending: Interval) {
-        let notes = this.notes.swap(0, Ordering::AcqRel);
-        if this.phase() == Phase::Admitted as u8 && notes & note::ADMITTED == 0 {
-            // Something came before the admission was noted, which will queue the session again.
-            this.notes.fetch_or(notes & !note::QUEUED, Ordering::AcqRel);
+    pub(super) fn phase(&self) -> Phase {
+        match self.phase.load(Ordering::Relaxed) {
+            0 => Phase::New,
+            1 => Phase::Open,
+            2 => Phase::Ending,
+            _ => Phase::Closing,
+        }
+    }
+
+    /// Begins with the session, which may take so long to be connected, or to say who it is. Registers the extensions, on the
+    /// socket itself: a listener's do not pass on.
+    ///
+    /// # Errors
+    /// Why it is to be closed.
+    pub(super) fn begin(
+        this: &PoolArc<Self>,
+        passive: &mut Passive,
+        wsk_version: u16,
+        bound: Interval,
+    ) -> core::result::Result<(), End> {
+        this.phase.store(Phase::Open as u8, Ordering::Relaxed);
+        this.bound_by(bound);
+        if !this.is_dialled() {
+            let (remote, remote_port) = (this.remote.ip(), this.remote.port());
+            trace::emit(&trace::Event::ControlAccepted { session: this.number, remote, remote_port });
+        }
+        let Some(call) = this.socket.call() else { return Ok(()) };
+        this.attached.register(&call, wsk_version).map_err(|missing| End::Extension(missing.status))?;
+        drop(call);
+        Self::go_on_receiving(this, passive);
+        Ok(())
+    }
+
+    /// What is under way may take so long.
+    fn bound_by(&self, bound: Interval) {
+        let deadline = time::since_boot().as_100ns().saturating_add(bound.as_100ns());
+        self.deadline.store(deadline, Ordering::Relaxed);
+    }
+
+    /// A connection that weir opens is there: its events are switched on, where they are not from the beginning. The
+    /// handshake may take so long.
+    ///
+    /// # Errors
+    /// Why it is to be closed.
+    pub(super) fn connected(&self, static_events: bool, handshake: Interval) -> core::result::Result<(), End> {
+        self.bound_by(handshake);
+        if static_events || self.shared.by_request.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        match self.socket.enable() {
+            Err(status) if status::is_unsupported(status) => {
+                self.shared.by_request.store(true, Ordering::Relaxed);
+                Ok(())
+            }
+            enabled => enabled.map_err(End::Failed),
+        }
+    }
+
+    /// Asks for more, where WSK tells nothing of it by itself.
+    pub(super) fn go_on_receiving(this: &PoolArc<Self>, passive: &mut Passive) {
+        let by_request = this.shared.by_request.load(Ordering::Relaxed);
+        if this.phase() != Phase::Open || this.receiving.load(Ordering::Acquire) {
             return;
         }
-        if notes & note::ADMITTED != 0 {
-            Self::begin(this, passive, wsk_version);
+        let mut inbox = this.inbox.lock(passive);
+        let room = inbox.room();
+        if room == 0 || !(by_request || inbox.refused) {
+            return;
         }
-        if notes & note::RECEIVED != 0 {
-            this.socket.receive(passive, this, RECEIVE_SIZE);
+        inbox.refused = false;
+        drop(inbox);
+        this.receiving.store(true, Ordering::Release);
+        this.socket.receive(passive, this, room);
+    }
+
+    /// Takes the next frame of at most `limit` bytes out of the inbox, to the beginning of `into`: how long it is;
+    /// `None`: it is not complete.
+    ///
+    /// # Errors
+    /// Why the session is to be ended.
+    pub(super) fn next_frame(
+        this: &PoolArc<Self>,
+        passive: &mut Passive,
+        limit: usize,
+        into: &mut [u8],
+    ) -> core::result::Result<Option<usize>, End> {
+        let nonsense = |_: frame::What| End::Nonsense;
+        let next = this.inbox.lock(passive).next(limit, into).map_err(nonsense)?;
+        match next {
+            Next::Frame(length) => return Ok(Some(length)),
+            Next::Incomplete => {}
+            Next::NoRoom => {
+                let larger = PoolSlice::try_zeroed(tags::CONTROL, BUFFER).map_err(End::Failed)?;
+                let smaller = this.inbox.lock(passive).move_into(larger);
+                // Freed without the lock.
+                drop(smaller);
+            }
         }
-        if notes & note::DISCONNECT_DONE != 0 {
-            this.ended.fetch_or(END_OURS, Ordering::Relaxed);
+        Self::go_on_receiving(this, passive);
+        Ok(None)
+    }
+
+    /// Gives back what a large frame has needed, where nothing stands in it.
+    pub(super) fn shrink(&self, passive: &mut Passive) {
+        if !self.inbox.lock(passive).is_oversized() {
+            return;
         }
-        if notes & note::FINISHED != 0 {
-            this.ended.fetch_or(END_PEER, Ordering::Relaxed);
-            Self::end(this, passive, End::Finished, ending);
+        // Without memory it stays as it is.
+        let Ok(small) = PoolSlice::try_zeroed(tags::CONTROL, super::inbox::SMALL) else { return };
+        let mut inbox = self.inbox.lock(passive);
+        let other = inbox.move_into(small);
+        drop(inbox);
+        drop(other);
+    }
+
+    /// A buffer of [`BUFFER`] bytes to send from. `None`: as many bytes are out as should be, or there is no memory for
+    /// a further buffer; the session is queued again when one comes back.
+    ///
+    /// # Errors
+    /// There is no memory for the first one.
+    pub(super) fn buffer(&self, passive: &mut Passive) -> Result<Option<SendBuffer<Self>>> {
+        let mut outbox = self.outbox.lock(passive);
+        if let Some(buffer) = outbox.idle.iter_mut().find_map(Option::take) {
+            return Ok(Some(buffer));
         }
-        if notes & note::RESET != 0 {
-            this.close(passive, End::Reset);
+        let first = outbox.made == 0;
+        let busy = outbox.outstanding.saturating_add(BUFFER) > outbox.ideal || outbox.made >= BUFFERS;
+        if !first && (busy || !self.shared.budget.take(BUFFER)) {
+            outbox.wanted = true;
+            return Ok(None);
         }
-        if notes & note::DEAD != 0 {
-            this.close(passive, End::Dead);
-        }
-        let both = END_PEER | END_OURS;
-        if this.phase() == Phase::Ending as u8 && this.ended.load(Ordering::Relaxed) & both == both {
-            this.close(passive, End::Finished);
-        }
-        if notes & note::CLOSED != 0 {
-            this.gone(passive);
+        outbox.made = outbox.made.saturating_add(1);
+        drop(outbox);
+        match SendBuffer::try_new(BUFFER) {
+            Ok(buffer) => Ok(Some(buffer)),
+            Err(status) => {
+                let mut outbox = self.outbox.lock(passive);
+                outbox.made = outbox.made.saturating_sub(1);
+                outbox.wanted = true;
+                drop(outbox);
+                if first {
+                    return Err(status);
+                }
+                self.shared.budget.give_back(BUFFER);
+                Ok(None)
+            }
         }
     }
 
-    /// Registers the extensions, on the socket itself: a listener's do not pass on.
-    fn begin(this: &PoolArc<Self>, passive: &mut Passive, wsk_version: u16) {
-        this.phase.store(Phase::Open as u8, Ordering::Relaxed);
-        let (remote, remote_port) = (this.remote.ip(), this.remote.port());
-        trace::emit(&trace::Event::ControlAccepted { session: this.number, remote, remote_port });
-        let Some(call) = this.socket.call() else { return };
-        let registered = this.attached.register(&call, wsk_version);
-        drop(call);
-        if let Err(missing) = registered {
-            return this.close(passive, End::Extension(missing.status));
+    /// Puts a buffer back that was not used.
+    pub(super) fn put_back(&self, irql: &mut AtMostDispatch, buffer: SendBuffer<Self>) {
+        let mut outbox = self.outbox.lock(irql);
+        if let Some(place) = outbox.idle.iter_mut().find(|place| place.is_none()) {
+            *place = Some(buffer);
         }
-        if this.shared.by_request.load(Ordering::Relaxed) {
-            this.socket.receive(passive, this, RECEIVE_SIZE);
+    }
+
+    /// Sends the first `length` bytes of a buffer.
+    pub(super) fn send(
+        this: &PoolArc<Self>,
+        irql: &mut AtMostDispatch,
+        buffer: SendBuffer<Self>,
+        length: usize,
+    ) {
+        let mut outbox = this.outbox.lock(irql);
+        outbox.out = outbox.out.saturating_add(1);
+        outbox.outstanding = outbox.outstanding.saturating_add(length);
+        outbox.moved = time::since_boot().as_100ns();
+        drop(outbox);
+        if let Err(buffer) = this.socket.send(irql, this, buffer, length) {
+            // It is being closed.
+            this.returned(irql, buffer, length);
+        }
+    }
+
+    /// A buffer is no longer out.
+    fn returned(&self, irql: &mut AtMostDispatch, buffer: SendBuffer<Self>, length: usize) {
+        let mut outbox = self.outbox.lock(irql);
+        outbox.out = outbox.out.saturating_sub(1);
+        outbox.outstanding = outbox.outstanding.saturating_sub(length);
+        outbox.moved = time::since_boot().as_100ns();
+        if let Some(place) = outbox.idle.iter_mut().find(|place| place.is_none()) {
+            *place = Some(buffer);
+        }
+        let wanted = core::mem::take(&mut outbox.wanted);
+        drop(outbox);
+        if wanted {
+            self.note(irql, note::SENT);
+        }
+    }
+
+    /// Frees the buffers of the common budget that are not out.
+    pub(super) fn release_buffers(&self, irql: &mut AtMostDispatch) {
+        loop {
+            let mut outbox = self.outbox.lock(irql);
+            if outbox.made <= 1 {
+                return;
+            }
+            let Some(buffer) = outbox.idle.iter_mut().find_map(Option::take) else { return };
+            outbox.made = outbox.made.saturating_sub(1);
+            drop(outbox);
+            drop(buffer);
+            self.shared.budget.give_back(BUFFER);
+        }
+    }
+
+    /// Asks how many bytes should be out.
+    pub(super) fn ask_ideal_backlog(this: &PoolArc<Self>, irql: &mut AtMostDispatch) {
+        // Where WSK does not know, one buffer at a time is out.
+        let _asked = this.socket.query_ideal_backlog(irql, this);
+    }
+
+    /// What broke.
+    pub(super) fn broken(&self) -> End {
+        End::Failed(Status(self.broken.load(Ordering::Relaxed)))
+    }
+
+    /// Why a connection that weir opens cannot be had.
+    pub(super) fn unreachable(&self) -> End {
+        End::Unreachable(Status(self.broken.load(Ordering::Relaxed)))
+    }
+
+    /// There will be something to do at that time, in units of 100 ns since boot.
+    pub(super) fn wake_at(&self, at: u64) {
+        self.wake_at.fetch_min(at, Ordering::Relaxed);
+    }
+
+    /// Whether both sides have ended the connection; `bits` of them have now.
+    fn both_ended(&self, bits: u8) -> bool {
+        let both = END_PEER | END_OURS;
+        (self.ended.fetch_or(bits, Ordering::Relaxed) | bits) & both == both
+    }
+
+    /// The peer has ended its side.
+    pub(super) fn peer_ended(this: &PoolArc<Self>, passive: &mut Passive, ending: Interval) {
+        let both = this.both_ended(END_PEER);
+        Self::end(this, passive, End::Finished, ending);
+        if both && this.phase() == Phase::Ending {
+            this.close(passive, End::Finished);
+        }
+    }
+
+    /// Our side is ended.
+    pub(super) fn disconnect_done(&self, passive: &mut Passive) {
+        if self.both_ended(END_OURS) && self.phase() == Phase::Ending {
+            self.close(passive, End::Finished);
         }
     }
 
     /// Begins an orderly end: our side is finished too, and the peer has `bound` to finish its own.
     pub(super) fn end(this: &PoolArc<Self>, passive: &mut Passive, why: End, bound: Interval) {
-        if this.phase() != Phase::Open as u8 {
+        if this.phase() != Phase::Open {
             return;
         }
         this.phase.store(Phase::Ending as u8, Ordering::Relaxed);
         this.status.store(why.status().0, Ordering::Relaxed);
-        let deadline = time::since_boot().as_100ns().saturating_add(bound.as_100ns());
-        this.deadline.store(deadline, Ordering::Relaxed);
+        this.bound_by(bound);
         let graceful = !this.shared.by_request.load(Ordering::Relaxed);
         if !graceful || !this.socket.disconnect(passive, this) {
             this.close(passive, why);
@@ -258,10 +648,10 @@ impl Session {
 
     /// Closes the socket. A connection that has not ended in good order is aborted by that.
     pub(super) fn close(&self, passive: &mut Passive, why: End) {
-        if self.phase() == Phase::Closing as u8 {
+        if self.phase() == Phase::Closing {
             return;
         }
-        if self.phase() != Phase::Ending as u8 {
+        if self.phase() != Phase::Ending {
             self.status.store(why.status().0, Ordering::Relaxed);
         }
         self.phase.store(Phase::Closing as u8, Ordering::Relaxed);
@@ -270,34 +660,51 @@ impl Session {
     }
 
     /// Close has completed: the session leaves the table.
-    fn gone(&self, passive: &mut Passive) {
+    pub(super) fn gone(&self, passive: &mut Passive) {
+        if self.peer().is_none() {
+            self.shared.unauthenticated.fetch_sub(1, Ordering::Relaxed);
+        }
+        self.release_buffers(passive);
+        let mut outbox = self.outbox.lock(passive);
+        let last = outbox.idle.iter_mut().find_map(Option::take);
+        drop(outbox);
+        drop(last);
         self.shared.counts.closed.fetch_add(1, Ordering::Relaxed);
         let status = trace::NtStatus(self.status.load(Ordering::Relaxed));
         trace::emit(&trace::Event::ControlClosed { session: self.number, status });
         self.shared.remove(passive, self);
     }
 
-    /// Looks whether time is up, for an idle connection or an end under way; otherwise says when it will be.
-    pub(super) fn expire(
-        this: &PoolArc<Self>,
-        passive: &mut Passive,
-        idle: Interval,
-        ending: Interval,
-    ) -> u64 {
+    /// When there is something to do for it if nothing happens before, in units of 100 ns since boot.
+    pub(super) fn due(&self, irql: &mut AtMostDispatch, idle: Interval) -> u64 {
+        let due = self.deadline.load(Ordering::Relaxed).min(self.wake_at.load(Ordering::Relaxed));
+        due.min(self.idle_at(irql, idle))
+    }
+
+    /// When it will have been silent, or will have taken nothing, for too long.
+    fn idle_at(&self, irql: &mut AtMostDispatch, idle: Interval) -> u64 {
+        if self.phase() != Phase::Open || self.peer().is_none() {
+            return u64::MAX;
+        }
+        let outbox = self.outbox.lock(irql);
+        let moved = if outbox.out == 0 { u64::MAX } else { outbox.moved };
+        drop(outbox);
+        self.heard.load(Ordering::Relaxed).min(moved).saturating_add(idle.as_100ns())
+    }
+
+    /// Does what is due by now.
+    pub(super) fn expire(this: &PoolArc<Self>, passive: &mut Passive, idle: Interval, ending: Interval) {
         let now = time::since_boot().as_100ns();
-        if this.phase() == Phase::Open as u8 {
-            let due = this.heard.load(Ordering::Relaxed).saturating_add(idle.as_100ns());
-            if now < due {
-                return due;
-            }
+        if this.wake_at.load(Ordering::Relaxed) <= now {
+            this.wake_at.store(u64::MAX, Ordering::Relaxed);
+            this.note(passive, note::SENT);
+        }
+        if this.idle_at(passive, idle) <= now {
             Self::end(this, passive, End::Idle, ending);
         }
-        let due = this.deadline.load(Ordering::Relaxed);
-        if now < due {
-            return due;
+        if this.deadline.load(Ordering::Relaxed) <= now {
+            this.close(passive, if this.peer().is_some() { End::Idle } else { End::Late });
         }
-        this.close(passive, End::Idle);
-        u64::MAX
     }
 }
 
@@ -306,22 +713,53 @@ impl ConnectionEvents for Session {
         &self.socket
     }
 
-    fn received(&self, _irql: &mut AtMostDispatch, data: &mut Data<'_>) {
-        let mut into = [0; 256];
-        let mut bytes: u64 = 0;
-        while let Ok(read @ 1..) = data.read(&mut into) {
-            bytes = bytes.saturating_add(u64::try_from(read).unwrap_or(u64::MAX));
+    fn received(&self, irql: &mut AtMostDispatch, data: &mut Data<'_>) {
+        let filled = self.inbox.lock(irql).fill(data);
+        match filled {
+            Ok(bytes) => {
+                let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
+                self.received.fetch_add(bytes, Ordering::Relaxed);
+                self.shared.counts.received.fetch_add(bytes, Ordering::Relaxed);
+                self.heard.store(time::since_boot().as_100ns(), Ordering::Relaxed);
+                self.note(irql, note::RECEIVED);
+            }
+            Err(status) => {
+                self.broken.store(status.0, Ordering::Relaxed);
+                self.note(irql, note::BROKEN);
+            }
         }
-        self.received.fetch_add(bytes, Ordering::Relaxed);
-        self.shared.counts.received.fetch_add(bytes, Ordering::Relaxed);
-        self.heard.store(time::since_boot().as_100ns(), Ordering::Relaxed);
     }
 
-    fn sent(&self, _irql: &mut AtMostDispatch, _buffer: SendBuffer<Self>, _result: Result<usize>) {}
+    fn receive_done(&self, irql: &mut AtMostDispatch) {
+        self.receiving.store(false, Ordering::Release);
+        self.note(irql, note::RECEIVED);
+    }
 
-    fn ideal_backlog(&self, _irql: &mut AtMostDispatch, _bytes: usize) {}
+    fn sent(&self, irql: &mut AtMostDispatch, buffer: SendBuffer<Self>, result: Result<usize>) {
+        let bytes = result.unwrap_or_default();
+        let count = u64::try_from(bytes).unwrap_or(u64::MAX);
+        self.sent.fetch_add(count, Ordering::Relaxed);
+        self.shared.counts.sent.fetch_add(count, Ordering::Relaxed);
+        self.returned(irql, buffer, bytes);
+        if let Err(status) = result {
+            self.broken.store(status.0, Ordering::Relaxed);
+            self.note(irql, note::BROKEN);
+        }
+    }
 
-    fn connected(&self, _irql: &mut AtMostDispatch, _result: Result) {}
+    fn ideal_backlog(&self, irql: &mut AtMostDispatch, bytes: usize) {
+        self.outbox.lock(irql).ideal = bytes;
+    }
+
+    fn connected(&self, irql: &mut AtMostDispatch, result: Result) {
+        match result {
+            Ok(()) => self.note(irql, note::CONNECTED),
+            Err(status) => {
+                self.broken.store(status.0, Ordering::Relaxed);
+                self.note(irql, note::UNREACHABLE);
+            }
+        }
+    }
 
     fn disconnected(&self, irql: &mut AtMostDispatch, how: Disconnected) {
         self.note(
@@ -335,10 +773,6 @@ impl ConnectionEvents for Session {
 
     fn dead(&self, irql: &mut AtMostDispatch) {
         self.note(irql, note::DEAD);
-    }
-
-    fn receive_done(&self, irql: &mut AtMostDispatch) {
-        self.note(irql, note::RECEIVED);
     }
 
     fn disconnect_done(&self, irql: &mut AtMostDispatch) {

@@ -1,49 +1,100 @@
-//! What the worker and the callbacks share: the table of sessions, and who needs the worker's attention.
+//! What the worker and the callbacks share: the table of sessions, who needs the worker's attention, and what bounds
+//! connections from outside.
 //!
 //! Callbacks take the table's lock for a few stores. A session waits in the queue at most once, so the queue has room
 //! for all.
 
+use super::hub::Hub;
+use super::protocol::limit::{Entry, Limiter, Rate};
 use super::session::Session;
+use super::status::CONNECTION_COUNT_LIMIT;
+use crate::config::Settings;
 use crate::dispatch::Rings;
 use crate::ext::Sockets;
 use crate::kernel::event::{Event, Kind};
 use crate::kernel::irql::AtMostDispatch;
 use crate::kernel::lock::SpinLock;
 use crate::kernel::pool::{PoolArc, PoolSlice, tags};
+use crate::kernel::time::{self, Interval};
 use crate::kernel::{Result, Status};
-use core::net::SocketAddr;
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use core::net::{IpAddr, SocketAddr};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
-/// What has happened so far.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counters {
-    /// Connections admitted.
-    pub accepted: u64,
-    /// Connections refused, for want of a place or of memory.
-    pub refused: u64,
-    /// Connections that have ended.
-    pub closed: u64,
-    /// Bytes received.
-    pub received: u64,
-    /// Times that a listener was opened.
-    pub listeners: u64,
+/// How many sources are told apart.
+const SOURCES: usize = 256;
+/// What sessions can have beyond their own, in bytes: larger logs and further buffers, for those who are busy.
+const BUDGET: usize = 1024 * 1024;
+/// A minute, in units of 100 ns.
+const MINUTE: u64 = Interval::from_millis(60_000).as_100ns();
+
+macro_rules! counters {
+    ($($(#[doc = $doc:literal])+ $name:ident,)+) => {
+        /// What has happened so far.
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        pub struct Counters {
+            $($(#[doc = $doc])+ pub $name: u64,)+
+        }
+
+        #[derive(Default)]
+        pub(super) struct Counts {
+            $(pub(super) $name: AtomicU64,)+
+        }
+
+        impl Counts {
+            fn read(&self) -> Counters {
+                Counters { $($name: self.$name.load(Ordering::Relaxed),)+ }
+            }
+        }
+    };
 }
 
-#[derive(Default)]
-pub(super) struct Counts {
-    pub(super) accepted: AtomicU64,
-    pub(super) refused: AtomicU64,
-    pub(super) closed: AtomicU64,
-    pub(super) received: AtomicU64,
-    pub(super) listeners: AtomicU64,
+counters! {
+    /// Connections admitted.
+    accepted,
+    /// Connections refused: one too many, in all or of one source, or for want of memory.
+    refused,
+    /// Connections that weir has begun to open.
+    dialled,
+    /// Connections that have ended.
+    closed,
+    /// Connections whose other side is known.
+    authenticated,
+    /// Connections that were ended because the other side is no peer, or spoke something else.
+    rejected,
+    /// Bytes received.
+    received,
+    /// Bytes sent.
+    sent,
+    /// Requests, of whatever kind.
+    requests,
+    /// Times that a listener was opened.
+    listeners,
+}
+
+/// Memory that is there once for all sessions, in bytes.
+#[derive(Debug)]
+pub(super) struct Budget(AtomicUsize);
+
+impl Budget {
+    /// Takes so many bytes, if they are there.
+    pub(super) fn take(&self, bytes: usize) -> bool {
+        self.0.try_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(bytes)).is_ok()
+    }
+
+    /// Gives back what was taken.
+    pub(super) fn give_back(&self, bytes: usize) {
+        self.0.fetch_add(bytes, Ordering::Relaxed);
+    }
 }
 
 pub(super) struct Shared {
     pub(super) sockets: PoolArc<Sockets>,
     /// The driver's rings: for what callbacks tell of connections that do not come to be.
     pub(super) rings: PoolArc<Rings>,
+    pub(super) hub: PoolArc<Hub>,
+    pub(super) budget: Budget,
     /// Wakes the worker.
-    wake: Event,
+    wake: PoolArc<Event>,
     stopping: AtomicBool,
     /// WSK has no events: connections are accepted, and data received, by request. Such a provider is not asked for
     /// graceful disconnects either.
@@ -51,9 +102,13 @@ pub(super) struct Shared {
     table: SpinLock<Table>,
     /// The number of the next session, from 1.
     next_session: AtomicU64,
-    /// Where the listener is bound.
-    pub(super) listening: SpinLock<Option<SocketAddr>>,
-    /// Set when the first attempt to listen is over.
+    /// Sessions of which it is not known who they are.
+    pub(super) unauthenticated: AtomicU32,
+    max_unauthenticated: u32,
+    limiter: SpinLock<Limiter<PoolSlice<Entry>>>,
+    /// Where the listeners are bound, in the order of the settings.
+    pub(super) listening: SpinLock<PoolSlice<Option<SocketAddr>>>,
+    /// Set when the first attempt to listen is over, everywhere.
     pub(super) settled: Event,
     pub(super) counts: Counts,
 }
@@ -73,12 +128,24 @@ struct Table {
 #[derive(Clone)]
 pub(super) struct Place(usize);
 
+impl Place {
+    pub(super) const fn index(&self) -> usize {
+        self.0
+    }
+}
+
+/// The most sessions, as the settings have it.
+pub(super) fn max_sessions(settings: &Settings) -> usize {
+    usize::try_from(settings.control_max_sessions).unwrap_or(usize::MAX)
+}
+
 impl Shared {
     pub(super) fn try_new(
         sockets: PoolArc<Sockets>,
         rings: PoolArc<Rings>,
-        max_sessions: usize,
+        settings: &Settings,
     ) -> Result<PoolArc<Self>> {
+        let max_sessions = max_sessions(settings);
         let table = Table {
             places: PoolSlice::try_from_fn(tags::CONTROL, max_sessions, |_| None)?,
             vacant: PoolSlice::try_from_fn(tags::CONTROL, max_sessions, |index| index)?,
@@ -87,15 +154,30 @@ impl Shared {
             first: 0,
             waiting: 0,
         };
+        let rate = Rate {
+            burst: settings.control_connect_burst,
+            interval: MINUTE.checked_div(settings.control_connect_rate.into()).unwrap_or(MINUTE),
+        };
+        let sources = PoolSlice::try_from_fn(tags::CONTROL, SOURCES, |_| Entry::default())?;
+        let addresses = settings.control_listen.as_slice().len();
+        let wake = PoolArc::try_new(tags::CONTROL, Event::try_new(Kind::Synchronization)?)?;
         let shared = Self {
             sockets,
             rings,
-            wake: Event::try_new(Kind::Synchronization)?,
+            hub: Hub::try_new(max_sessions, wake.clone())?,
+            budget: Budget(AtomicUsize::new(BUDGET)),
+            wake,
             stopping: AtomicBool::new(false),
             by_request: AtomicBool::new(false),
             table: SpinLock::new("control sessions", table),
             next_session: AtomicU64::new(1),
-            listening: SpinLock::new("control address", None),
+            unauthenticated: AtomicU32::new(0),
+            max_unauthenticated: settings.control_max_unauthenticated,
+            limiter: SpinLock::new("control sources", Limiter::new(rate, sources)),
+            listening: SpinLock::new(
+                "control addresses",
+                PoolSlice::try_from_fn(tags::CONTROL, addresses, |_| None)?,
+            ),
             settled: Event::try_new(Kind::Notification)?,
             counts: Counts::default(),
         };
@@ -103,15 +185,7 @@ impl Shared {
     }
 
     pub(super) fn counters(&self) -> Counters {
-        let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
-        let Counts { accepted, refused, closed, received, listeners } = &self.counts;
-        Counters {
-            accepted: read(accepted),
-            refused: read(refused),
-            closed: read(closed),
-            received: read(received),
-            listeners: read(listeners),
-        }
+        self.counts.read()
     }
 
     /// Tells the worker to close everything and end.
@@ -130,12 +204,28 @@ impl Shared {
     }
 
     /// What the worker waits for.
-    pub(super) const fn awaited(&self) -> &Event {
+    pub(super) const fn awaited(&self) -> &PoolArc<Event> {
         &self.wake
     }
 
     pub(super) fn next_session(&self) -> u64 {
         self.next_session.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Whether a connection from that address may come in now.
+    ///
+    /// # Errors
+    /// `STATUS_CANCELLED` while weir stops; `STATUS_INSUFFICIENT_RESOURCES` while too many are there that have not said
+    /// who they are; `STATUS_CONNECTION_COUNT_LIMIT` if too many come from there.
+    pub(super) fn admit(&self, irql: &mut AtMostDispatch, from: IpAddr) -> Result {
+        if self.is_stopping() {
+            return Err(Status::CANCELLED);
+        }
+        if self.unauthenticated.load(Ordering::Relaxed) >= self.max_unauthenticated {
+            return Err(Status::INSUFFICIENT_RESOURCES);
+        }
+        let now = time::since_boot().as_100ns();
+        self.limiter.lock(irql).admit(now, from).map_err(|_too_often| CONNECTION_COUNT_LIMIT)
     }
 
     /// Takes a place for a session.
@@ -163,7 +253,7 @@ impl Shared {
     /// Puts a session into its place.
     pub(super) fn insert(&self, irql: &mut AtMostDispatch, session: &PoolArc<Session>) {
         let mut table = self.table.lock(irql);
-        if let Some(place) = table.places.get_mut(session.place().0) {
+        if let Some(place) = table.places.get_mut(session.index()) {
             *place = Some(session.clone());
         }
     }
@@ -171,7 +261,7 @@ impl Shared {
     /// Takes a session out, and gives its place back.
     pub(super) fn remove(&self, irql: &mut AtMostDispatch, session: &Session) {
         let mut table = self.table.lock(irql);
-        let removed = table.places.get_mut(session.place().0).and_then(Option::take);
+        let removed = table.places.get_mut(session.index()).and_then(Option::take);
         drop(table);
         if removed.is_some() {
             self.vacate(irql, session.place());
@@ -183,7 +273,7 @@ impl Shared {
         let mut table = self.table.lock(irql);
         let at = table.first.wrapping_add(table.waiting).checked_rem(table.queue.len());
         if let Some(entry) = at.and_then(|at| table.queue.get_mut(at)) {
-            *entry = session.place().0;
+            *entry = session.index();
             table.waiting = table.waiting.saturating_add(1);
         }
         drop(table);
@@ -204,6 +294,11 @@ impl Shared {
         None
     }
 
+    /// The session in that place, if there is one.
+    pub(super) fn session_at(&self, irql: &mut AtMostDispatch, index: usize) -> Option<PoolArc<Session>> {
+        self.table.lock(irql).places.get(index)?.clone()
+    }
+
     /// The session in the first place from `index` on that is taken, and the index after it.
     pub(super) fn session_from(
         &self,
@@ -220,9 +315,9 @@ impl Shared {
         Some((session, at.saturating_add(1)))
     }
 
-    /// Whether no session is there, nor one under way.
-    pub(super) fn is_empty(&self, irql: &mut AtMostDispatch) -> bool {
+    /// How many sessions there are, those under way included.
+    pub(super) fn sessions(&self, irql: &mut AtMostDispatch) -> usize {
         let table = self.table.lock(irql);
-        table.free == table.places.len()
+        table.places.len().saturating_sub(table.free)
     }
 }

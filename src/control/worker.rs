@@ -1,14 +1,17 @@
-//! The worker thread: the one owner of the control sockets.
+//! The worker thread: the one owner of the control sockets, and the one who speaks.
 //!
 //! It waits for a wake-up or the next deadline, never for a peer. What else it waits for is bounded: WSK's readiness,
-//! in slices, so that a stop is never held up for long, and the steps of a listener's making.
+//! in slices, so that a stop is never held up for long, and the steps of a socket's making.
 
-use super::Parameters;
+use super::conversation::{Conversation, Stage};
+use super::dialler::Target;
 use super::listener::Listener;
-use super::session::{End, Session};
-use super::shared::Shared;
+use super::plane::Host;
+use super::session::{End, Phase, Session, note};
+use super::shared::{Shared, max_sessions};
+use super::speech::{Left, Speaker};
 use crate::kernel::irql::Passive;
-use crate::kernel::pool::{PoolArc, PoolBox};
+use crate::kernel::pool::{PoolArc, PoolBox, PoolSlice, tags};
 use crate::kernel::time::{self, Interval};
 use crate::kernel::{Result, Status};
 use crate::trace;
@@ -20,7 +23,7 @@ use core::sync::atomic::Ordering;
 pub(super) struct Context {
     pub(super) shared: PoolArc<Shared>,
     pub(super) registration: Registration,
-    pub(super) parameters: Parameters,
+    pub(super) host: PoolArc<Host>,
 }
 
 /// How long one wait for WSK's readiness is.
@@ -29,17 +32,23 @@ const CAPTURE_SLICE: Interval = Interval::from_millis(250);
 const BACK_OFF_FIRST: u64 = Interval::from_millis(250).as_100ns();
 /// How long at most.
 const BACK_OFF_LAST: u64 = Interval::from_millis(30_000).as_100ns();
+/// How long a connection that weir opens may take to be there.
+const CONNECT: Interval = Interval::from_millis(30_000);
 /// No deadline.
 const NEVER: u64 = u64::MAX;
 
 /// The thread.
 pub(super) fn run(passive: &mut Passive, context: PoolBox<Context>) {
-    let Context { shared, mut registration, parameters } = context.into_inner();
+    let Context { shared, mut registration, host } = context.into_inner();
     let mut told = false;
     while !shared.is_stopping() {
         let captured = registration.capture(passive, CAPTURE_SLICE);
-        match captured.map(|provider| Worker::new(&shared, &provider, parameters).run(passive)) {
-            Ok(()) => break,
+        match captured.map(|provider| work(passive, &shared, &provider, &host)) {
+            Ok(Ok(())) => break,
+            Ok(Err(status)) => {
+                trace::emit(&trace::Event::Degraded { part: "control", status: status.into() });
+                break;
+            }
             // It may have failed at once.
             Err(CaptureError::NotReady(status)) => {
                 if !told {
@@ -71,7 +80,23 @@ fn other_version(passive: &Passive, registration: &Registration) -> Result<Regis
     Registration::new(passive, version)
 }
 
-/// How the listener stands.
+fn work(passive: &mut Passive, shared: &PoolArc<Shared>, provider: &Provider<'_>, host: &Host) -> Result {
+    Worker::try_new(shared, provider, host)?.run(passive);
+    Ok(())
+}
+
+/// An address to listen on.
+struct Port {
+    listening: Listening,
+    /// As the settings have it.
+    wanted: SocketAddr,
+    /// Where to bind: what was bound last, so that port 0 means the same port again.
+    address: SocketAddr,
+    back_off: u64,
+    tried: bool,
+}
+
+/// How a listener stands.
 enum Listening {
     /// It is tried at this time.
     Waiting(u64),
@@ -83,47 +108,84 @@ enum Listening {
 struct Worker<'w> {
     shared: &'w PoolArc<Shared>,
     provider: &'w Provider<'w>,
-    parameters: Parameters,
+    host: &'w Host,
+    speaker: Speaker<'w>,
     /// Events are enabled on every socket from its creation on.
     static_events: bool,
-    listening: Listening,
-    /// Where to bind: what was bound last, so that port 0 means the same port again.
-    address: SocketAddr,
-    back_off: u64,
+    ports: PoolSlice<Port>,
+    targets: PoolSlice<Target>,
+    /// By the sessions' places.
+    conversations: PoolSlice<Option<PoolBox<Conversation>>>,
+    idle: Interval,
+    ending: Interval,
+    handshake: Interval,
     /// No session's time is up before this.
     due: u64,
 }
 
 impl<'w> Worker<'w> {
-    fn new(shared: &'w PoolArc<Shared>, provider: &'w Provider<'w>, parameters: Parameters) -> Self {
+    fn try_new(shared: &'w PoolArc<Shared>, provider: &'w Provider<'w>, host: &'w Host) -> Result<Self> {
+        let settings = &host.settings;
+        let addresses = settings.control_listen.as_slice();
+        let nowhere = SocketAddr::new(core::net::IpAddr::V4(core::net::Ipv4Addr::UNSPECIFIED), 0);
+        let ports = PoolSlice::try_from_fn(tags::CONTROL, addresses.len(), |index| {
+            let wanted = addresses.get(index).copied().unwrap_or(nowhere);
+            let listening = Listening::Waiting(0);
+            Port { listening, wanted, address: wanted, back_off: BACK_OFF_FIRST, tried: false }
+        })?;
+        let dials = settings.control_dial.as_slice();
+        let targets = PoolSlice::try_from_fallible(tags::CONTROL, dials.len(), |index| {
+            let dial = dials.get(index).ok_or(Status::INVALID_PARAMETER)?;
+            let peer = host.peer_named(&dial.peer).ok_or(Status::INVALID_PARAMETER)?;
+            Ok(Target::new(dial.address, peer))
+        })?;
+        let conversations = PoolSlice::try_from_fn(tags::CONTROL, max_sessions(settings), |_| None)?;
+        let speaker = Speaker::try_new(shared, host)?;
         // Before any socket. A provider that cannot is asked socket by socket.
         let static_events = provider.set_static_event_callbacks(EVENTS).is_ok();
-        Self {
+        Ok(Self {
             shared,
             provider,
-            parameters,
+            host,
+            speaker,
             static_events,
-            listening: Listening::Waiting(0),
-            address: parameters.listen,
-            back_off: BACK_OFF_FIRST,
+            ports,
+            targets,
+            conversations,
+            idle: Interval::from_millis(settings.control_idle_timeout_ms),
+            ending: Interval::from_millis(settings.shutdown_timeout_ms),
+            handshake: Interval::from_millis(settings.control_handshake_timeout_ms),
             due: NEVER,
-        }
+        })
     }
 
     fn run(mut self, passive: &mut Passive) {
         loop {
-            self.tend_listener(passive);
-            self.attend_sessions(passive);
-            if self.shared.is_stopping() {
+            let stopping = self.shared.is_stopping();
+            let mut due = NEVER;
+            for index in 0..self.ports.len() {
+                self.tend_listener(passive, index);
+            }
+            self.settle();
+            if !stopping {
+                self.dial(passive);
+            }
+            self.fetch_outcomes(passive);
+            self.attend_followers(passive);
+            let busy = self.attend_sessions(passive);
+            if stopping {
                 self.end_sessions(passive);
-                if matches!(self.listening, Listening::Waiting(_)) && self.shared.is_empty(passive) {
+                let listening = self.ports.iter().any(|port| !matches!(port.listening, Listening::Waiting(_)));
+                if !listening && self.shared.sessions(passive) == 0 {
                     return;
                 }
+            } else {
+                due = self.next_attempt();
             }
-            let due = self.expire_sessions(passive).min(match self.listening {
-                Listening::Waiting(at) if !self.shared.is_stopping() => at,
-                _ => NEVER,
-            });
+            let due = self.expire_sessions(passive).min(due);
+            if busy {
+                continue;
+            }
             let left = Interval::from_100ns(due.saturating_sub(time::since_boot().as_100ns()));
             let bound = (due != NEVER).then_some(left);
             // Signalled or not, everything is looked at.
@@ -131,23 +193,47 @@ impl<'w> Worker<'w> {
         }
     }
 
-    /// Opens, closes and re-opens the listener.
-    fn tend_listener(&mut self, passive: &mut Passive) {
+    /// When a listener or a target is to be tried next.
+    fn next_attempt(&self) -> u64 {
+        let ports = self.ports.iter().filter_map(|port| match port.listening {
+            Listening::Waiting(at) => Some(at),
+            Listening::Open(..) | Listening::Closing(_) => None,
+        });
+        ports.chain(self.targets.iter().filter_map(Target::due)).min().unwrap_or(NEVER)
+    }
+
+    /// Tells those who wait for it that every address has been tried.
+    fn settle(&self) {
+        if self.ports.iter().all(|port| port.tried) {
+            self.shared.settled.set();
+        }
+    }
+
+    /// Opens, closes and re-opens a listener.
+    fn tend_listener(&mut self, passive: &mut Passive, index: usize) {
         let stopping = self.shared.is_stopping();
-        if let Listening::Open(socket, owner) = &self.listening
+        let Some(port) = self.ports.get_mut(index) else { return };
+        if let Listening::Open(socket, owner) = &port.listening
             && let Some(accepted) = owner.take_accepted(passive)
             && socket.accepted(passive, owner, accepted).is_err()
         {
             owner.lost();
         }
         let now = time::since_boot().as_100ns();
-        self.listening = match core::mem::replace(&mut self.listening, Listening::Waiting(NEVER)) {
-            Listening::Waiting(at) if now >= at && !stopping => self.open(passive),
+        port.listening = match core::mem::replace(&mut port.listening, Listening::Waiting(NEVER)) {
+            Listening::Waiting(at) if now >= at && !stopping => {
+                port.tried = true;
+                let opened = open(passive, self.shared, self.provider, self.static_events, port);
+                if let Listening::Open(socket, _) = &opened {
+                    set_address(passive, self.shared, index, Some(socket.address()));
+                }
+                opened
+            }
             Listening::Open(socket, owner) if stopping || owner.is_dead() => {
                 if !stopping {
-                    Self::tell_failure(socket.address(), status::CONNECTION_DISCONNECTED);
+                    tell_failure(socket.address(), status::CONNECTION_DISCONNECTED);
                 }
-                *self.shared.listening.lock(passive) = None;
+                set_address(passive, self.shared, index, None);
                 socket.close(passive);
                 Listening::Closing(owner)
             }
@@ -155,104 +241,184 @@ impl<'w> Worker<'w> {
                 if let Some(accepted) = owner.take_accepted(passive) {
                     accepted.refuse(passive);
                 }
-                Listening::Waiting(self.next_try())
+                Listening::Waiting(port.next_try())
             }
             unchanged => unchanged,
         };
     }
 
-    /// The time of the next try, further away each time.
-    fn next_try(&mut self) -> u64 {
-        let at = time::since_boot().as_100ns().saturating_add(self.back_off);
-        self.back_off = self.back_off.saturating_mul(2).min(BACK_OFF_LAST);
-        at
-    }
-
-    fn open(&mut self, passive: &mut Passive) -> Listening {
-        let next = self.try_open(passive);
-        self.shared.settled.set();
-        next
-    }
-
-    fn try_open(&mut self, passive: &mut Passive) -> Listening {
-        let address = self.address;
-        let owner = match Listener::try_new(self.shared) {
-            Ok(owner) => owner,
-            Err(status) => {
-                Self::tell_failure(address, status);
-                return Listening::Waiting(self.next_try());
+    /// Connects to those whose time has come.
+    fn dial(&mut self, passive: &mut Passive) {
+        let now = time::since_boot().as_100ns();
+        for (number, target) in self.targets.iter_mut().enumerate() {
+            if target.due().is_none_or(|at| now < at) {
+                continue;
             }
-        };
-        let socket = match ListenSocket::bind(passive, self.provider, &owner, address) {
-            Ok(socket) => socket,
-            Err((error, closing)) => {
-                Self::tell_failure(address, error.status);
-                // Any other port may do, if any was asked for.
-                self.address = self.parameters.listen;
-                return match closing {
-                    Closing::Issued => Listening::Closing(owner),
-                    Closing::NothingToClose => Listening::Waiting(self.next_try()),
-                };
+            let Ok(number) = u8::try_from(number) else { return };
+            target.begun();
+            if let Err(status) = Session::dial(passive, self.shared, self.provider, target.remote(), number) {
+                let (remote, remote_port) = (target.remote().ip(), target.remote().port());
+                trace::emit(&trace::Event::ControlDialFailed { remote, remote_port, status: status.into() });
+                target.ended(passive, false);
             }
-        };
-        if let Err(status) = self.ready(&socket, &owner) {
-            Self::tell_failure(socket.address(), status);
-            socket.close(passive);
-            return Listening::Closing(owner);
         }
-        if let Err(status) = socket.exclusive() {
-            trace::emit(&trace::Event::Fault { operation: "SO_EXCLUSIVEADDRUSE", status: status.into() });
-        }
-        self.address = socket.address();
-        self.back_off = BACK_OFF_FIRST;
-        *self.shared.listening.lock(passive) = Some(self.address);
-        self.shared.counts.listeners.fetch_add(1, Ordering::Relaxed);
-        let (address, port) = (self.address.ip(), self.address.port());
-        trace::emit(&trace::Event::ControlListening { address, port });
-        Listening::Open(socket, owner)
     }
 
-    /// Registers the extensions, then lets connections in: by events, or by requests where WSK has no events.
-    fn ready(&self, socket: &ListenSocket<Listener>, owner: &PoolArc<Listener>) -> Result {
-        let call = socket.call().ok_or(Status::INVALID_DEVICE_STATE)?;
-        owner.attached.register(&call, self.provider.version()).map_err(|missing| missing.status)?;
-        drop(call);
-        if self.static_events {
+    /// Hands what became of orders to those who gave them, if they are still there.
+    fn fetch_outcomes(&mut self, passive: &mut Passive) {
+        while let Some(outcome) = self.host.desk.next_outcome(passive) {
+            let mut from = 0;
+            while let Some((session, next)) = self.shared.session_from(passive, from) {
+                from = next;
+                if session.number() != outcome.ticket.session {
+                    continue;
+                }
+                if let Some(conversation) = self.conversation(&session) {
+                    conversation.ordered = false;
+                    conversation.outcome = Some(outcome);
+                    session.note(passive, note::SENT);
+                }
+                break;
+            }
+        }
+    }
+
+    /// Has those who follow sent what is new.
+    fn attend_followers(&mut self, passive: &mut Passive) {
+        if !self.shared.hub.take_ready() {
+            return;
+        }
+        let mut index = 0;
+        while let Some(place) = self.shared.hub.follower(passive, index) {
+            if let Some(session) = self.shared.session_at(passive, place) {
+                session.note(passive, note::SENT);
+            }
+            index = index.saturating_add(1);
+        }
+    }
+
+    /// Looks after the sessions that are queued now. True: some are queued still.
+    fn attend_sessions(&mut self, passive: &mut Passive) -> bool {
+        for _ in 0..self.conversations.len() {
+            let Some(session) = self.shared.next_queued(passive) else { return false };
+            self.attend(passive, &session);
+        }
+        true
+    }
+
+    /// Does what a session's notes ask for.
+    fn attend(&mut self, passive: &mut Passive, session: &PoolArc<Session>) {
+        let Some(notes) = session.take_notes() else { return };
+        if let Err(end) = self.note_what_happened(passive, session, notes) {
+            self.tell_end(session, end);
+            session.close(passive, end);
+        }
+        if notes & note::FINISHED != 0 {
+            Session::peer_ended(session, passive, self.ending);
+        }
+        if notes & note::DISCONNECT_DONE != 0 {
+            session.disconnect_done(passive);
+        }
+        if notes & note::RESET != 0 {
+            session.close(passive, End::Reset);
+        }
+        if notes & note::DEAD != 0 {
+            session.close(passive, End::Dead);
+        }
+        if session.phase() != Phase::Open {
+            self.forget(passive, session);
+        }
+        if notes & note::CLOSED != 0 {
+            if let Some(target) = session.target().and_then(|target| self.targets.get_mut(usize::from(target))) {
+                target.ended(passive, session.peer().is_some());
+            }
+            session.gone(passive);
+        }
+        // Deadlines are looked at when the first of them may be up.
+        self.due = self.due.min(session.due(passive, self.idle));
+    }
+
+    fn note_what_happened(
+        &mut self,
+        passive: &mut Passive,
+        session: &PoolArc<Session>,
+        notes: u32,
+    ) -> core::result::Result<(), End> {
+        if notes & note::ADMITTED != 0 && session.phase() == Phase::New {
+            let dialled = session.target().is_some();
+            let stage = if dialled { Stage::Connecting } else { Stage::AwaitingFirst };
+            let conversation = PoolBox::try_new(tags::CONTROL, Conversation::new(stage)).map_err(End::Failed)?;
+            if let Some(place) = self.conversations.get_mut(session.index()) {
+                *place = Some(conversation);
+            }
+            let bound = if dialled { CONNECT } else { self.handshake };
+            Session::begin(session, passive, self.provider.version(), bound)?;
+        }
+        if notes & note::UNREACHABLE != 0 {
+            return Err(session.unreachable());
+        }
+        if notes & note::BROKEN != 0 {
+            return Err(session.broken());
+        }
+        let Some(conversation) = self.conversations.get_mut(session.index()).and_then(Option::as_mut) else {
             return Ok(());
+        };
+        if notes & note::CONNECTED != 0
+            && let Some(target) = session.target().and_then(|target| self.targets.get(usize::from(target)))
+        {
+            session.connected(self.static_events, self.handshake)?;
+            self.speaker.initiate(passive, session, conversation, target.peer())?;
+            Session::go_on_receiving(session, passive);
         }
-        match socket.enable() {
-            Err(status) if status::is_unsupported(status) => {
-                self.shared.by_request.store(true, Ordering::Relaxed);
-                trace::emit(&trace::Event::Degraded { part: "control events", status: status.into() });
-                socket.accept(owner)
+        match self.speaker.go_on(passive, session, conversation)? {
+            Left::Waiting => {}
+            Left::Busy => session.note(passive, note::SENT),
+            Left::Until(at) => session.wake_at(at),
+        }
+        Ok(())
+    }
+
+    /// Tells of an end that somebody should look at.
+    fn tell_end(&self, session: &Session, end: End) {
+        let (remote, remote_port, status) = (session.remote().ip(), session.remote().port(), end.status().into());
+        match end {
+            End::Stranger | End::Nonsense => {
+                self.shared.counts.rejected.fetch_add(1, Ordering::Relaxed);
+                trace::emit(&trace::Event::ControlRejected { session: session.number(), remote, remote_port, status });
             }
-            enabled => enabled,
+            End::Unreachable(_) => {
+                trace::emit(&trace::Event::ControlDialFailed { remote, remote_port, status });
+            }
+            _ => {}
         }
     }
 
-    fn tell_failure(address: SocketAddr, status: Status) {
-        let (address, port) = (address.ip(), address.port());
-        trace::emit(&trace::Event::ControlListenFailed { address, port, status: status.into() });
+    /// A session is no longer spoken with.
+    fn forget(&mut self, passive: &mut Passive, session: &Session) {
+        let ended = self.shared.hub.finish(passive, session.index(), &self.shared.budget, |_| ());
+        if ended.is_some() {
+            session.release_buffers(passive);
+        }
+        if let Some(place) = self.conversations.get_mut(session.index()) {
+            *place = None;
+        }
     }
 
-    /// Looks after the sessions that callbacks have queued.
-    fn attend_sessions(&mut self, passive: &mut Passive) {
-        while let Some(session) = self.shared.next_queued(passive) {
-            Session::attend(&session, passive, self.provider.version(), self.parameters.ending);
-            let shortest = self.parameters.idle.min(self.parameters.ending).as_100ns();
-            self.due = self.due.min(time::since_boot().as_100ns().saturating_add(shortest));
-        }
+    fn conversation(&mut self, session: &Session) -> Option<&mut Conversation> {
+        self.conversations.get_mut(session.index())?.as_deref_mut()
     }
 
     /// Begins the end of every session.
     fn end_sessions(&mut self, passive: &mut Passive) {
         let mut from = 0;
         while let Some((session, next)) = self.shared.session_from(passive, from) {
-            Session::end(&session, passive, End::Stopping, self.parameters.ending);
+            Session::end(&session, passive, End::Stopping, self.ending);
+            if session.phase() != Phase::New {
+                self.forget(passive, &session);
+            }
+            self.due = self.due.min(session.due(passive, self.idle));
             from = next;
         }
-        let ending = self.parameters.ending.as_100ns();
-        self.due = self.due.min(time::since_boot().as_100ns().saturating_add(ending));
     }
 
     /// Ends the sessions whose time is up, when it may be; the next time when this may be.
@@ -263,10 +429,103 @@ impl<'w> Worker<'w> {
         self.due = NEVER;
         let mut from = 0;
         while let Some((session, next)) = self.shared.session_from(passive, from) {
-            let due = Session::expire(&session, passive, self.parameters.idle, self.parameters.ending);
-            self.due = self.due.min(due);
+            if session.phase() != Phase::New {
+                Session::expire(&session, passive, self.idle, self.ending);
+                if session.phase() != Phase::Open {
+                    self.forget(passive, &session);
+                }
+            }
+            self.due = self.due.min(session.due(passive, self.idle));
             from = next;
         }
         self.due
     }
+}
+
+impl Port {
+    /// The time of the next try, further away each time.
+    fn next_try(&mut self) -> u64 {
+        let at = time::since_boot().as_100ns().saturating_add(self.back_off);
+        self.back_off = self.back_off.saturating_mul(2).min(BACK_OFF_LAST);
+        at
+    }
+}
+
+fn open(
+    passive: &mut Passive,
+    shared: &PoolArc<Shared>,
+    provider: &Provider<'_>,
+    static_events: bool,
+    port: &mut Port,
+) -> Listening {
+    let address = port.address;
+    let owner = match Listener::try_new(shared) {
+        Ok(owner) => owner,
+        Err(status) => {
+            tell_failure(address, status);
+            return Listening::Waiting(port.next_try());
+        }
+    };
+    let socket = match ListenSocket::bind(passive, provider, &owner, address) {
+        Ok(socket) => socket,
+        Err((error, closing)) => {
+            tell_failure(address, error.status);
+            // Any other port may do, if any was asked for.
+            port.address = port.wanted;
+            return match closing {
+                Closing::Issued => Listening::Closing(owner),
+                Closing::NothingToClose => Listening::Waiting(port.next_try()),
+            };
+        }
+    };
+    if let Err(status) = ready(passive, shared, provider, static_events, &socket, &owner) {
+        tell_failure(socket.address(), status);
+        socket.close(passive);
+        return Listening::Closing(owner);
+    }
+    if let Err(status) = socket.exclusive() {
+        trace::emit(&trace::Event::Fault { operation: "SO_EXCLUSIVEADDRUSE", status: status.into() });
+    }
+    port.address = socket.address();
+    port.back_off = BACK_OFF_FIRST;
+    shared.counts.listeners.fetch_add(1, Ordering::Relaxed);
+    let (address, port) = (port.address.ip(), port.address.port());
+    trace::emit(&trace::Event::ControlListening { address, port });
+    Listening::Open(socket, owner)
+}
+
+/// Registers the extensions, then lets connections in: by events, or by requests where WSK has no events.
+fn ready(
+    passive: &mut Passive,
+    shared: &Shared,
+    provider: &Provider<'_>,
+    static_events: bool,
+    socket: &ListenSocket<Listener>,
+    owner: &PoolArc<Listener>,
+) -> Result {
+    let call = socket.call().ok_or(Status::INVALID_DEVICE_STATE)?;
+    owner.attached.register(&call, provider.version()).map_err(|missing| missing.status)?;
+    drop(call);
+    if static_events {
+        return Ok(());
+    }
+    match socket.enable() {
+        Err(status) if status::is_unsupported(status) => {
+            shared.by_request.store(true, Ordering::Relaxed);
+            trace::emit(&trace::Event::Degraded { part: "control events", status: status.into() });
+            socket.accept(passive, owner)
+        }
+        enabled => enabled,
+    }
+}
+
+fn set_address(passive: &mut Passive, shared: &Shared, index: usize, address: Option<SocketAddr>) {
+    if let Some(place) = shared.listening.lock(passive).get_mut(index) {
+        *place = address;
+    }
+}
+
+fn tell_failure(address: SocketAddr, status: Status) {
+    let (address, port) = (address.ip(), address.port());
+    trace::emit(&trace::Event::ControlListenFailed { address, port, status: status.into() });
 }

@@ -77,6 +77,11 @@ impl Flows {
         self.numbers.fetch_add(1, Ordering::Relaxed).wrapping_add(1)
     }
 
+    /// How many numbers were given: to connections, and to decisions without one.
+    pub fn numbers(&self) -> u64 {
+        self.numbers.load(Ordering::Relaxed)
+    }
+
     /// How many connections there are, those included that only wait to be freed.
     pub fn population(&self) -> u32 {
         self.population.get()

@@ -37,6 +37,16 @@ pub enum Cause {
 impl Cause {
     /// All causes.
     pub const ALL: [Self; 4] = [Self::Full, Self::TooLong, Self::Nested, Self::NoRing];
+
+    /// The cause's name in loss counts.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Full => "full",
+            Self::TooLong => "too-long",
+            Self::Nested => "nested",
+            Self::NoRing => "no-ring",
+        }
+    }
 }
 
 /// Causes that a ring itself counts: all but [`Cause::NoRing`].

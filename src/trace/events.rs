@@ -613,6 +613,33 @@ events! {
         /// What it answered.
         status: NtStatus,
     }
+    /// It is certain who the other side of a control connection is.
+    56 ControlAuthenticated(Information, CONTROL) {
+        /// The session's number.
+        session: u64,
+        /// The peer's name.
+        peer: &'a str,
+    }
+    /// A control connection is ended because the other side is no peer, or spoke something else.
+    57 ControlRejected(Warning, CONTROL) {
+        /// The session's number.
+        session: u64,
+        /// The other side's address.
+        remote: IpAddr,
+        /// The other side's port.
+        remote_port: u16,
+        /// Which of the two: access denied, or an invalid message.
+        status: NtStatus,
+    }
+    /// A controller that weir connects to cannot be reached; it is tried again.
+    58 ControlDialFailed(Warning, CONTROL) {
+        /// The controller's address.
+        remote: IpAddr,
+        /// The controller's port.
+        remote_port: u16,
+        /// Why.
+        status: NtStatus,
+    }
 
     /// A control connection has been registered for an extension interface.
     60 ExtensionRegistered(Information, EXTENSION) {

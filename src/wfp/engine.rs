@@ -11,14 +11,16 @@
 use super::layer::{self, LAYERS, Layer, Role, wide};
 use super::retry;
 use crate::kernel::irql::Passive;
+use crate::kernel::pool::PoolSlice;
 use crate::kernel::{Result, Status};
-use crate::policy::Direction;
+use crate::policy::{Direction, Family};
 use crate::sys::fwp::{
-    self, FWP_BYTE_BLOB, FWP_BYTE_BLOB_TYPE, FWP_CONDITION_VALUE0, FWP_CONDITION_VALUE0_U, FWP_MATCH_EQUAL,
+    self, FWP_BYTE_ARRAY16, FWP_BYTE_ARRAY16_TYPE, FWP_UINT32, FWP_BYTE_BLOB, FWP_BYTE_BLOB_TYPE, FWP_CONDITION_VALUE0, FWP_CONDITION_VALUE0_U, FWP_MATCH_EQUAL,
     FWP_UINT8, FWP_UINT16, FWP_VALUE0, FWP_VALUE0_U, FWPM_ACTION0, FWPM_ACTION0_U, FWPM_CALLOUT0,
     FWPM_DISPLAY_DATA0, FWPM_FILTER_CONDITION0, FWPM_FILTER0, FWPM_PROVIDER0, FWPM_SESSION0, FWPM_SUBLAYER0,
 };
 use crate::sys::nt::{GUID, HANDLE};
+use core::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 /// How long a transaction waits for another session's, in milliseconds.
 const TRANSACTION_WAIT: u32 = 5_000;
@@ -43,11 +45,20 @@ static SYSTEM: [u16; 7] = layer::widen("System");
 const NAME: &[u16] = wide!("weir");
 const CONTROL_NAME: &[u16] = wide!("weir control");
 
-/// What the filters depend on.
+/// TCP connections of weir's own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Own {
+    /// Others open them, to this local port.
+    Accepted(u16),
+    /// weir opens them, to this address.
+    Dialled(SocketAddr),
+}
+
+/// What the filters depend on.
+#[derive(Debug)]
 pub struct Plan {
-    /// The local TCP port of weir's own listener, whose connections are exempt from the policy.
-    pub control_port: Option<u16>,
+    /// weir's own connections, which are exempt from the policy.
+    pub own: PoolSlice<Own>,
     /// Whether what weir cannot decide on passes: a filter whose callout is not registered then permits.
     pub fail_open: bool,
 }
@@ -116,7 +127,7 @@ impl Session {
     ///
     /// # Errors
     /// The first that any step returns; nothing has been added then.
-    pub fn add(&self, passive: &Passive, plan: Plan) -> Result {
+    pub fn add(&self, passive: &Passive, plan: &Plan) -> Result {
         // SAFETY: an open handle; PASSIVE_LEVEL says the token.
         Status(unsafe { fwp::FwpmTransactionBegin0(self.engine, 0) }).exact()?;
         let tx = Tx { session: self, _passive: passive };
@@ -142,16 +153,24 @@ struct Tx<'a> {
 }
 
 impl Tx<'_> {
-    fn add(&self, plan: Plan) -> Result {
+    fn add(&self, plan: &Plan) -> Result {
         self.provider()?;
         self.sublayer()?;
         for layer in &LAYERS {
             self.callout(layer)?;
             self.filter(layer, plan)?;
         }
-        if let Some(port) = plan.control_port {
-            for layer in LAYERS.iter().filter(|layer| layer.role == Role::Authorize(Direction::In)) {
-                self.exempt(layer, port)?;
+        for own in &*plan.own {
+            let (direction, family) = match own {
+                Own::Accepted(_) => (Direction::In, None),
+                Own::Dialled(SocketAddr::V4(_)) => (Direction::Out, Some(Family::V4)),
+                Own::Dialled(SocketAddr::V6(_)) => (Direction::Out, Some(Family::V6)),
+            };
+            let concerns = |layer: &&Layer| {
+                layer.role == Role::Authorize(direction) && family.is_none_or(|family| layer.family == family)
+            };
+            for layer in LAYERS.iter().filter(concerns) {
+                self.exempt(layer, own)?;
             }
         }
         Ok(())
@@ -207,7 +226,7 @@ impl Tx<'_> {
     }
 
     /// The filter without conditions that calls weir at `layer`.
-    fn filter(&self, layer: &Layer, plan: Plan) -> Result {
+    fn filter(&self, layer: &Layer, plan: &Plan) -> Result {
         let flags = match layer.role {
             Role::Authorize(_) if plan.fail_open => fwp::FWPM_FILTER_FLAG_PERMIT_IF_CALLOUT_UNREGISTERED,
             _ => fwp::FWPM_FILTER_FLAG_NONE,
@@ -224,13 +243,27 @@ impl Tx<'_> {
         })
     }
 
-    /// The filter that permits connections to weir's own listener before weir is asked: the kernel's own (the
-    /// application is `System`), TCP, to that local port.
-    fn exempt(&self, layer: &Layer, port: u16) -> Result {
+    /// The filter that permits weir's own connections before weir is asked: the kernel's own (the application is
+    /// `System`), TCP, to that local port, or that remote address and port.
+    fn exempt(&self, layer: &Layer, own: &Own) -> Result {
         let mut system = FWP_BYTE_BLOB {
             size: u32::try_from(size_of_val(&SYSTEM)).map_err(|_| Status::INVALID_PARAMETER)?,
             data: SYSTEM.as_ptr().cast_mut().cast(),
         };
+        let mut octets = FWP_BYTE_ARRAY16 { byteArray16: [0; 16] };
+        let (port, number, remote) = match own {
+            Own::Accepted(port) => (fwp::FWPM_CONDITION_IP_LOCAL_PORT, *port, IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
+            Own::Dialled(remote) => (fwp::FWPM_CONDITION_IP_REMOTE_PORT, remote.port(), remote.ip()),
+        };
+        let (kind, value) = match remote {
+            // In host byte order, as FWP_UINT32 addresses are.
+            IpAddr::V4(v4) => (FWP_UINT32, FWP_CONDITION_VALUE0_U { uint32: v4.to_bits() }),
+            IpAddr::V6(v6) => {
+                octets.byteArray16 = v6.octets();
+                (FWP_BYTE_ARRAY16_TYPE, FWP_CONDITION_VALUE0_U { byteArray16: &raw mut octets })
+            }
+        };
+        let address = equal(fwp::FWPM_CONDITION_IP_REMOTE_ADDRESS, kind, value);
         let mut conditions = [
             equal(
                 fwp::FWPM_CONDITION_ALE_APP_ID,
@@ -238,13 +271,15 @@ impl Tx<'_> {
                 FWP_CONDITION_VALUE0_U { byteBlob: &raw mut system },
             ),
             equal(fwp::FWPM_CONDITION_IP_PROTOCOL, FWP_UINT8, FWP_CONDITION_VALUE0_U { uint8: TCP }),
-            equal(fwp::FWPM_CONDITION_IP_LOCAL_PORT, FWP_UINT16, FWP_CONDITION_VALUE0_U { uint16: port }),
+            equal(port, FWP_UINT16, FWP_CONDITION_VALUE0_U { uint16: number }),
+            address,
         ];
+        let count = if matches!(own, Own::Accepted(_)) { conditions.len().saturating_sub(1) } else { conditions.len() };
         self.add_filter(&FWPM_FILTER0 {
             displayData: display(CONTROL_NAME),
             layerKey: layer.key,
             weight: weight(WEIGHT_EXEMPTION),
-            numFilterConditions: u32::try_from(conditions.len()).map_err(|_| Status::INVALID_PARAMETER)?,
+            numFilterConditions: u32::try_from(count).map_err(|_| Status::INVALID_PARAMETER)?,
             filterCondition: conditions.as_mut_ptr(),
             action: FWPM_ACTION0 { type_: fwp::FWP_ACTION_PERMIT, ..FWPM_ACTION0::ZERO },
             ..FWPM_FILTER0::ZERO

@@ -9,10 +9,10 @@
 
 use core::ffi::c_void;
 use core::ptr::{NonNull, null_mut};
-use core::sync::atomic::{AtomicBool, Ordering};
 
 use super::engine::{Plan, Session};
 use super::retry;
+use crate::board::Board;
 use crate::kernel::device::Device;
 use crate::kernel::event::{Event, Kind};
 use crate::kernel::irql::Passive;
@@ -43,8 +43,7 @@ struct Shared {
     stop: Event,
     /// The thread has looked once.
     looked: Event,
-    /// The filters are in force.
-    filtering: AtomicBool,
+    board: PoolArc<Board>,
 }
 
 /// The thread that owns the session.
@@ -62,14 +61,14 @@ impl Keeper {
     ///
     /// # Errors
     /// `STATUS_INSUFFICIENT_RESOURCES`.
-    pub fn start(passive: &Passive, device: &Device, plan: Plan) -> Result<Self> {
+    pub fn start(passive: &Passive, device: &Device, plan: Plan, board: PoolArc<Board>) -> Result<Self> {
         let shared = PoolArc::try_new(
             tags::WFP,
             Shared {
                 changed: Event::try_new(Kind::Synchronization)?,
                 stop: Event::try_new(Kind::Notification)?,
                 looked: Event::try_new(Kind::Notification)?,
-                filtering: AtomicBool::new(false),
+                board,
             },
         )?;
         let work = PoolBox::try_new(tags::WFP, Work { shared: shared.clone(), plan, session: None })?;
@@ -101,7 +100,7 @@ impl Keeper {
 
     /// Whether the filters are in force, as far as the thread knows.
     pub fn is_filtering(&self) -> bool {
-        self.shared.filtering.load(Ordering::Acquire)
+        self.shared.board.is_filtering()
     }
 
     /// Ends the subscription, the session and the thread. The filters are gone when this returns.
@@ -223,10 +222,10 @@ impl Work {
             return Ok(());
         }
         let session = Session::open(passive)?;
-        match session.add(passive, self.plan) {
+        match session.add(passive, &self.plan) {
             Ok(()) => {
                 self.session = Some(session);
-                self.shared.filtering.store(true, Ordering::Release);
+                self.shared.board.set_filtering(true);
                 trace::emit(&trace::Event::FiltersInForce {});
                 Ok(())
             }
@@ -240,7 +239,7 @@ impl Work {
     /// Closes the session; false if none is open.
     fn let_go(&mut self, passive: &Passive) -> bool {
         let Some(session) = self.session.take() else { return false };
-        self.shared.filtering.store(false, Ordering::Release);
+        self.shared.board.set_filtering(false);
         session.close(passive);
         true
     }

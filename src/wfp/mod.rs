@@ -32,7 +32,7 @@ pub mod layer;
 pub mod verdict;
 
 pub use callout::Callouts;
-pub use engine::Plan;
+pub use engine::{Own, Plan};
 pub use handler::Handler;
 pub use keeper::Keeper;
 

@@ -1,0 +1,591 @@
+//! What requests are answered with.
+//!
+//! A reply is written straight into the buffer that it is sent from. Long lists come in parts; a part is gathered at
+//! DISPATCH_LEVEL at most as long as one policy or one bucket of connections has to be held.
+#![forbid(unsafe_code)]
+
+use super::conversation::{Conversation, Uploading};
+use super::hub::NotTaken;
+use super::plane::Host;
+use super::protocol::common_version;
+use super::protocol::message::{
+    Applied, Begin, Begun, Capabilities, Chunk, Commit, Connection, Connections, Counter, Counters, Credit, Empty,
+    ErrorCode, Explanation, Extension, ExtensionState, Extensions, Failure, From, Generation, Hello, Image, List,
+    ListWriter, MAX_LIST, NoRoom, Policy, PolicyState, ReadImage, Reply, Request, Rule, Session as Listed,
+    Sessions, Status as Standing, Step, Subscribe, Time, Tuple, Unsubscribe, Unsubscribed, Uploaded, Welcome,
+};
+use super::protocol::subscription::{Refused, Subscription};
+use super::protocol::upload::Upload;
+use super::session::Session;
+use super::shared::Shared;
+use crate::dispatch::address;
+use crate::ext::{self, Requirement};
+use crate::kernel::Status;
+use crate::kernel::irql::{self, Passive};
+use crate::kernel::pool::{PoolSlice, tags};
+use crate::kernel::time;
+use crate::policies::{Done, Order, Outcome, Refusal, Ticket, What};
+use crate::policy::{self, App, Direction, Family};
+use crate::ring::{Cause, Kind};
+use crate::trace::NtStatus;
+use crate::trace::events::Provider;
+use crate::wsk::address::octets;
+
+/// The driver's version, as clients are told.
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+/// The most rules that one part of a list has: the policy is held meanwhile.
+const RULES_AT_ONCE: usize = 256;
+/// The most rules that one part of an explanation holds against the connection.
+const STEPS_AT_ONCE: usize = 64;
+/// The most bytes of a policy that are copied while it is held.
+const BYTES_AT_ONCE: usize = MAX_LIST;
+/// The most bytes of a policy that goes up: as many as the registry may hold.
+const MAX_POLICY: u32 = 64 * 1024 * 1024;
+/// The longest name of a counter.
+const COUNTER_NAME: usize = 64;
+
+/// How a request fails.
+type Failed = Failure<'static>;
+type Answered<'l> = core::result::Result<Reply<'l>, Failed>;
+
+/// What requests are answered from.
+pub(super) struct Office<'o> {
+    pub(super) host: &'o Host,
+    pub(super) shared: &'o Shared,
+}
+
+/// A failure without more to say.
+const fn failure(code: ErrorCode) -> Failed {
+    Failure { code, text: None, status: None, key: None, at: None }
+}
+
+const fn failure_with(code: ErrorCode, status: Status) -> Failed {
+    Failure { code, text: None, status: Some(NtStatus(status.0)), key: None, at: None }
+}
+
+const fn wrong(key: u32, text: &'static str) -> Failed {
+    Failure { code: ErrorCode::Malformed, text: Some(text), status: None, key: Some(key), at: None }
+}
+
+/// Writes what a request with that id is answered with; nothing if it has none.
+pub(super) fn write(id: Option<u64>, answered: &Answered<'_>, into: &mut [u8]) -> Option<usize> {
+    let id = id?;
+    let written = match answered {
+        Ok(reply) => reply.encode(id, into).or_else(|NoRoom| failure(ErrorCode::TooLarge).encode(id, into)),
+        Err(failed) => failed.encode(id, into),
+    };
+    // The buffer has room for an error.
+    written.ok()
+}
+
+/// What an order to the policies' thread is answered with.
+pub(super) fn outcome(outcome: &Outcome, into: &mut [u8]) -> Option<usize> {
+    let answered = match outcome.result {
+        Ok(Done::Applied { generation, rules, window }) => {
+            Ok(Reply::PolicyCommit(Applied { generation, rules, window }))
+        }
+        Ok(Done::Confirmed { generation }) => Ok(Reply::PolicyConfirm(Generation { generation })),
+        Ok(Done::RolledBack { generation }) => Ok(Reply::PolicyRollback(Generation { generation })),
+        Err(Refusal { code, text, status }) => {
+            let status = status.map(|status| NtStatus(status.0));
+            Err(Failure { code, text: Some(text), status, key: None, at: None })
+        }
+    };
+    write(outcome.ticket.request, &answered, into)
+}
+
+impl Office<'_> {
+    /// Does what is asked, and writes the answer; `None`: there is none, or not yet.
+    pub(super) fn answer(
+        &self,
+        passive: &mut Passive,
+        session: &Session,
+        conversation: &mut Conversation,
+        message: &[u8],
+        list: &mut [u8],
+        into: &mut [u8],
+    ) -> Option<usize> {
+        let (id, request) = match Request::decode(message) {
+            Ok(decoded) => decoded,
+            Err(rejected) => return write(rejected.id, &Err(rejected.failure()), into),
+        };
+        let Some(role) = self.host.peer(session.peer()).map(|peer| peer.role) else {
+            return write(id, &Err(failure(ErrorCode::NotPermitted)), into);
+        };
+        if !role.includes(request.role()) {
+            return write(id, &Err(failure(ErrorCode::NotPermitted)), into);
+        }
+        let answered = match &request {
+            Request::Hello(hello) => self.hello(passive, session, hello),
+            Request::Ping(Empty {}) => Ok(Reply::Ping(Time { now: time::system_time() })),
+            Request::Status(Empty {}) => Ok(Reply::Status(self.status(passive))),
+            Request::Counters(_) => Ok(Reply::Counters(self.counters(passive, list))),
+            Request::Sessions(from) => Ok(Reply::Sessions(self.sessions(passive, from, list))),
+            Request::Extensions(from) => Ok(Reply::Extensions(self.extensions(from, list))),
+            Request::Connections(from) => Ok(Reply::Connections(self.connections(passive, from, list))),
+            Request::PolicyShow(from) => Ok(Reply::PolicyShow(self.show(passive, from, list))),
+            Request::PolicyRead(read) => self.read(passive, read, list),
+            Request::PolicyBegin(begin) => conversation.begin_upload(begin),
+            Request::PolicyChunk(chunk) => conversation.take_chunk(chunk),
+            Request::PolicyCommit(commit) => return self.commit(passive, session, conversation, id, commit, into),
+            Request::PolicyConfirm(Generation { generation }) => {
+                let what = What::Confirm { generation: *generation };
+                return self.order(passive, session, conversation, id, what, into);
+            }
+            Request::PolicyRollback(Generation { generation }) => {
+                let what = What::Rollback { generation: *generation };
+                return self.order(passive, session, conversation, id, what, into);
+            }
+            Request::Explain(tuple) => self.explain(passive, tuple, list),
+            Request::Subscribe(subscribe) => match id {
+                Some(id) => self.subscribe(passive, session, conversation, id, subscribe),
+                None => return None,
+            },
+            Request::Credit(Credit { subscription, credit }) => {
+                match self.shared.hub.grant(passive, session.index(), *subscription, *credit) {
+                    true => Ok(Reply::Credit(Empty {})),
+                    false => Err(failure(ErrorCode::NotFound)),
+                }
+            }
+            Request::Unsubscribe(Unsubscribe { subscription }) => {
+                if self.shared.hub.end(passive, session.index(), *subscription) {
+                    conversation.unsubscribing = Some(id);
+                    return None;
+                }
+                Err(failure(ErrorCode::NotFound))
+            }
+        };
+        write(id, &answered, into)
+    }
+
+    fn hello<'l>(&'l self, passive: &mut Passive, session: &Session, hello: &Hello<'_>) -> Answered<'l> {
+        let version = common_version(hello.version).ok_or(failure(ErrorCode::Version))?;
+        let peer = self.host.peer(session.peer()).ok_or(failure(ErrorCode::NotPermitted))?;
+        let mut capabilities = Capabilities::APPLY | Capabilities::SNAPSHOT;
+        capabilities.set(Capabilities::STORE, self.host.desk.stores(passive));
+        Ok(Reply::Hello(Welcome {
+            version,
+            driver: VERSION,
+            session: session.number(),
+            peer: peer.name.as_str(),
+            role: peer.role,
+            capabilities: capabilities.bits(),
+        }))
+    }
+
+    fn status(&self, passive: &mut Passive) -> Standing<'static> {
+        let Host { desk, flows, board, settings, .. } = self.host;
+        let policy = desk.status(passive);
+        Standing {
+            driver: VERSION,
+            started: board.started(),
+            now: time::system_time(),
+            filters: board.is_filtering(),
+            policy: policy.state,
+            generation: policy.generation,
+            rules: policy.rules,
+            digest: policy.digest,
+            rollback_in: policy.rollback_in,
+            fail_mode: settings.fail_mode,
+            connections: flows.population().into(),
+            sessions: u32::try_from(self.shared.sessions(passive)).unwrap_or(u32::MAX),
+            degraded: board.degraded(),
+            processors: irql::active_processors(passive),
+        }
+    }
+
+    fn counters<'l>(&self, passive: &mut Passive, list: &'l mut [u8]) -> Counters<'l> {
+        let mut list = ListWriter::new(list);
+        let mut tell = |names: &[&str], value: u64, gauge: bool, unit: Option<&'static str>| {
+            let mut place = [0; COUNTER_NAME];
+            // All of them have room, as a test sees to.
+            let _told = list.push(&Counter { name: join(&mut place, names), value, unit, gauge: gauge.then_some(true) });
+        };
+        let Host { flows, rings, .. } = self.host;
+        tell(&["connections.tracked"], flows.population().into(), true, Some("connections"));
+        tell(&["connections.decided"], flows.numbers(), false, Some("connections"));
+
+        let counters = self.shared.counters();
+        let control = [
+            ("accepted", counters.accepted),
+            ("refused", counters.refused),
+            ("dialled", counters.dialled),
+            ("authenticated", counters.authenticated),
+            ("rejected", counters.rejected),
+            ("closed", counters.closed),
+        ];
+        for (name, value) in control {
+            tell(&["control.", name], value, false, Some("connections"));
+        }
+        tell(&["control.sessions"], self.shared.sessions(passive) as u64, true, Some("connections"));
+        tell(&["control.listeners"], counters.listeners, false, None);
+        tell(&["control.received"], counters.received, false, Some("bytes"));
+        tell(&["control.sent"], counters.sent, false, Some("bytes"));
+        tell(&["control.requests"], counters.requests, false, Some("requests"));
+
+        tell(&["ring.delivered"], rings.delivered(), false, Some("records"));
+        tell(&["ring.life_cycle_delivered"], rings.life_cycle_delivered(), false, Some("records"));
+        for kind in Kind::ALL {
+            for cause in Cause::ALL {
+                tell(&["ring.lost.", kind.name(), ".", cause.name()], rings.lost(*kind, cause), false, Some("records"));
+            }
+        }
+
+        let ext::Totals { granted, refused, failed, callbacks, lost, malformed, late } = self.shared.sockets.totals();
+        for (name, value) in [("registered", granted), ("refused", refused), ("failed", failed)] {
+            tell(&["extensions.", name], value, false, Some("sockets"));
+        }
+        for (name, value) in [("callbacks", callbacks), ("lost", lost), ("malformed", malformed), ("late", late)] {
+            tell(&["extensions.", name], value, false, Some("callbacks"));
+        }
+        Counters { counters: list.finish(), next: None }
+    }
+
+    fn sessions<'l>(&self, passive: &mut Passive, From { from }: &From, list: &'l mut [u8]) -> Sessions<'l> {
+        let mut list = ListWriter::new(list);
+        let mut index = start(*from);
+        let mut next = None;
+        while let Some((session, after)) = self.shared.session_from(passive, index) {
+            let peer = self.host.peer(session.peer());
+            let totals = self.shared.hub.totals(passive, session.index());
+            let listed = Listed {
+                session: session.number(),
+                state: session.state(),
+                remote: session.remote().ip(),
+                remote_port: session.remote().port(),
+                dialled: session.is_dialled(),
+                since: session.since(),
+                peer: peer.map(|peer| peer.name.as_str()),
+                role: peer.map(|peer| peer.role),
+                received: session.received_bytes(),
+                sent: session.sent_bytes(),
+                events: totals.map(|(sent, _)| sent),
+                lost: totals.map(|(_, lost)| lost),
+            };
+            if list.push(&listed).is_err() {
+                next = u32::try_from(index).ok();
+                break;
+            }
+            index = after;
+        }
+        Sessions { sessions: list.finish(), next }
+    }
+
+    fn extensions<'l>(&self, From { from }: &From, list: &'l mut [u8]) -> Extensions<'l> {
+        let mut list = ListWriter::new(list);
+        let mut index = start(*from);
+        let mut next = None;
+        while let Some(standing) = self.shared.sockets.standing(index) {
+            if let Some(standing) = standing
+                && list.push(&extension(&standing)).is_err()
+            {
+                next = u32::try_from(index).ok();
+                break;
+            }
+            index = index.saturating_add(1);
+        }
+        Extensions { extensions: list.finish(), next }
+    }
+
+    fn connections<'l>(&self, passive: &mut Passive, From { from }: &From, list: &'l mut [u8]) -> Connections<'l> {
+        let mut list = ListWriter::new(list);
+        let mut cursor = from.unwrap_or_default();
+        let mut next = None;
+        while let Some((connection, after)) = self.host.flows.next_from(passive, cursor) {
+            let key = connection.key();
+            let decided = connection.decided();
+            let (received, sent) = (connection.counters(Direction::In), connection.counters(Direction::Out));
+            let listed = Connection {
+                connection: connection.number(),
+                direction: connection.direction(),
+                protocol: key.protocol,
+                local: address(key.family, key.local),
+                local_port: key.local_port,
+                remote: address(key.family, key.remote),
+                remote_port: key.remote_port,
+                verdict: decided.action,
+                rule: decided.rule,
+                generation: decided.generation,
+                opened: connection.opened(),
+                packets_in: received.packets,
+                packets_out: sent.packets,
+                bytes_in: received.bytes,
+                bytes_out: sent.bytes,
+            };
+            if list.push(&listed).is_err() {
+                next = Some(cursor);
+                break;
+            }
+            cursor = after;
+        }
+        Connections { connections: list.finish(), next }
+    }
+
+    fn show<'l>(&self, passive: &mut Passive, From { from }: &From, list: &'l mut [u8]) -> Policy<'l> {
+        let status = self.host.desk.status(passive);
+        let mut list = ListWriter::new(list);
+        let shown = self.host.policies.with_current(passive, |current| {
+            let current = current?;
+            let image = current.image();
+            let mut index = from.unwrap_or_default();
+            let mut next = None;
+            for at_once in 0.. {
+                let Some(rule) = image.rule(index) else { break };
+                let shown = Rule { rule: index, name: rule.name(), action: rule.action(), hits: None };
+                if at_once == RULES_AT_ONCE || list.push(&shown).is_err() {
+                    next = Some(index);
+                    break;
+                }
+                index = index.saturating_add(1);
+            }
+            let size = u32::try_from(image.bytes().len()).unwrap_or(u32::MAX);
+            Some((current.generation(), size, image.default_action(), image.rule_count(), next))
+        });
+        let Some((generation, size, default_action, total, next)) = shown else {
+            return Policy {
+                state: PolicyState::Absent,
+                generation: status.generation,
+                digest: None,
+                size: 0,
+                default_action: None,
+                total: 0,
+                rules: List::default(),
+                next: None,
+            };
+        };
+        Policy {
+            state: status.state,
+            generation,
+            // Another one may have come in between.
+            digest: status.digest.filter(|_| status.generation == generation),
+            size,
+            default_action: Some(default_action),
+            total,
+            rules: list.finish(),
+            next,
+        }
+    }
+
+    fn read<'l>(&self, passive: &mut Passive, read: &ReadImage, list: &'l mut [u8]) -> Answered<'l> {
+        let copied = self.host.policies.with_current(passive, |current| {
+            let current = current.ok_or(failure(ErrorCode::NotFound))?;
+            if current.generation() != read.generation {
+                return Err(failure(ErrorCode::Conflict));
+            }
+            let bytes = current.image().bytes();
+            let rest = usize::try_from(read.offset).ok().and_then(|offset| bytes.get(offset..));
+            let rest = rest.ok_or(wrong(1, "beyond the image's end"))?;
+            let mut length = 0_usize;
+            for (place, byte) in list.iter_mut().zip(rest).take(BYTES_AT_ONCE) {
+                *place = *byte;
+                length = length.saturating_add(1);
+            }
+            Ok((u32::try_from(bytes.len()).unwrap_or(u32::MAX), length))
+        });
+        let (size, length) = copied?;
+        Ok(Reply::PolicyRead(Image { size, bytes: list.get(..length).unwrap_or_default() }))
+    }
+
+    fn commit(
+        &self,
+        passive: &mut Passive,
+        session: &Session,
+        conversation: &mut Conversation,
+        id: Option<u64>,
+        commit: &Commit,
+        into: &mut [u8],
+    ) -> Option<usize> {
+        let window = match conversation.check_upload(commit) {
+            Ok(window) => window,
+            Err(code) => return write(id, &Err(failure(code)), into),
+        };
+        let Uploading { image, digest, .. } = conversation.upload.take()?.into_inner();
+        let what = What::Apply { image, digest, window, replaces: commit.replaces };
+        self.order(passive, session, conversation, id, what, into)
+    }
+
+    /// Hands an order to the policies' thread; its outcome is the answer.
+    fn order(
+        &self,
+        passive: &mut Passive,
+        session: &Session,
+        conversation: &mut Conversation,
+        id: Option<u64>,
+        what: What,
+        into: &mut [u8],
+    ) -> Option<usize> {
+        // One at a time, and none while the outcome of the one before has not been told.
+        if conversation.ordered || conversation.outcome.is_some() {
+            return write(id, &Err(failure(ErrorCode::Busy)), into);
+        }
+        let ticket = Ticket { session: session.number(), request: id };
+        match self.host.desk.submit(passive, Order { ticket, what }) {
+            Ok(()) => {
+                conversation.ordered = true;
+                None
+            }
+            Err(_refused) => write(id, &Err(failure(ErrorCode::Busy)), into),
+        }
+    }
+
+    fn explain<'l>(&self, passive: &mut Passive, tuple: &Tuple<'_>, list: &'l mut [u8]) -> Answered<'l> {
+        let family = match (tuple.local, tuple.remote) {
+            (Some(local), Some(remote)) if local.is_ipv4() != remote.is_ipv4() => {
+                return Err(wrong(4, "of another family than the local address"));
+            }
+            (Some(one), _) | (_, Some(one)) if one.is_ipv6() => Family::V6,
+            _ => Family::V4,
+        };
+        let path = tuple.application.unwrap_or_default();
+        let (units, list) = list
+            .split_at_mut_checked(path.encode_utf16().count().saturating_mul(size_of::<u16>()))
+            .ok_or(wrong(6, "too long"))?;
+        for (place, unit) in units.iter_mut().zip(path.encode_utf16().flat_map(u16::to_le_bytes)) {
+            *place = unit;
+        }
+        let asked = policy::Tuple {
+            direction: tuple.direction,
+            family,
+            protocol: tuple.protocol,
+            local: tuple.local.map(octets),
+            remote: tuple.remote.map(octets),
+            local_port: tuple.local_port,
+            remote_port: tuple.remote_port,
+            app: App::from_utf16le(units),
+        };
+        let mut list = ListWriter::new(list);
+        let found = self.host.policies.with_current(passive, |current| {
+            let current = current?;
+            let image = current.image();
+            let decision = image.decide(&asked);
+            let from = tuple.from.unwrap_or_default();
+            let mut next = None;
+            for (at_once, step) in image.explain_from(&asked, from).enumerate() {
+                let rule = step.rule.index;
+                let told = Step { rule, name: step.rule.name(), failed: step.failed.bits() };
+                if at_once == STEPS_AT_ONCE || list.push(&told).is_err() {
+                    next = Some(rule);
+                    break;
+                }
+            }
+            Some((decision, current.generation(), next))
+        });
+        Ok(Reply::Explain(match found {
+            Some((decision, generation, next)) => Explanation {
+                action: decision.action,
+                rule: decision.rule,
+                generation,
+                steps: list.finish(),
+                next,
+            },
+            None => Explanation {
+                action: self.host.fail_action(),
+                rule: None,
+                generation: 0,
+                steps: List::default(),
+                next: None,
+            },
+        }))
+    }
+
+    fn subscribe(
+        &self,
+        passive: &mut Passive,
+        session: &Session,
+        conversation: &mut Conversation,
+        id: u64,
+        subscribe: &Subscribe<'_>,
+    ) -> Answered<'static> {
+        match self.shared.hub.subscribe(passive, session.index(), id, subscribe) {
+            Ok(()) => {
+                conversation.snapshot = (subscribe.snapshot == Some(true)).then_some(0);
+                Ok(Reply::Subscribe(Empty {}))
+            }
+            Err(NotTaken::Already) => Err(failure(ErrorCode::Limit)),
+            Err(NotTaken::Refused(Refused::Level)) => Err(wrong(1, "no level")),
+            Err(NotTaken::Refused(Refused::TooManyIds)) => Err(failure(ErrorCode::Limit)),
+            Err(NotTaken::Memory(status)) => Err(failure_with(ErrorCode::Failed, status)),
+        }
+    }
+}
+
+/// The end of a subscription, as its request is answered.
+pub(super) fn unsubscribed(
+    id: Option<u64>,
+    subscription: &Subscription,
+    list: &mut [u8],
+    into: &mut [u8],
+) -> Option<usize> {
+    let mut list = ListWriter::new(list);
+    for loss in subscription.losses() {
+        // There is room for as many as there are kinds.
+        let _told = list.push(&loss);
+    }
+    let (sent, _) = subscription.totals();
+    write(id, &Ok(Reply::Unsubscribe(Unsubscribed { sent, lost: list.finish() })), into)
+}
+
+impl Conversation {
+    fn begin_upload(&mut self, begin: &Begin) -> Answered<'static> {
+        self.upload = None;
+        self.uploads = self.uploads.wrapping_add(1);
+        let upload = Upload::begin(self.uploads, begin, MAX_POLICY).map_err(failure)?;
+        let size = usize::try_from(upload.size()).map_err(|_| failure(ErrorCode::Limit))?;
+        let memory = |status| failure_with(ErrorCode::Failed, status);
+        let image = PoolSlice::try_zeroed(tags::POLICY, size).map_err(memory)?;
+        self.upload = Some(Uploading::try_new(upload, image, begin.digest).map_err(memory)?);
+        let chunk = u32::try_from(MAX_LIST).unwrap_or(u32::MAX);
+        Ok(Reply::PolicyBegin(Begun { upload: self.uploads, chunk }))
+    }
+
+    fn take_chunk(&mut self, chunk: &Chunk<'_>) -> Answered<'static> {
+        let uploading = self.upload.as_mut().ok_or(failure(ErrorCode::NotFound))?;
+        let place = uploading.upload.chunk(chunk).map_err(failure)?;
+        let place = uploading.image.get_mut(place).unwrap_or_default();
+        for (place, byte) in place.iter_mut().zip(chunk.bytes) {
+            *place = *byte;
+        }
+        Ok(Reply::PolicyChunk(Uploaded { received: uploading.upload.received() }))
+    }
+
+    /// The window of the policy that has gone up, if it is all there.
+    fn check_upload(&self, commit: &Commit) -> core::result::Result<u32, ErrorCode> {
+        self.upload.as_ref().ok_or(ErrorCode::NotFound)?.upload.commit(commit)
+    }
+}
+
+/// The cursor that a list is gone on with.
+fn start(from: Option<u32>) -> usize {
+    from.and_then(|from| usize::try_from(from).ok()).unwrap_or_default()
+}
+
+fn extension(standing: &ext::Standing) -> Extension {
+    let (state, provider) = match standing.state {
+        ext::State::Granted => (ExtensionState::Registered, Some(Provider::Wsk)),
+        ext::State::Refused => (ExtensionState::Refused, None),
+        ext::State::Idle | ext::State::Registering | ext::State::Failed => {
+            (ExtensionState::Failed, Some(Provider::Wsk))
+        }
+    };
+    let failed = standing.status != Status::SUCCESS;
+    Extension {
+        session: standing.session,
+        interface: standing.interface,
+        state,
+        required: standing.requirement == Requirement::Required,
+        provider,
+        status: failed.then_some(NtStatus(standing.status.0)),
+        callbacks: standing.callbacks,
+    }
+}
+
+/// The parts of a name side by side, as far as there is room.
+fn join<'p>(place: &'p mut [u8], parts: &[&str]) -> &'p str {
+    let mut length = 0_usize;
+    let bytes = parts.iter().flat_map(|part| part.bytes());
+    for (place, byte) in place.iter_mut().zip(bytes) {
+        *place = byte;
+        length = length.saturating_add(1);
+    }
+    core::str::from_utf8(place.get(..length).unwrap_or_default()).unwrap_or_default()
+}
