@@ -1,7 +1,11 @@
 //! The driver's device object: unnamed, without a link, so that nothing in user mode can open it.
+//!
+//! It is what binds callouts and completion routines to the driver: while one is under way, the device is referenced,
+//! and the driver's image stays. No request comes to it but those that [`super::irp`] takes back.
 
 use core::ptr::NonNull;
 
+use super::irp;
 use super::irql::Passive;
 use super::status::{Result, Status};
 use crate::sys::nt;
@@ -43,6 +47,12 @@ impl Device {
         };
         Status(status).exact()?;
         let object = NonNull::new(object).ok_or(Status::UNSUCCESSFUL)?;
+        // SAFETY: the caller's driver object, in its DriverEntry.
+        let functions = unsafe { &mut (*driver).MajorFunction };
+        if let Some(function) = functions.get_mut(usize::from(nt::IRP_MJ_INTERNAL_DEVICE_CONTROL)) {
+            *function = Some(irp::take_back);
+        }
+        irp::guard(Some(object));
         Ok(Self { object })
     }
 
@@ -53,6 +63,7 @@ impl Device {
 
     /// Deletes the device (IoDeleteDevice). Whatever was bound to it is gone by now.
     pub fn delete(self, _passive: &Passive) {
+        irp::guard(None);
         // SAFETY: ours, and deleted once; the token says PASSIVE_LEVEL.
         unsafe { nt::IoDeleteDevice(self.object.as_ptr()) };
     }

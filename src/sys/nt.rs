@@ -13,8 +13,9 @@ macro_rules! facade {
     ALL_PROCESSOR_GROUPS, DEVICE_OBJECT, DRIVER_OBJECT, EX_ALLOCATE_POOL2, EX_RUNDOWN_REF, ExAcquireRundownProtection,
     ExAllocatePoolWithTag, ExFreePoolWithTag, ExInitializeRundownProtection, ExReInitializeRundownProtection,
     ExReleaseRundownProtection, ExWaitForRundownProtectionRelease, Executive, FALSE, FILE_DEVICE_NETWORK,
-    FILE_DEVICE_SECURE_OPEN, GUID, HANDLE, IO_NO_INCREMENT, IRP, IoAllocateIrp, IoAllocateMdl, IoCancelIrp,
-    IoCreateDevice, IoDeleteDevice, IoFreeIrp, IoFreeMdl, IoReuseIrp, IoSetCompletionRoutine, KEVENT,
+    FILE_DEVICE_SECURE_OPEN, GUID, HANDLE, IO_NO_INCREMENT, IO_STACK_LOCATION, IRP, IoAllocateIrp, IoAllocateMdl, IoCancelIrp,
+    IoCreateDevice, IoDeleteDevice, IoFreeIrp, IoFreeMdl, IoReuseIrp, IoSetCompletionRoutine, IoSetCompletionRoutineEx,
+    IofCallDriver, IofCompleteRequest, KEVENT,
     KEY_READ, KIRQL, KeBugCheckEx, KeClearEvent, KeDelayExecutionThread, KeFlushQueuedDpcs, KeGetCurrentProcessorIndex, KeInitializeEvent,
     KeLowerIrql, KeQueryActiveProcessorCountEx, KeQueryInterruptTime, KeQueryMaximumProcessorCountEx,
     KeQueryPerformanceCounter, KeQuerySystemTimePrecise, KeRaiseIrqlToDpcLevel, KeReadStateEvent, KeSetEvent,
@@ -25,7 +26,7 @@ macro_rules! facade {
     PIO_COMPLETION_ROUTINE, PIRP, PMDL, POOL_FLAG_NON_PAGED, PVOID, PsCreateSystemThread,
     STATUS_BUFFER_OVERFLOW, STATUS_BUFFER_TOO_SMALL, STATUS_CANCELLED, STATUS_CONNECTION_DISCONNECTED,
     STATUS_CONNECTION_RESET, STATUS_DATA_NOT_ACCEPTED, STATUS_DEVICE_NOT_READY,
-    STATUS_INSUFFICIENT_RESOURCES, STATUS_INVALID_DEVICE_STATE, STATUS_INVALID_PARAMETER, STATUS_IO_TIMEOUT,
+    STATUS_INSUFFICIENT_RESOURCES, STATUS_INVALID_DEVICE_REQUEST, STATUS_INVALID_DEVICE_STATE, STATUS_INVALID_PARAMETER, STATUS_IO_TIMEOUT,
     STATUS_MORE_PROCESSING_REQUIRED, STATUS_NO_MORE_ENTRIES, STATUS_NOINTERFACE, STATUS_NOT_IMPLEMENTED,
     STATUS_NOT_SUPPORTED, STATUS_OBJECT_NAME_EXISTS, STATUS_OBJECT_NAME_NOT_FOUND, STATUS_PENDING,
     STATUS_REQUEST_NOT_ACCEPTED, STATUS_SUCCESS, STATUS_TIMEOUT, STATUS_UNSUCCESSFUL, SynchronizationEvent,
@@ -57,6 +58,51 @@ pub const fn large_integer(value: i64) -> LARGE_INTEGER {
 pub const fn large_integer_value(integer: &LARGE_INTEGER) -> i64 {
     // SAFETY: both views of the union are plain integers of the same 8 bytes.
     unsafe { integer.QuadPart }
+}
+
+/// `IRP_MJ_INTERNAL_DEVICE_CONTROL`: requests between drivers.
+pub const IRP_MJ_INTERNAL_DEVICE_CONTROL: u8 = 0x0F;
+
+/// Where `Tail.Overlay.CurrentStackLocation` is, within unnamed unions.
+const CURRENT_STACK_LOCATION: usize = 0xB8;
+
+const _: () = assert!(core::mem::offset_of!(IRP, Tail) == 0x78 && size_of::<IRP>() == 0xD0);
+
+/// The stack location of whom the IRP is sent to next (page "IoGetNextIrpStackLocation", inline in the headers).
+///
+/// # Safety
+/// `irp` is the caller's, and has a location left.
+pub unsafe fn next_stack_location(irp: PIRP) -> *mut IO_STACK_LOCATION {
+    // SAFETY: within the IRP.
+    let current = unsafe { irp.byte_add(CURRENT_STACK_LOCATION) };
+    // SAFETY: the field is a pointer to the current location.
+    let current = unsafe { current.cast::<*mut IO_STACK_LOCATION>().read() };
+    // SAFETY: the caller's promise.
+    unsafe { current.sub(1) }
+}
+
+/// Whether an IRP is beyond its first stack location: somebody has it, or had it and did not complete it.
+///
+/// # Safety
+/// `irp` points to an IRP.
+pub unsafe fn was_sent(irp: PIRP) -> bool {
+    // SAFETY: the caller's promise.
+    let (current, count) = unsafe { ((*irp).CurrentLocation, (*irp).StackCount) };
+    current <= count
+}
+
+/// Fills in `IoStatus` of an IRP, without information.
+///
+/// # Safety
+/// `irp` points to an IRP that was sent to the caller.
+pub unsafe fn set_io_status(irp: PIRP, status: NTSTATUS) {
+    // SAFETY: the caller's promise.
+    let block = unsafe { &mut (*irp).IoStatus };
+    block.Information = 0;
+    // The union of status and pointer, whose name the headers do not give, comes first.
+    let first = core::ptr::from_mut(block).cast::<NTSTATUS>();
+    // SAFETY: within the IRP.
+    unsafe { first.write(status) };
 }
 
 /// `IoStatus` of an IRP: status and information.

@@ -11,7 +11,7 @@ use super::provider::Provider;
 use super::socket::{
     CONNECTION_EVENTS, Call, Closing, RawSocket, Setup, Socket, Step, issue_close, make, step,
 };
-use crate::kernel::irp::{Completion, Irp};
+use crate::kernel::irp::{Completion, Irp, Started};
 use crate::kernel::irql::{AtMostDispatch, Passive};
 use crate::kernel::lock::SpinLock;
 use crate::kernel::mdl::MdlBuffer;
@@ -74,6 +74,33 @@ struct Sending<T> {
 
 // SAFETY: as for `Receiving`.
 unsafe impl<T: Send + Sync> Send for Sending<T> {}
+
+/// What a request refers to, with a share of the socket's owner in it.
+trait Owned {
+    type Owner;
+    fn take_owner(&mut self) -> Option<PoolArc<Self::Owner>>;
+}
+
+impl<T> Owned for Receiving<T> {
+    type Owner = T;
+    fn take_owner(&mut self) -> Option<PoolArc<T>> {
+        self.owner.take()
+    }
+}
+
+impl<T> Owned for Asking<T> {
+    type Owner = T;
+    fn take_owner(&mut self) -> Option<PoolArc<T>> {
+        self.owner.take()
+    }
+}
+
+impl<T> Owned for Option<PoolArc<T>> {
+    type Owner = T;
+    fn take_owner(&mut self) -> Self {
+        self.take()
+    }
+}
 
 /// Bytes that a receive request has room for.
 pub const RECEIVE_SIZE: usize = 2048;
@@ -143,12 +170,14 @@ impl<T: ConnectionEvents> ConnectionSocket<T> {
     fn try_new(raw: Option<RawSocket>, connect: Option<Irp<Connecting<T>>>) -> Result<Self> {
         let data = MdlBuffer::try_new(RECEIVE_SIZE)?;
         let described = WSK_BUF { Mdl: data.as_mdl(), Offset: 0, Length: RECEIVE_SIZE };
+        let mut close = Irp::try_new(1, None)?;
+        close.arm()?;
         let requests = Requests {
             connect,
             receive: Some(Irp::try_new(1, Receiving { owner: None, data, described })?),
             backlog: Some(Irp::try_new(1, Asking { owner: None, answer: 0 })?),
             disconnect: Some(Irp::try_new(1, None)?),
-            close: Some(Irp::try_new(1, None)?),
+            close: Some(close),
         };
         Ok(Self {
             socket: Socket::try_new(raw)?,
@@ -239,7 +268,7 @@ impl<T: ConnectionEvents> ConnectionSocket<T> {
     /// What WskConnect needs first (else STATUS_INVALID_DEVICE_STATE), and WskConnect.
     fn bind_and_connect(
         &self,
-        passive: &Passive,
+        passive: &mut Passive,
         owner: &PoolArc<T>,
         setup: Irp<Setup<T>>,
         mut connect: Irp<Connecting<T>>,
@@ -256,7 +285,8 @@ impl<T: ConnectionEvents> ConnectionSocket<T> {
         bound.map_err(|(_, status)| (Step::Bind, status))?;
         let function = table.WskConnect.ok_or((Step::Connect, Status::NOT_SUPPORTED))?;
         connect.buffers_mut().owner = Some(owner.clone());
-        let _returned = connect.start(
+        let started = connect.start(
+            passive,
             connect_done::<T>,
             |buffers| address::as_psockaddr(&raw mut buffers.remote),
             |irp, remote| {
@@ -264,7 +294,11 @@ impl<T: ConnectionEvents> ConnectionSocket<T> {
                 Status(unsafe { function(socket, remote, 0, irp) })
             },
         );
-        Ok(())
+        match started {
+            Ok(Started::Out) => Ok(()),
+            Ok(Started::Ignored(status)) => Err((Step::Connect, status)),
+            Err(_) => Err((Step::Connect, Status::INSUFFICIENT_RESOURCES)),
+        }
     }
 
     /// Switches on the connection's events (SO_WSK_EVENT_CALLBACK), on a socket that was connected, where they are not
@@ -281,10 +315,10 @@ impl<T: ConnectionEvents> ConnectionSocket<T> {
     /// back. What is sent one after the other arrives in that order.
     ///
     /// # Errors
-    /// The buffer: the socket is not open, or is being closed, and nothing was sent.
+    /// The buffer, and nothing was sent: the socket is not open, or is being closed, or memory is wanting.
     pub fn send(
         &self,
-        _irql: &mut AtMostDispatch,
+        irql: &mut AtMostDispatch,
         owner: &PoolArc<T>,
         buffer: SendBuffer<T>,
         length: usize,
@@ -299,7 +333,8 @@ impl<T: ConnectionEvents> ConnectionSocket<T> {
         // A length beyond the chain would stop Windows.
         sending.described.Length = length.min(sending.data.len());
         let socket = call.raw.as_ptr();
-        let _returned = request.start(
+        let started = request.start(
+            irql,
             sent::<T>,
             |buffers| &raw mut buffers.described,
             |irp, buffer| {
@@ -307,7 +342,14 @@ impl<T: ConnectionEvents> ConnectionSocket<T> {
                 Status(unsafe { function(socket, buffer, WSK_FLAG_NODELAY, irp) })
             },
         );
-        Ok(())
+        match started {
+            // A provider that ignores what it is to send keeps it: the connection is as good as stalled.
+            Ok(Started::Out | Started::Ignored(_)) => Ok(()),
+            Err(mut request) => {
+                request.buffers_mut().owner = None;
+                Err(SendBuffer { request })
+            }
+        }
     }
 
     /// Asks how many bytes should be outstanding to keep the connection busy (SIO_WSK_QUERY_IDEAL_SEND_BACKLOG), on a
@@ -321,7 +363,8 @@ impl<T: ConnectionEvents> ConnectionSocket<T> {
         let Some(mut irp) = self.requests.lock(irql).backlog.take() else { return false };
         *irp.buffers_mut() = Asking { owner: Some(owner.clone()), answer: 0 };
         let socket = call.raw.as_ptr();
-        let _returned = irp.start(
+        let started = irp.start(
+            irql,
             backlog_known::<T>,
             |buffers| &raw mut buffers.answer,
             |irp, answer| {
@@ -343,23 +386,25 @@ impl<T: ConnectionEvents> ConnectionSocket<T> {
                 })
             },
         );
-        true
+        self.put_back(irql, started, |requests| &mut requests.backlog)
     }
 
     /// Receives once (WskReceive): 1 to `most` bytes, [`RECEIVE_SIZE`] at most. [`ConnectionEvents::received`] and
     /// [`ConnectionEvents::receive_done`] follow, or [`ConnectionEvents::disconnected`], or, when the socket is closed,
-    /// nothing. After the former this may be called again, but not from there. Nothing happens while a request is out.
-    pub fn receive(&self, irql: &mut AtMostDispatch, owner: &PoolArc<T>, most: usize) {
-        let Some(call) = self.call() else { return };
+    /// nothing. After the former this may be called again, but not from there. Returns whether a request was made: not
+    /// while another one is out, nor on a socket that is being closed, nor when memory is wanting.
+    pub fn receive(&self, irql: &mut AtMostDispatch, owner: &PoolArc<T>, most: usize) -> bool {
+        let Some(call) = self.call() else { return false };
         // SAFETY: a connection socket, and inside its gate.
         let table = unsafe { call.raw.dispatch::<WSK_PROVIDER_CONNECTION_DISPATCH>() };
-        let Some(function) = table.WskReceive else { return };
-        let Some(mut irp) = self.requests.lock(irql).receive.take() else { return };
+        let Some(function) = table.WskReceive else { return false };
+        let Some(mut irp) = self.requests.lock(irql).receive.take() else { return false };
         let receiving = irp.buffers_mut();
         receiving.owner = Some(owner.clone());
         receiving.described.Length = most.clamp(1, RECEIVE_SIZE);
         let socket = call.raw.as_ptr();
-        let _returned = irp.start(
+        let started = irp.start(
+            irql,
             receive_done::<T>,
             |buffers| &raw mut buffers.described,
             |irp, buffer| {
@@ -367,6 +412,7 @@ impl<T: ConnectionEvents> ConnectionSocket<T> {
                 Status(unsafe { function(socket, buffer, 0, irp) })
             },
         );
+        self.put_back(irql, started, |requests| &mut requests.receive)
     }
 
     /// Ends the sending side gracefully (WskDisconnect without data): the peer sees the end of the stream. Returns
@@ -380,7 +426,8 @@ impl<T: ConnectionEvents> ConnectionSocket<T> {
         let Some(mut irp) = self.requests.lock(irql).disconnect.take() else { return false };
         *irp.buffers_mut() = Some(owner.clone());
         let socket = call.raw.as_ptr();
-        let _returned = irp.start(
+        let started = irp.start(
+            irql,
             disconnect_done::<T>,
             |_| (),
             |irp, ()| {
@@ -388,7 +435,26 @@ impl<T: ConnectionEvents> ConnectionSocket<T> {
                 Status(unsafe { function(socket, null_mut(), 0, irp) })
             },
         );
-        true
+        self.put_back(irql, started, |requests| &mut requests.disconnect)
+    }
+
+    /// Keeps a request that was not made for another time. Whether it was.
+    fn put_back<B: Owned + Send + 'static>(
+        &self,
+        irql: &mut AtMostDispatch,
+        started: core::result::Result<Started, Irp<B>>,
+        place: impl FnOnce(&mut Requests<T>) -> &mut Option<Irp<B>>,
+    ) -> bool {
+        match started {
+            Ok(started) => started == Started::Out,
+            Err(mut irp) => {
+                let share = irp.buffers_mut().take_owner();
+                *place(&mut self.requests.lock(irql)) = Some(irp);
+                // Not under the lock: it may be the last one.
+                drop(share);
+                false
+            }
+        }
     }
 
     /// Closes the socket: waits until every call has returned, then issues WskCloseSocket, which cancels what is
@@ -405,7 +471,7 @@ impl<T: ConnectionEvents> ConnectionSocket<T> {
         let close = self.requests.lock(passive).close.take();
         let (Some(mut irp), Some(raw)) = (close, self.socket.raw()) else { return };
         *irp.buffers_mut() = share;
-        issue_close(&raw, irp, connection_closed::<T>);
+        issue_close(passive, &raw, irp, connection_closed::<T>);
     }
 }
 

@@ -6,7 +6,7 @@ use super::address;
 use super::events::{ConnectionEvents, Incoming, ListenEvents, listen_dispatch};
 use super::provider::Provider;
 use super::socket::{Call, Closing, EVENTS, RawSocket, STEP, Setup, Socket, Step, issue_close, make, step};
-use crate::kernel::irp::{Called, Completion, Irp};
+use crate::kernel::irp::{Called, Completion, Irp, Started};
 use crate::kernel::irql::{AtMostDispatch, Passive};
 use crate::kernel::pool::PoolArc;
 use crate::kernel::{Result, Status};
@@ -157,28 +157,50 @@ impl<L: ListenEvents> ListenSocket<L> {
     /// Accepts by request (WskAccept), where WSK has no accept events. [`ListenEvents::accept_done`] follows.
     ///
     /// # Errors
-    /// `STATUS_INSUFFICIENT_RESOURCES`.
-    pub fn accept(&self, owner: &PoolArc<L>) -> Result {
-        let buffers =
-            Accepting { owner: None, local: address::unspecified(), remote: address::unspecified() };
-        self.accept_again(owner, Irp::try_new(1, buffers)?);
-        Ok(())
+    /// `STATUS_INSUFFICIENT_RESOURCES`; what a provider returns that cannot.
+    pub fn accept(&self, irql: &mut AtMostDispatch, owner: &PoolArc<L>) -> Result {
+        let (local, remote) = (address::unspecified(), address::unspecified());
+        self.accept_again(
+            irql,
+            owner,
+            Irp::try_new(1, Accepting { owner: None, spare: None, local, remote })?,
+        )
     }
 
-    fn accept_again(&self, owner: &PoolArc<L>, mut irp: Irp<Accepting<L>>) {
-        let Some(call) = self.call() else { return };
+    fn accept_again(
+        &self,
+        irql: &mut AtMostDispatch,
+        owner: &PoolArc<L>,
+        mut irp: Irp<Accepting<L>>,
+    ) -> Result {
+        let Some(call) = self.call() else { return Ok(()) };
         // SAFETY: a listening socket, and inside its gate.
         let table = unsafe { call.raw.dispatch::<WSK_PROVIDER_LISTEN_DISPATCH>() };
-        let Some(function) = table.WskAccept else { return };
-        irp.buffers_mut().owner = Some(owner.clone());
+        let function = table.WskAccept.ok_or(Status::NOT_SUPPORTED)?;
+        let buffers = irp.buffers_mut();
+        // Before the request, so that whatever it accepts can be refused.
+        match &mut buffers.spare {
+            Some(spare) => spare.arm()?,
+            none => {
+                let mut spare = Irp::try_new(1, ())?;
+                spare.arm()?;
+                *none = Some(spare);
+            }
+        }
+        buffers.owner = Some(owner.clone());
         let socket = call.raw.as_ptr();
         let addresses = |buffers: &mut Accepting<L>| {
             (address::as_psockaddr(&raw mut buffers.local), address::as_psockaddr(&raw mut buffers.remote))
         };
-        let _returned = irp.start(accept_done::<L>, addresses, |irp, (local, remote)| {
+        let started = irp.start(irql, accept_done::<L>, addresses, |irp, (local, remote)| {
             // SAFETY: inside the gate; no events, hence no context and no table; the addresses are the request's own.
             Status(unsafe { function(socket, 0, null_mut(), core::ptr::null(), local, remote, irp) })
         });
+        match started {
+            Ok(Started::Out) => Ok(()),
+            Ok(Started::Ignored(status)) => Err(status),
+            Err(_) => Err(Status::INSUFFICIENT_RESOURCES),
+        }
     }
 
     /// Takes in what a request has accepted, or refuses it, and makes the next request.
@@ -186,13 +208,12 @@ impl<L: ListenEvents> ListenSocket<L> {
     /// # Errors
     /// Why nothing more can be accepted: the socket must be closed.
     pub fn accepted(&self, passive: &mut Passive, owner: &PoolArc<L>, accepted: Accepted<L>) -> Result {
-        let Accepted { mut irp, completion } = accepted;
-        completion.status.exact()?;
-        let pointer = core::ptr::with_exposed_provenance_mut(completion.information);
-        let socket = RawSocket::new(pointer).ok_or(Status::UNSUCCESSFUL)?;
+        accepted.completion.status.exact()?;
+        let socket = accepted.socket().ok_or(Status::UNSUCCESSFUL)?;
+        let Accepted { mut irp, completion: _ } = accepted;
         let buffers = irp.buffers();
         let incoming = Incoming {
-            socket,
+            socket: socket.again(),
             local: address::from_inet(&buffers.local),
             remote: address::from_inet(&buffers.remote),
         };
@@ -200,14 +221,10 @@ impl<L: ListenEvents> ListenSocket<L> {
             // The share that WSK would have as a context; close gives it back all the same.
             connection.socket().accept(&connection);
             owner.admitted(passive, connection);
-        } else if let Some(refused) = RawSocket::new(pointer) {
-            match close_refused(passive, &refused, irp) {
-                Some(again) => irp = again,
-                None => return self.accept(owner),
-            }
+        } else {
+            refuse(passive, &socket, &mut irp);
         }
-        self.accept_again(owner, irp);
-        Ok(())
+        self.accept_again(passive, owner, irp)
     }
 
     /// Closes the socket: waits until every call has returned, then issues WskCloseSocket.
@@ -217,48 +234,54 @@ impl<L: ListenEvents> ListenSocket<L> {
         let mut irp = self.close;
         // SAFETY: `bind` gave this share up to WSK; close's completion drops it.
         *irp.buffers_mut() = Some(unsafe { PoolArc::from_raw(self.context) });
-        issue_close(&self.raw, irp, listener_closed::<L>);
+        issue_close(passive, &self.raw, irp, listener_closed::<L>);
     }
 }
 
 /// What an accept request refers to.
 struct Accepting<L> {
     owner: Option<PoolArc<L>>,
+    /// Closes what nobody wants. Armed while the request is out.
+    spare: Option<Irp<()>>,
     local: SOCKADDR_INET,
     remote: SOCKADDR_INET,
 }
 
 /// An accept request that is over.
+#[must_use = "what it has accepted is taken in or refused"]
 pub struct Accepted<L: ListenEvents> {
     irp: Irp<Accepting<L>>,
     completion: Completion,
 }
 
 impl<L: ListenEvents> Accepted<L> {
+    /// The socket of the connection, if there is one.
+    fn socket(&self) -> Option<RawSocket> {
+        self.completion.status.exact().ok()?;
+        RawSocket::new(core::ptr::with_exposed_provenance_mut(self.completion.information))
+    }
+
     /// Refuses the connection, if there is one: nobody listens any more.
-    pub fn refuse(self, passive: &Passive) {
-        let pointer = core::ptr::with_exposed_provenance_mut(self.completion.information);
-        if self.completion.status.exact().is_ok()
-            && let Some(refused) = RawSocket::new(pointer)
-        {
-            let _irp = close_refused(passive, &refused, self.irp);
+    pub fn refuse(mut self, passive: &Passive) {
+        if let Some(socket) = self.socket() {
+            refuse(passive, &socket, &mut self.irp);
         }
     }
 }
 
 /// Closes a socket that a request has accepted and nobody wants; unlike one that an event offers, it is ours to close.
-/// The request comes back unless it was never completed.
-fn close_refused<B: Send + 'static>(passive: &Passive, refused: &RawSocket, irp: Irp<B>) -> Option<Irp<B>> {
+fn refuse<L: ListenEvents>(passive: &Passive, refused: &RawSocket, irp: &mut Irp<Accepting<L>>) {
     // SAFETY: accepted just now, hence not closed.
     let table = unsafe { refused.dispatch::<WSK_PROVIDER_BASIC_DISPATCH>() };
-    let function = table.WskCloseSocket?;
-    let closed = irp.call(passive, STEP, |irp, _| {
+    let (Some(function), Some(spare)) = (table.WskCloseSocket, irp.buffers_mut().spare.take()) else {
+        return;
+    };
+    let closed = spare.call(passive, STEP, |irp, ()| {
         // SAFETY: no other function was ever called on the socket; the request is ready.
         Status(unsafe { function(refused.as_ptr(), irp) })
     });
-    match closed {
-        Called::Completed(irp, _) => Some(irp),
-        Called::NeverCompleted(_) => None,
+    if let Called::Completed(spare, _) = closed {
+        irp.buffers_mut().spare = Some(spare);
     }
 }
 
@@ -288,7 +311,9 @@ fn allocate<L: ListenEvents>(
     owner: &PoolArc<L>,
     address: SocketAddr,
 ) -> Result<(Irp<Setup<L>>, Irp<Option<PoolArc<L>>>, Socket)> {
-    Ok((fresh_setup(Some(owner.clone()), address)?, Irp::try_new(1, None)?, Socket::try_new(None)?))
+    let mut close = Irp::try_new(1, None)?;
+    close.arm()?;
+    Ok((fresh_setup(Some(owner.clone()), address)?, close, Socket::try_new(None)?))
 }
 
 fn fresh_setup<L: ListenEvents>(owner: Option<PoolArc<L>>, address: SocketAddr) -> Result<Irp<Setup<L>>> {

@@ -3,7 +3,8 @@
 //! - Functions are called through a [`Call`], which passes the socket's gate. Closing shuts the gate and waits until
 //!   every call has returned; only then is WskCloseSocket called, as the documentation demands ("Closing a Socket"),
 //!   extension functions included. WSK then cancels what is pending.
-//! - Everything that closing needs is allocated before the socket is taken: it cannot fail for want of memory.
+//! - Everything that closing needs is allocated before the socket is taken, the setting of the completion routine
+//!   included ([`Irp::arm`]): it cannot fail for want of memory.
 //! - WSK's context for a socket is a share of its owner, which close's completion gives back.
 //!
 //! IRQL: calls at <= DISPATCH_LEVEL where they need no wait; opening a listener and closing at PASSIVE_LEVEL.
@@ -48,6 +49,11 @@ unsafe impl Sync for RawSocket {}
 impl RawSocket {
     pub(super) fn new(socket: *mut WSK_SOCKET) -> Option<Self> {
         NonNull::new(socket).map(Self)
+    }
+
+    /// The same socket, for who refuses it if nobody takes it.
+    pub(super) const fn again(&self) -> Self {
+        Self(self.0)
     }
 
     pub(super) const fn as_ptr(&self) -> *mut WSK_SOCKET {
@@ -248,6 +254,7 @@ pub(super) fn step<T: Send + Sync + 'static>(
             Ok(()) => Ok((irp, information)),
             Err(status) => Err((Some(irp), status)),
         },
+        Called::NotMade(irp) => Err((Some(irp), Status::INSUFFICIENT_RESOURCES)),
         Called::NeverCompleted(_) if missing => Err((None, Status::NOT_SUPPORTED)),
         Called::NeverCompleted(status) => Err((None, status)),
     }
@@ -277,8 +284,9 @@ pub(super) unsafe fn make<T: Send + Sync + 'static>(
     Ok((setup, raw, context))
 }
 
-/// Issues WskCloseSocket; the share in the IRP is WSK's, given back by `handler`.
+/// Issues WskCloseSocket; the share in the IRP, which is armed, is WSK's, given back by `handler`.
 pub(super) fn issue_close<T: Send + Sync + 'static>(
+    irql: &mut AtMostDispatch,
     raw: &RawSocket,
     irp: Irp<Option<PoolArc<T>>>,
     handler: fn(Irp<Option<PoolArc<T>>>, Completion, &mut AtMostDispatch),
@@ -288,7 +296,8 @@ pub(super) fn issue_close<T: Send + Sync + 'static>(
     let table = unsafe { raw.dispatch::<WSK_PROVIDER_BASIC_DISPATCH>() };
     // A provider without this function is none: nothing else can end the socket.
     let Some(function) = table.WskCloseSocket else { return };
-    let _returned = irp.start(
+    let _started = irp.start(
+        irql,
         handler,
         |_| (),
         |irp, ()| {

@@ -1,8 +1,8 @@
 //! Device objects and work items.
 //!
-//! A queued work item holds a reference to its device object until its routine has returned; a device deleted
-//! meanwhile goes when the last reference does, and the driver's image stays until then (pages "IoDeleteDevice",
-//! "System Worker Threads").
+//! A queued work item holds a reference to its device object until its routine has returned, and so does a completion
+//! routine that IoSetCompletionRoutineEx has set; a device deleted meanwhile goes when the last reference does, and the
+//! driver's image stays until then (pages "IoDeleteDevice", "System Worker Threads", "IoSetCompletionRoutineEx").
 
 use std::collections::{HashMap, VecDeque};
 use std::ffi::c_void;
@@ -35,7 +35,7 @@ const QUEUED: u32 = 1;
 const WORKERS: usize = 16;
 
 struct Device {
-    /// Work items queued or running on it.
+    /// Work items queued or running on it, and completion routines that are set.
     references: usize,
     deleted: bool,
     name: Option<String>,
@@ -293,6 +293,29 @@ pub(crate) fn wait_for_work_items(api: &'static str) {
             return;
         }
     }
+}
+
+/// Holds a device object, and so its driver's image, until [`dereference`]; false if it is not there.
+pub(crate) fn reference(device: PDEVICE_OBJECT) -> bool {
+    let mut state = state();
+    let entry = state.devices.get_or_insert_default().get_mut(&device.addr());
+    let Some(entry) = entry.filter(|entry| !entry.deleted) else { return false };
+    entry.references += 1;
+    true
+}
+
+/// Lets go of a device object that [`reference`] holds.
+pub(crate) fn dereference(api: &'static str, device: PDEVICE_OBJECT) {
+    let mut state = state();
+    if let Some(entry) = state.devices.get_or_insert_default().get_mut(&device.addr()) {
+        entry.references -= 1;
+    }
+    free_if_unused(&mut state, device.addr(), api);
+}
+
+/// Whether there is such a device object that nobody has deleted.
+pub(crate) fn is_live(device: PDEVICE_OBJECT) -> bool {
+    state().devices.get_or_insert_default().get(&device.addr()).is_some_and(|entry| !entry.deleted)
 }
 
 /// Whether `object` is a device or driver object, by its type.

@@ -55,7 +55,9 @@ fn counted(units: &mut [u16]) -> UNICODE_STRING {
 }
 
 /// What answers a request that the driver has no dispatch routine for.
-unsafe extern "C" fn invalid_request(_device: PDEVICE_OBJECT, _irp: PIRP) -> NTSTATUS {
+unsafe extern "C" fn invalid_request(_device: PDEVICE_OBJECT, irp: PIRP) -> NTSTATUS {
+    // SAFETY: sent to the driver just now.
+    unsafe { crate::irp::complete(irp, STATUS_INVALID_DEVICE_REQUEST, 0) };
     STATUS_INVALID_DEVICE_REQUEST
 }
 

@@ -11,12 +11,13 @@ use std::sync::atomic::{AtomicPtr, AtomicU8, AtomicUsize, Ordering};
 use crate::pool::{self, Kind, Request};
 use crate::rules;
 use crate::sys::nt::{
-    DISPATCH_LEVEL, IO_STACK_LOCATION, IO_TYPE_IRP, IRP, KIRQL, NT_SUCCESS, NTSTATUS, PDRIVER_CANCEL, PIRP,
-    SL_INVOKE_ON_CANCEL, SL_INVOKE_ON_ERROR, SL_INVOKE_ON_SUCCESS, SL_PENDING_RETURNED,
-    STATUS_MORE_PROCESSING_REQUIRED,
+    DISPATCH_LEVEL, IO_STACK_LOCATION, IO_TYPE_IRP, IRP, KIRQL, NT_SUCCESS, NTSTATUS, PDEVICE_OBJECT,
+    PDRIVER_CANCEL, PIO_COMPLETION_ROUTINE, PIRP, PVOID, SL_INVOKE_ON_CANCEL, SL_INVOKE_ON_ERROR,
+    SL_INVOKE_ON_SUCCESS, SL_PENDING_RETURNED, STATUS_INSUFFICIENT_RESOURCES, STATUS_INVALID_DEVICE_REQUEST,
+    STATUS_INVALID_PARAMETER, STATUS_MORE_PROCESSING_REQUIRED, STATUS_SUCCESS,
 };
 use crate::verify::{Rule, violation};
-use crate::{irql, lock};
+use crate::{device, irql, lock};
 
 const WSK_IRPS: &str = "Using IRPs with Winsock Kernel Functions";
 
@@ -36,6 +37,12 @@ rules! {
     IRP_STATUS_PENDING = ("IRP completed with STATUS_PENDING", "IoCompleteRequest");
     IRP_CANCEL_ROUTINE = ("IRP completed with a cancel routine set", "IoSetCancelRoutine");
     IRP_STACK_SIZE = ("bad stack size", "IoAllocateIrp");
+    COMPLETION_DEVICE = ("completion routine for a device object that is not there", "IoSetCompletionRoutineEx");
+    COMPLETION_LOST = (
+        "completion routine of IoSetCompletionRoutineEx dropped before it ran: its memory leaks",
+        "IoSetCompletionRoutineEx"
+    );
+    CALL_DEVICE = ("IRP sent to a device object that is not there", "IoCallDriver");
     CANCEL_LOCK = ("cancel spin lock released by a thread that does not hold it", "IoReleaseCancelSpinLock");
 }
 
@@ -100,6 +107,8 @@ fn check_owned(api: &'static str, irp: PIRP, rule: &'static Rule) -> bool {
 /// Frees an IRP. A pending one stays allocated: the subsystem still has it.
 pub(crate) fn free(api: &'static str, irp: PIRP) {
     if check_owned(api, irp, &IRP_FREED_PENDING) {
+        // SAFETY: it is a live IRP that is not pending.
+        unsafe { require_no_lost_routine(api, irp) };
         pool::release(api, Kind::Irp, irp.cast(), 0);
     }
 }
@@ -112,6 +121,8 @@ pub(crate) unsafe fn reuse(api: &'static str, irp: PIRP, status: NTSTATUS) {
     if !check_owned(api, irp, &IRP_REUSED_PENDING) {
         return;
     }
+    // SAFETY: it is a live IRP that is not pending.
+    unsafe { require_no_lost_routine(api, irp) };
     // SAFETY: it is a live IRP.
     let count = unsafe { (*irp).StackCount };
     let locations = usize::try_from(count).unwrap_or(0);
@@ -138,6 +149,133 @@ pub(crate) unsafe fn next_location(api: &'static str, irp: PIRP) -> Option<*mut 
     let current = unsafe { current_location(irp) };
     // SAFETY: more than one location is left, so the one before lies behind the IRP's header.
     Some(unsafe { current.sub(1) })
+}
+
+/// What IoSetCompletionRoutineEx remembers, in memory that it allocates and frees when the routine has returned.
+struct Guarded {
+    device: PDEVICE_OBJECT,
+    routine: PIO_COMPLETION_ROUTINE,
+    context: PVOID,
+}
+
+/// The flags of a stack location for the outcomes that a completion routine is for.
+pub(crate) fn invoke_on(success: bool, error: bool, cancel: bool) -> u8 {
+    let flag = |asked: bool, flag: u8| if asked { flag } else { 0 };
+    flag(success, SL_INVOKE_ON_SUCCESS) | flag(error, SL_INVOKE_ON_ERROR) | flag(cancel, SL_INVOKE_ON_CANCEL)
+}
+
+/// Sets a completion routine (page "IoSetCompletionRoutine").
+///
+/// # Safety
+/// `irp` is the driver's own.
+pub(crate) unsafe fn set_completion(
+    api: &'static str,
+    irp: PIRP,
+    routine: PIO_COMPLETION_ROUTINE,
+    context: PVOID,
+    control: u8,
+) {
+    // SAFETY: as the caller promises.
+    let Some(location) = (unsafe { next_location(api, irp) }) else { return };
+    // SAFETY: as the caller promises.
+    unsafe { require_no_lost_routine(api, irp) };
+    // SAFETY: the location belongs to the IRP.
+    let location = unsafe { &mut *location };
+    location.CompletionRoutine = routine;
+    location.Context = context;
+    location.Control = control;
+}
+
+/// Sets a completion routine that keeps the driver's image until it has returned (page "IoSetCompletionRoutineEx"):
+/// the device object is referenced until then.
+///
+/// # Safety
+/// `irp` is the driver's own.
+pub(crate) unsafe fn set_guarded_completion(
+    api: &'static str,
+    device: PDEVICE_OBJECT,
+    irp: PIRP,
+    routine: PIO_COMPLETION_ROUTINE,
+    context: PVOID,
+    control: u8,
+) -> NTSTATUS {
+    let guarded: *mut Guarded =
+        pool::allocate(&Request::object(api, Kind::Completion, size_of::<Guarded>())).cast();
+    if guarded.is_null() {
+        return STATUS_INSUFFICIENT_RESOURCES;
+    }
+    if !device::reference(device) {
+        violation(&COMPLETION_DEVICE, api, format!("{:#x}", device.addr()));
+        pool::release(api, Kind::Completion, guarded.cast(), 0);
+        return STATUS_INVALID_PARAMETER;
+    }
+    // SAFETY: allocated for it just now.
+    unsafe { guarded.write(Guarded { device, routine, context }) };
+    // SAFETY: as the caller promises.
+    unsafe { set_completion(api, irp, Some(run_guarded), guarded.cast(), control) };
+    STATUS_SUCCESS
+}
+
+/// Calls what [`set_guarded_completion`] was given, then lets go of the device object and the memory.
+unsafe extern "C" fn run_guarded(_device: PDEVICE_OBJECT, irp: PIRP, context: PVOID) -> NTSTATUS {
+    const API: &str = "IoSetCompletionRoutineEx";
+    // SAFETY: written when the routine was set, and freed here only.
+    let Guarded { device, routine, context: own } = unsafe { context.cast::<Guarded>().read() };
+    pool::release(API, Kind::Completion, context.cast(), 0);
+    let answer = routine.map_or(STATUS_SUCCESS, |routine| {
+        // SAFETY: the driver set the routine and its context for this IRP.
+        unsafe { routine(device, irp, own) }
+    });
+    device::dereference(API, device);
+    answer
+}
+
+/// A routine that [`set_guarded_completion`] has set must run: its memory is freed by that.
+///
+/// # Safety
+/// `irp` is live and not pending.
+unsafe fn require_no_lost_routine(api: &'static str, irp: PIRP) {
+    // SAFETY: it is a live IRP.
+    if unsafe { (*irp).CurrentLocation } <= 1 {
+        return;
+    }
+    // SAFETY: as above; a location is left.
+    let location = unsafe { current_location(irp).sub(1) };
+    // SAFETY: the location belongs to the IRP.
+    let routine = unsafe { (*location).CompletionRoutine };
+    let guarded: PIO_COMPLETION_ROUTINE = Some(run_guarded);
+    if routine.map(|routine| routine as usize) == guarded.map(|routine| routine as usize) {
+        violation(&COMPLETION_LOST, api, format!("{:#x}", irp.addr()));
+    }
+}
+
+/// Sends an IRP to a device object's driver (page "IoCallDriver").
+///
+/// # Safety
+/// `irp` is the driver's own, with the next location set up.
+pub(crate) unsafe fn call_driver(api: &'static str, device: PDEVICE_OBJECT, irp: PIRP) -> NTSTATUS {
+    if !device::is_live(device) {
+        violation(&CALL_DEVICE, api, format!("{:#x}", device.addr()));
+        return STATUS_INVALID_PARAMETER;
+    }
+    // SAFETY: as the caller promises.
+    if !unsafe { send(api, irp) } {
+        return STATUS_INVALID_PARAMETER;
+    }
+    // SAFETY: a sent IRP has a current location.
+    let location = unsafe { &mut *current_location(irp) };
+    location.DeviceObject = device;
+    // SAFETY: live, and so is its driver.
+    let driver = unsafe { &*(*device).DriverObject };
+    match driver.MajorFunction.get(usize::from(location.MajorFunction)).copied().flatten() {
+        // SAFETY: the driver's dispatch routine, for its device.
+        Some(dispatch) => irql::same_irql("dispatch routine", || unsafe { dispatch(device, irp) }),
+        None => {
+            // SAFETY: sent just now.
+            unsafe { complete(irp, STATUS_INVALID_DEVICE_REQUEST, 0) };
+            STATUS_INVALID_DEVICE_REQUEST
+        }
+    }
 }
 
 /// The subsystem takes an IRP: it is pending from here until [`complete`]. Returns false, with a violation recorded, when

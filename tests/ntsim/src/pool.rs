@@ -50,6 +50,8 @@ pub enum Kind {
     Mdl,
     WorkItem,
     Device,
+    /// What IoSetCompletionRoutineEx allocates.
+    Completion,
     /// Memory that the kernel lends to the driver for the time of a call.
     Lent,
 }
@@ -62,6 +64,7 @@ impl Kind {
             Self::Mdl => "MDL",
             Self::WorkItem => "work item",
             Self::Device => "device object",
+            Self::Completion => "completion routine",
             Self::Lent => "lent memory",
         }
     }

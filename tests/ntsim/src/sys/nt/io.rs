@@ -4,7 +4,7 @@ use super::types::{
     BOOLEAN, CCHAR, DEVICE_TYPE, DISPATCH_LEVEL, KIRQL, MDL, MDL_MAPPED_TO_SYSTEM_VA, MDL_PAGES_LOCKED,
     MDL_PARTIAL, MDL_SOURCE_IS_NONPAGED_POOL, NTSTATUS, PAGE_SIZE, PDEVICE_OBJECT, PDRIVER_OBJECT,
     PIO_COMPLETION_ROUTINE, PIO_WORKITEM, PIO_WORKITEM_ROUTINE, PIRP, PKIRQL, PMDL, PUNICODE_STRING, PVOID,
-    SL_INVOKE_ON_CANCEL, SL_INVOKE_ON_ERROR, SL_INVOKE_ON_SUCCESS, UCHAR, ULONG, WORK_QUEUE_TYPE,
+    ULONG, WORK_QUEUE_TYPE,
 };
 use super::{APC_LEVEL, FALSE, STATUS_INSUFFICIENT_RESOURCES, STATUS_SUCCESS, TRUE};
 use crate::irql::require_at_most;
@@ -64,16 +64,58 @@ pub unsafe extern "system-unwind" fn IoSetCompletionRoutine(
 ) {
     const API: &str = "IoSetCompletionRoutine";
     require_at_most(API, DISPATCH_LEVEL);
+    let control = irp::invoke_on(on_success != FALSE, on_error != FALSE, on_cancel != FALSE);
     // SAFETY: as the caller promises.
-    let Some(location) = (unsafe { irp::next_location(API, irp) }) else { return };
-    let flag = |asked: BOOLEAN, flag: UCHAR| if asked == FALSE { 0 } else { flag };
-    // SAFETY: the location belongs to the IRP.
-    let location = unsafe { &mut *location };
-    location.CompletionRoutine = routine;
-    location.Context = context;
-    location.Control = flag(on_success, SL_INVOKE_ON_SUCCESS)
-        | flag(on_error, SL_INVOKE_ON_ERROR)
-        | flag(on_cancel, SL_INVOKE_ON_CANCEL);
+    unsafe { irp::set_completion(API, irp, routine, context, control) };
+}
+
+/// Page "IoSetCompletionRoutineEx": IRQL <= DISPATCH_LEVEL. As IoSetCompletionRoutine, but that the driver's image stays
+/// until the routine has returned. It allocates memory, which goes when the routine has run: the IRP must be sent.
+///
+/// # Safety
+/// As for IoSetCompletionRoutine; the device is the driver's.
+pub unsafe extern "system-unwind" fn IoSetCompletionRoutineEx(
+    device: PDEVICE_OBJECT,
+    irp: PIRP,
+    routine: PIO_COMPLETION_ROUTINE,
+    context: PVOID,
+    on_success: BOOLEAN,
+    on_error: BOOLEAN,
+    on_cancel: BOOLEAN,
+) -> NTSTATUS {
+    const API: &str = "IoSetCompletionRoutineEx";
+    require_at_most(API, DISPATCH_LEVEL);
+    if fault::fail(API) {
+        return STATUS_INSUFFICIENT_RESOURCES;
+    }
+    let control = irp::invoke_on(on_success != FALSE, on_error != FALSE, on_cancel != FALSE);
+    // SAFETY: as the caller promises.
+    unsafe { irp::set_guarded_completion(API, device, irp, routine, context, control) }
+}
+
+/// Page "IofCallDriver", which IoCallDriver is: IRQL <= DISPATCH_LEVEL.
+///
+/// # Safety
+/// The IRP is the caller's, and its next location is set up for the device's driver.
+pub unsafe extern "system-unwind" fn IofCallDriver(device: PDEVICE_OBJECT, irp: PIRP) -> NTSTATUS {
+    const API: &str = "IoCallDriver";
+    require_at_most(API, DISPATCH_LEVEL);
+    // SAFETY: as the caller promises.
+    unsafe { irp::call_driver(API, device, irp) }
+}
+
+/// Page "IofCompleteRequest", which IoCompleteRequest is: IRQL <= DISPATCH_LEVEL.
+///
+/// # Safety
+/// The IRP was sent to the caller, with its status filled in.
+pub unsafe extern "system-unwind" fn IofCompleteRequest(irp: PIRP, _boost: CCHAR) {
+    require_at_most("IoCompleteRequest", DISPATCH_LEVEL);
+    // SAFETY: as the caller promises.
+    let block = unsafe { &(*irp).IoStatus };
+    // SAFETY: a request's IoStatus holds a status.
+    let (status, information) = (unsafe { block.u.Status }, block.Information);
+    // SAFETY: as the caller promises.
+    unsafe { irp::complete(irp, status, information) };
 }
 
 /// Page "IoCancelIrp": IRQL <= DISPATCH_LEVEL. TRUE when a cancel routine was called.
@@ -196,8 +238,8 @@ pub unsafe extern "system-unwind" fn MmBuildMdlForNonPagedPool(mdl: PMDL) {
     fields.MappedSystemVa = start;
 }
 
-/// Page "MmGetSystemAddressForMdlSafe": IRQL <= DISPATCH_LEVEL. An MDL over non-paged pool is mapped already, so it
-/// cannot fail for one.
+/// Page "MmGetSystemAddressForMdlSafe": IRQL <= DISPATCH_LEVEL. An MDL over non-paged pool, or one that is mapped already,
+/// has its address; one of locked pages is mapped now, which can fail.
 ///
 /// # Safety
 /// The MDL was built.
@@ -205,11 +247,18 @@ pub unsafe extern "system-unwind" fn MmGetSystemAddressForMdlSafe(mdl: PMDL, _pr
     const API: &str = "MmGetSystemAddressForMdlSafe";
     require_at_most(API, DISPATCH_LEVEL);
     // SAFETY: as the caller promises. It may be another's MDL, so it is not looked up.
-    let fields = unsafe { &*mdl };
+    let fields = unsafe { &mut *mdl };
     let built = MDL_SOURCE_IS_NONPAGED_POOL | MDL_MAPPED_TO_SYSTEM_VA | MDL_PAGES_LOCKED | MDL_PARTIAL;
     if fields.MdlFlags & built == 0 {
         violation(&MDL_NOT_BUILT, API, format!("{:#x}", mdl.addr()));
         return core::ptr::null_mut();
+    }
+    if fields.MdlFlags & (MDL_SOURCE_IS_NONPAGED_POOL | MDL_MAPPED_TO_SYSTEM_VA) == 0 {
+        if fault::fail(API) {
+            return core::ptr::null_mut();
+        }
+        fields.MappedSystemVa = fields.StartVa.wrapping_byte_add(fields.ByteOffset as usize);
+        fields.MdlFlags |= MDL_MAPPED_TO_SYSTEM_VA;
     }
     fields.MappedSystemVa
 }

@@ -39,7 +39,8 @@ pub use event::{
 pub use io::{
     IoAcquireCancelSpinLock, IoAllocateIrp, IoAllocateMdl, IoAllocateWorkItem, IoCancelIrp, IoCreateDevice,
     IoDeleteDevice, IoFreeIrp, IoFreeMdl, IoFreeWorkItem, IoQueueWorkItem, IoReleaseCancelSpinLock,
-    IoReuseIrp, IoSetCompletionRoutine, MmBuildMdlForNonPagedPool, MmGetSystemAddressForMdlSafe,
+    IoReuseIrp, IoSetCompletionRoutine, IoSetCompletionRoutineEx, IofCallDriver, IofCompleteRequest,
+    MmBuildMdlForNonPagedPool, MmGetSystemAddressForMdlSafe,
 };
 pub use irql::{
     KeGetCurrentIrql, KeGetCurrentProcessorIndex, KeGetCurrentProcessorNumberEx, KeLowerIrql,
