@@ -161,10 +161,15 @@ impl Driver {
 
         let policies = step("policy", Policies::try_new(passive))?;
         let policies = self.policies.insert(step("policy", PoolArc::try_new(tags::POLICY, policies))?);
-        let sources = Sources { registry: policy_image, fail_mode };
-        let (steward, refused) = step("policy", Steward::start(passive, policies.clone(), sources))?;
+        let sources = Sources {
+            registry: policy_image,
+            store: settings.policy_store.place(),
+            driver: device.driver(),
+            fail_mode,
+        };
+        let (steward, unusable) = step("policy", Steward::start(passive, policies.clone(), sources))?;
         self.steward = Some(steward);
-        board.degrade(refused);
+        board.degrade(unusable);
 
         let rings = self.rings.insert(step("rings", dispatch::rings(passive, settings.ring_records))?);
         let flows = step("connections", Flows::try_new(passive, settings.max_connections))?;

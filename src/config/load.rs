@@ -3,13 +3,17 @@
 //! Nothing that stands there, or does not, can fail the driver's start: what is refused leaves the default, and is told
 //! by an event.
 
+use zeroize::Zeroizing;
+
 use super::schema::{Dial, POLICY_IMAGE, REG_MULTI_SZ, Refused, Setting, Settings, TABLE, parse};
-use crate::control::protocol::noise::Keys;
+use crate::control::protocol::noise::{KEY, Keys};
 use crate::kernel::irql::Passive;
 use crate::kernel::pool::{PoolBox, tags};
-use crate::kernel::registry::{Found, Key, Value};
+use crate::kernel::registry::{Found, Key, Secret, Value};
+use crate::kernel::security::Flaw;
 use crate::kernel::string::Utf16;
 use crate::kernel::{Result, Status};
+use crate::trace::events::RefusedKey;
 use crate::trace::{self, Event};
 
 /// What the registry holds for weir.
@@ -27,6 +31,10 @@ static DEFAULT: Settings = Settings::DEFAULT;
 
 /// The subkey of the service's key that holds the settings.
 const PARAMETERS: &str = "Parameters";
+/// The subkey of the settings that holds the driver's private key, alone, for a list of its own of who may see it.
+const KEY_KEY: &str = "Key";
+/// The value in it: REG_BINARY, [`KEY`] bytes.
+const PRIVATE_KEY: &str = "PrivateKey";
 /// How many values are looked at for names that weir does not know.
 const MAX_VALUES: u32 = 256;
 
@@ -38,10 +46,14 @@ pub fn load(passive: &Passive, service: &[u16]) -> Result<Loaded> {
     let settings = PoolBox::try_copy(tags::CONFIGURATION, &DEFAULT)?;
     let mut loaded = Loaded { settings, identity: None, policy_image: None };
     match open(passive, service) {
-        Ok(key) => read(&key, &mut loaded),
+        Ok(key) => {
+            read(&key, &mut loaded);
+            loaded.identity = identity(passive, &key);
+        }
         // Without the key there is nothing to read: the defaults are what an administrator gets who sets nothing.
         Err(Status::OBJECT_NAME_NOT_FOUND) => {
             trace::emit(&Event::SettingsRead { taken: 0, refused: 0 });
+            trace::emit(&Event::ControlKeyAbsent {});
         }
         Err(status) => trace::emit(&Event::Degraded { part: "settings", status: status.into() }),
     }
@@ -52,6 +64,56 @@ fn open<'p>(passive: &'p Passive, service: &[u16]) -> Result<Key<'p>> {
     let service = Key::open(passive, service)?;
     let name = Utf16::<{ PARAMETERS.len() }>::from_text(PARAMETERS)?;
     service.open_subkey(passive, &name)
+}
+
+/// The driver's keys, if the private one is there, and nobody else can know it.
+fn identity(passive: &Passive, parameters: &Key<'_>) -> Option<PoolBox<Keys>> {
+    match keys(passive, parameters) {
+        Ok(Some(keys)) => Some(keys),
+        Ok(None) => {
+            trace::emit(&Event::ControlKeyAbsent {});
+            None
+        }
+        Err((reason, status)) => {
+            trace::emit(&Event::ControlKeyRefused { reason, status: status.into() });
+            None
+        }
+    }
+}
+
+fn keys(
+    passive: &Passive,
+    parameters: &Key<'_>,
+) -> core::result::Result<Option<PoolBox<Keys>>, (RefusedKey, Status)> {
+    let refused = |reason| (reason, Status::SUCCESS);
+    let unreadable = |status| (RefusedKey::Unreadable, status);
+    let name = Name::from_text(KEY_KEY).map_err(unreadable)?;
+    let key = match parameters.open_subkey(passive, &name) {
+        Ok(key) => key,
+        Err(Status::OBJECT_NAME_NOT_FOUND) => return Ok(None),
+        Err(status) => return Err(unreadable(status)),
+    };
+    let mut private = Zeroizing::new([0; KEY]);
+    let name = Name::from_text(PRIVATE_KEY).map_err(unreadable)?;
+    match key.secret(&name, &mut private).map_err(unreadable)? {
+        Secret::Absent => return Ok(None),
+        Secret::WrongType => return Err(refused(RefusedKey::WrongType)),
+        Secret::WrongSize => return Err(refused(RefusedKey::WrongSize)),
+        Secret::Read => {}
+    }
+    // A key that others can see is no key, whatever it is.
+    key.is_closed(passive).map_err(unreadable)?.map_err(|flaw| {
+        refused(match flaw {
+            Flaw::Descriptor => RefusedKey::Descriptor,
+            Flaw::Owner => RefusedKey::Owner,
+            Flaw::NoList => RefusedKey::NoList,
+            Flaw::Admits => RefusedKey::Admits,
+        })
+    })?;
+    if private.iter().all(|byte| *byte == 0) {
+        return Err(refused(RefusedKey::Zero));
+    }
+    PoolBox::try_new(tags::CONFIGURATION, Keys::new(&private)).map(Some).map_err(unreadable)
 }
 
 fn read(key: &Key<'_>, loaded: &mut Loaded) {

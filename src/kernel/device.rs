@@ -23,6 +23,23 @@ unsafe impl Send for Device {}
 // SAFETY: nothing is changed through a shared device.
 unsafe impl Sync for Device {}
 
+/// The driver's own object. It is there for as long as the driver's code is.
+#[derive(Clone, Copy, Debug)]
+pub struct DriverObject {
+    object: NonNull<nt::DRIVER_OBJECT>,
+}
+
+// SAFETY: a kernel object that any thread may refer to.
+unsafe impl Send for DriverObject {}
+// SAFETY: nothing is changed through it.
+unsafe impl Sync for DriverObject {}
+
+impl DriverObject {
+    pub(super) fn as_raw(self) -> *mut nt::DRIVER_OBJECT {
+        self.object.as_ptr()
+    }
+}
+
 impl Device {
     /// Makes a device (IoCreateDevice) of type FILE_DEVICE_NETWORK.
     ///
@@ -54,6 +71,13 @@ impl Device {
         }
         irp::guard(Some(object));
         Ok(Self { object })
+    }
+
+    /// The driver that the device belongs to.
+    pub fn driver(&self) -> Option<DriverObject> {
+        // SAFETY: the device is there, and its driver does not change.
+        let object = unsafe { self.object.as_ref() }.DriverObject;
+        NonNull::new(object).map(|object| DriverObject { object })
     }
 
     /// The object, for calls that bind something to the device (FwpsCalloutRegister3).

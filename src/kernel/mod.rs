@@ -24,6 +24,7 @@ pub mod device;
 #[cfg(image)]
 pub mod etw;
 pub mod event;
+pub mod file;
 pub mod irp;
 pub mod irql;
 pub mod lock;
@@ -32,6 +33,7 @@ pub mod pool;
 pub mod random;
 pub mod registry;
 pub mod rundown;
+pub mod security;
 mod status;
 pub mod string;
 pub mod thread;

@@ -15,8 +15,11 @@
 
 use core::marker::PhantomData;
 
+use zeroize::Zeroize as _;
+
 use super::irql::Passive;
 use super::pool::{PoolSlice, tags};
+use super::security;
 use super::status::{Result, Status};
 use super::string::UnicodeStr;
 use crate::sys::nt;
@@ -27,6 +30,18 @@ pub struct Key<'p> {
     handle: nt::HANDLE,
     // Closing needs PASSIVE_LEVEL, so the level cannot be raised while a key is open.
     passive: PhantomData<&'p Passive>,
+}
+
+/// What [`Key::secret`] found under a name.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Secret {
+    Absent,
+    /// It was read.
+    Read,
+    /// A value of another type.
+    WrongType,
+    /// More bytes, or fewer.
+    WrongSize,
 }
 
 /// What stands under a name.
@@ -74,6 +89,16 @@ const ATTEMPTS: usize = 4;
 /// Room for a basic information with a name, aligned as the structures are.
 #[repr(C, align(8))]
 struct NameBuffer([u8; KEY_BASIC_HEADER + 2 * MAX_NAME]);
+
+/// Room for a partial information with a secret, aligned as the structure is.
+#[repr(C, align(8))]
+struct SecretBuffer([u8; PARTIAL_HEADER + 64]);
+
+impl Drop for SecretBuffer {
+    fn drop(&mut self) {
+        self.0.zeroize();
+    }
+}
 
 impl<'p> Key<'p> {
     /// Opens the key with an absolute path, `\Registry\Machine\…` (ZwOpenKey, KEY_READ).
@@ -151,6 +176,61 @@ impl<'p> Key<'p> {
             }
         }
         Err(Status::UNSUCCESSFUL)
+    }
+
+    /// Reads a value that nobody else is to see: `N` bytes of type REG_BINARY, into a place of the caller's, which is
+    /// overwritten in any case. No other copy of it is left.
+    ///
+    /// # Errors
+    /// What ZwQueryValueKey returns but for a value that is absent or of another size.
+    pub fn secret<const N: usize>(&self, name: &[u16], secret: &mut [u8; N]) -> Result<Secret> {
+        const REG_BINARY: u32 = 3;
+        // Header and data; longer by one, so that a longer value is told from one that fits.
+        const { assert!(N < 64) };
+        let mut buffer = SecretBuffer([0; _]);
+        let name = UnicodeStr::new(name)?;
+        let length = u32::try_from(size_of::<SecretBuffer>()).map_err(|_| Status::INVALID_PARAMETER)?;
+        let mut needed = 0;
+        *secret = [0; N];
+        // SAFETY: an open key; the buffer has `length` bytes, aligned as the structure is; PASSIVE_LEVEL by the token
+        // that the key borrows.
+        let status = Status(unsafe {
+            nt::ZwQueryValueKey(
+                self.handle,
+                name.as_raw(),
+                nt::KeyValuePartialInformation,
+                buffer.0.as_mut_ptr().cast(),
+                length,
+                &raw mut needed,
+            )
+        });
+        match status {
+            // With BUFFER_OVERFLOW as much as fits was written; what matters is that it is too much.
+            Status::SUCCESS | Status::BUFFER_OVERFLOW => {}
+            Status::OBJECT_NAME_NOT_FOUND => return Ok(Secret::Absent),
+            other => return Err(other),
+        }
+        if word(&buffer.0, TYPE) != Some(REG_BINARY) {
+            return Ok(Secret::WrongType);
+        }
+        if word(&buffer.0, DATA_LENGTH).and_then(|length| usize::try_from(length).ok()) != Some(N) {
+            return Ok(Secret::WrongSize);
+        }
+        let data = buffer.0.get(PARTIAL_HEADER..).unwrap_or_default();
+        for (place, byte) in secret.iter_mut().zip(data) {
+            *place = *byte;
+        }
+        Ok(Secret::Read)
+    }
+
+    /// Whether nobody but the system and its administrators owns the key, or may see or change what stands in it.
+    ///
+    /// # Errors
+    /// What ZwQuerySecurityObject returns; `STATUS_INSUFFICIENT_RESOURCES`.
+    pub fn is_closed(&self, passive: &Passive) -> Result<core::result::Result<(), security::Flaw>> {
+        // SAFETY: an open key; KEY_READ includes READ_CONTROL.
+        let descriptor = unsafe { security::read(passive, self.handle) }?;
+        Ok(security::judge(&descriptor, security::HARMLESS_TO_A_KEY))
     }
 
     /// The name of the value at `index`, from 0, in no particular order; `None` past the last.

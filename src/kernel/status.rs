@@ -22,6 +22,7 @@ impl Status {
     pub const PENDING: Self = Self(nt::STATUS_PENDING);
     pub const BUFFER_OVERFLOW: Self = Self(nt::STATUS_BUFFER_OVERFLOW);
     pub const NO_MORE_ENTRIES: Self = Self(nt::STATUS_NO_MORE_ENTRIES);
+    pub const END_OF_FILE: Self = Self(nt::STATUS_END_OF_FILE);
     pub const UNSUCCESSFUL: Self = Self(nt::STATUS_UNSUCCESSFUL);
     pub const INVALID_PARAMETER: Self = Self(nt::STATUS_INVALID_PARAMETER);
     pub const INVALID_DEVICE_STATE: Self = Self(nt::STATUS_INVALID_DEVICE_STATE);

@@ -4,6 +4,8 @@
 //! | --- | --- | --- |
 //! | [`force`] | the policy in force, read by every processor | both |
 //! | [`steward`] | the thread that applies, confirms and rolls back | PASSIVE_LEVEL |
+//! | [`store`] | the policy that a restart finds, in two files | PASSIVE_LEVEL |
+//! | [`slot`] | what such a file looks like | any |
 //! | [`desk`] | where others hand in orders for it, and fetch the outcomes | <= DISPATCH_LEVEL |
 //!
 //! A policy that is applied from remote decides at once, but *provisionally*: unless it is confirmed within its window
@@ -23,7 +25,9 @@
 
 pub mod desk;
 pub mod force;
+pub mod slot;
 pub mod steward;
+pub mod store;
 
 pub use desk::{Desk, Done, Order, Outcome, PolicyStatus, Refusal, Ticket, What};
 pub use force::{Bytes, Policies, Policy};

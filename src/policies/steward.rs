@@ -5,9 +5,12 @@
 
 use super::desk::{Desk, Done, Order, Outcome, PolicyStatus, Refusal, Ticket, What};
 use super::force::{Bytes, Policies, Policy, Unfit};
+use super::slot::digest;
+use super::store::{Store, Stored};
+use crate::config::schema::Place;
 use crate::control::protocol::message::{ErrorCode, PolicyState};
-use crate::control::protocol::noise::Digest;
 use crate::kernel::Result;
+use crate::kernel::device::DriverObject;
 use crate::kernel::event::{Event, Kind, Waited};
 use crate::kernel::irql::Passive;
 use crate::kernel::pool::{PoolArc, PoolBox, tags};
@@ -21,11 +24,20 @@ use crate::trace::events::{FailMode, RollbackReason};
 /// sleeps, which the window does.
 const LOOK: Interval = Interval::from_millis(5_000);
 
+/// How long it is until a store that could not be read is tried again: at first, and at most.
+const FIRST_RETRY: Interval = Interval::from_millis(1_000);
+const LONGEST_RETRY: Interval = Interval::from_millis(60_000);
+/// The digest of no policy.
+const NO_DIGEST: [u8; 32] = [0; 32];
+
 /// Where policies come from at the start.
 #[derive(Debug)]
-pub struct Sources {
+pub struct Sources<'a> {
     /// The bytes of `PolicyImage` in the registry.
     pub registry: Option<Value>,
+    /// Where confirmed policies are stored.
+    pub store: Place<'a>,
+    pub driver: Option<DriverObject>,
     /// What decides while there is no policy.
     pub fail_mode: FailMode,
 }
@@ -41,22 +53,36 @@ pub struct Steward {
 
 impl Steward {
     /// Puts the policy into force that is to decide after a start, and starts the thread. Also says how many of the
-    /// policies that there are cannot be used, each of which an event has told.
+    /// places that policies come from cannot be used, each of which an event has told.
+    ///
+    /// That is the stored policy while the registry's is the one that it was when the stored one was confirmed; else
+    /// somebody has changed the registry's since, so that is the newer one, and decides. One that is damaged leaves the
+    /// decision to the other.
     ///
     /// # Errors
     /// `STATUS_INSUFFICIENT_RESOURCES`, and what PsCreateSystemThread returns.
     pub fn start(
         passive: &mut Passive,
         policies: PoolArc<Policies>,
-        sources: Sources,
+        sources: Sources<'_>,
     ) -> Result<(Self, u32)> {
         let desk = Desk::try_new()?;
+        let store = Store::at(sources.store, sources.driver)?;
+        desk.set_stores(passive, store.is_some());
         let stop = PoolArc::try_new(tags::SYNC, Event::try_new(Kind::Notification)?)?;
-        let work = Work { desk: desk.clone(), stop: stop.clone(), policies, provisional: None };
+        let work = Work {
+            desk: desk.clone(),
+            stop: stop.clone(),
+            policies,
+            provisional: None,
+            store,
+            registry: NO_DIGEST,
+            late: None,
+        };
         let mut work = PoolBox::try_new(tags::POLICY, work)?;
-        let refused = work.begin(passive, sources);
+        let unusable = work.begin(passive, sources.registry, sources.fail_mode);
         let thread = Thread::start(passive, work, run)?;
-        Ok((Self { desk, stop, thread }, refused))
+        Ok((Self { desk, stop, thread }, unusable))
     }
 
     /// Where orders are handed in.
@@ -81,6 +107,19 @@ struct Work {
     stop: PoolArc<Event>,
     policies: PoolArc<Policies>,
     provisional: Option<Provisional>,
+    /// `None`: nothing is stored.
+    store: Option<Store>,
+    /// The digest of the registry's policy at the start.
+    registry: [u8; 32],
+    /// The store could not be read, and nobody has applied a policy since the start.
+    late: Option<Late>,
+}
+
+/// When the store is tried again.
+struct Late {
+    /// Since boot.
+    due: Interval,
+    delay: Interval,
 }
 
 /// A policy that has not been confirmed.
@@ -115,24 +154,83 @@ fn run(passive: &mut Passive, mut work: PoolBox<Work>) {
 }
 
 impl Work {
-    /// Puts the policy into force that is to decide after a start. Returns how many cannot be used.
-    fn begin(&mut self, passive: &mut Passive, sources: Sources) -> u32 {
-        let mut refused = 0_u32;
-        if let Some(image) = sources.registry {
-            let mut digest = Digest::default();
-            digest.update(image.bytes());
-            match self.policies.prepare(passive, image.into(), &digest.finish()) {
+    /// Puts the policy into force that is to decide after a start. Returns how many places of policies cannot be used.
+    fn begin(&mut self, passive: &mut Passive, registry: Option<Value>, fail_mode: FailMode) -> u32 {
+        let mut unusable = 0_u32;
+        let registry = registry.map(|image| {
+            self.registry = digest(image.bytes());
+            Bytes::from(image)
+        });
+        let mut stored = None;
+        if let Some(store) = &mut self.store {
+            match store.read(passive) {
+                Ok(found) => stored = found,
+                // Told by the store. The volume may not be there yet.
+                Err(_) => {
+                    unusable = unusable.saturating_add(1);
+                    let due = after(FIRST_RETRY);
+                    self.late = Some(Late { due, delay: FIRST_RETRY });
+                }
+            }
+        }
+        let mut decided = false;
+        if stored.as_ref().is_some_and(|stored| self.is_newest(stored)) {
+            decided = self.restore(passive, stored.take());
+        }
+        if !decided && let Some(image) = registry {
+            match self.policies.prepare(passive, image, &self.registry) {
                 Ok(policy) => {
-                    drop(self.put(passive, Some(policy)));
+                    drop(self.put(passive, policy));
+                    decided = true;
                 }
                 // Told by the policy itself.
-                Err(_) => refused = refused.saturating_add(1),
+                Err(_) => unusable = unusable.saturating_add(1),
             }
-        } else {
-            trace::emit(&trace::Event::PolicyAbsent { fail_mode: sources.fail_mode });
+            // What was confirmed once is better than nothing.
+            decided = decided || self.restore(passive, stored);
+        }
+        if !decided {
+            trace::emit(&trace::Event::PolicyAbsent { fail_mode });
         }
         self.tell_status(passive);
-        refused
+        unusable
+    }
+
+    /// Whether the registry's policy has stayed the same since this one was confirmed; if not, tells.
+    fn is_newest(&self, stored: &Stored) -> bool {
+        let newest = stored.header.registry == self.registry;
+        if !newest {
+            trace::emit(&trace::Event::PolicyStoreOutdated { sequence: stored.header.sequence });
+        }
+        newest
+    }
+
+    /// Puts a stored policy into force, if it is fit for that.
+    fn restore(&self, passive: &Passive, stored: Option<Stored>) -> bool {
+        let Some(Stored { slot, header, image }) = stored else { return false };
+        // Told by the policy itself.
+        let Ok(policy) = self.policies.prepare(passive, image, &header.image) else { return false };
+        trace::emit(&trace::Event::PolicyStoreRead { slot, sequence: header.sequence });
+        drop(self.put(passive, policy));
+        true
+    }
+
+    /// Tries again to read the store.
+    fn retry(&mut self, passive: &mut Passive, delay: Interval) {
+        let Some(store) = &mut self.store else { return };
+        match store.read(passive) {
+            Ok(stored) => {
+                self.late = None;
+                if stored.as_ref().is_some_and(|stored| self.is_newest(stored)) {
+                    self.restore(passive, stored);
+                    self.tell_status(passive);
+                }
+            }
+            Err(_) => {
+                let delay = Interval::from_100ns(delay.as_100ns().saturating_mul(2)).min(LONGEST_RETRY);
+                self.late = Some(Late { due: after(delay), delay });
+            }
+        }
     }
 
     fn serve(
@@ -176,10 +274,10 @@ impl Work {
             Unfit::Memory(status) => Refusal::failed(status, "no memory for the policy"),
         })?;
         let (generation, rules) = (policy.generation(), policy.image().rule_count());
-        let now = time::since_boot().as_100ns();
-        let length = Interval::from_millis(window.saturating_mul(1000));
-        let deadline = Interval::from_100ns(now.saturating_add(length.as_100ns()));
-        let before = self.put(passive, Some(policy));
+        // Whatever the store has is older.
+        self.late = None;
+        let deadline = after(Interval::from_millis(window.saturating_mul(1000)));
+        let before = self.put(passive, policy);
         self.provisional = Some(Provisional { generation, deadline, before });
         self.tell_status(passive);
         trace::emit(&trace::Event::PolicyProvisional { generation, window, session: ticket.session });
@@ -193,10 +291,17 @@ impl Work {
         generation: u32,
     ) -> core::result::Result<Done, Refusal> {
         self.expect_provisional(passive, generation)?;
+        let stored = self.store.is_some();
+        if let Some(store) = &mut self.store {
+            // One that a restart would not find is not confirmed.
+            store.write(passive, &self.policies, &self.registry).map_err(|status| {
+                Refusal::failed(status, "the policy could not be stored, and still awaits its confirmation")
+            })?;
+        }
         let confirmed = self.provisional.take();
         drop(confirmed);
         self.tell_status(passive);
-        trace::emit(&trace::Event::PolicyConfirmed { generation, stored: false, session: ticket.session });
+        trace::emit(&trace::Event::PolicyConfirmed { generation, stored, session: ticket.session });
         Ok(Done::Confirmed { generation })
     }
 
@@ -227,29 +332,32 @@ impl Work {
         restored
     }
 
-    /// Looks at the time. Returns how long it is until the next look.
+    /// Does what is due. Returns how long it is until something else is.
     fn look(&mut self, passive: &mut Passive) -> Option<Interval> {
         let now = time::since_boot();
-        let deadline = self.provisional.as_ref()?.deadline;
-        if deadline <= now {
+        if self.provisional.as_ref().is_some_and(|provisional| provisional.deadline <= now) {
             self.roll_back(passive, RollbackReason::Expired, 0);
-            return None;
         }
-        let left = deadline.as_100ns().saturating_sub(now.as_100ns());
+        if let Some(Late { delay, .. }) = self.late.take_if(|late| late.due <= now) {
+            self.retry(passive, delay);
+        }
+        let window = self.provisional.as_ref().map(|provisional| provisional.deadline);
+        let due = self.late.as_ref().map(|late| late.due);
+        let next = window.into_iter().chain(due).min()?;
+        let left = next.as_100ns().saturating_sub(time::since_boot().as_100ns());
         Some(Interval::from_100ns(left).min(LOOK))
     }
 
     /// Puts a policy into force, tells of it, and gives back the one before.
-    fn put(&self, passive: &Passive, policy: Option<PoolBox<Policy>>) -> Option<PoolBox<Policy>> {
-        let loaded = policy.as_ref().map(|policy| trace::Event::PolicyLoaded {
+    fn put(&self, passive: &Passive, policy: PoolBox<Policy>) -> Option<PoolBox<Policy>> {
+        let image = policy.image();
+        let loaded = trace::Event::PolicyLoaded {
             generation: policy.generation(),
-            rules: policy.image().rule_count(),
-            size: u32::try_from(policy.image().bytes().len()).unwrap_or(u32::MAX),
-        });
-        let before = self.policies.publish(passive, policy);
-        if let Some(event) = &loaded {
-            trace::emit(event);
-        }
+            rules: image.rule_count(),
+            size: u32::try_from(image.bytes().len()).unwrap_or(u32::MAX),
+        };
+        let before = self.policies.publish(passive, Some(policy));
+        trace::emit(&loaded);
         before
     }
 
@@ -274,4 +382,9 @@ impl Work {
         });
         self.desk.set_status(passive, &status, deadline);
     }
+}
+
+/// That much later than now, since boot.
+fn after(delay: Interval) -> Interval {
+    Interval::from_100ns(time::since_boot().as_100ns().saturating_add(delay.as_100ns()))
 }

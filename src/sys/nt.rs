@@ -33,6 +33,15 @@ macro_rules! facade {
     THREAD_ALL_ACCESS, TRUE, UNICODE_STRING, WaitAny, YieldProcessor, ZwClose, ZwEnumerateKey,
     ZwEnumerateValueKey, ZwOpenKey, ZwQueryValueKey, ZwWaitForSingleObject,
 };
+        // Files, and who may touch what.
+        pub use $($source)::+::{
+    DACL_SECURITY_INFORMATION, FILE_ATTRIBUTE_NORMAL, FILE_DIRECTORY_FILE, FILE_GENERIC_READ, FILE_GENERIC_WRITE,
+    FILE_NON_DIRECTORY_FILE, FILE_OPEN, FILE_OPEN_IF, FILE_OVERWRITE_IF, FILE_SHARE_READ, FILE_SHARE_WRITE,
+    FILE_STANDARD_INFORMATION, FILE_SYNCHRONOUS_IO_NONALERT, FILE_TRAVERSE, FILE_WRITE_THROUGH,
+    FileStandardInformation, IO_GET_DRIVER_DIRECTORY, IO_STATUS_BLOCK, OWNER_SECURITY_INFORMATION,
+    STATUS_END_OF_FILE, SYNCHRONIZE, ZwCreateFile, ZwFlushBuffersFile, ZwQueryInformationFile,
+    ZwQuerySecurityObject, ZwReadFile, ZwWriteFile,
+};
     };
 }
 
@@ -105,6 +114,17 @@ pub unsafe fn set_io_status(irp: PIRP, status: NTSTATUS) {
     unsafe { first.write(status) };
 }
 
+/// `Information` of a status block.
+pub const fn io_information(block: &IO_STATUS_BLOCK) -> usize {
+    #[allow(
+        clippy::cast_possible_truncation,
+        clippy::unnecessary_cast,
+        reason = "a ULONG_PTR is a u64 in the bindings"
+    )]
+    let information = block.Information as usize;
+    information
+}
+
 /// `IoStatus` of an IRP: status and information.
 ///
 /// # Safety
@@ -116,11 +136,5 @@ pub unsafe fn io_status(irp: PIRP) -> (NTSTATUS, usize) {
     let status = core::ptr::from_ref(block).cast::<NTSTATUS>();
     // SAFETY: a kernel request's IoStatus holds a status; any bits are one.
     let status = unsafe { status.read() };
-    #[allow(
-        clippy::cast_possible_truncation,
-        clippy::unnecessary_cast,
-        reason = "a ULONG_PTR is a u64 in the bindings"
-    )]
-    let information = block.Information as usize;
-    (status, information)
+    (status, io_information(block))
 }

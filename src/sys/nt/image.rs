@@ -20,6 +20,7 @@ pub const KernelMode: KPROCESSOR_MODE = 0;
 /// Beside a priority: what is mapped is data.
 pub const MdlMappingNoExecute: ULONG = 0x4000_0000;
 pub use wdk_sys::_EVENT_TYPE::{NotificationEvent, SynchronizationEvent};
+pub use wdk_sys::_FILE_INFORMATION_CLASS::FileStandardInformation;
 pub use wdk_sys::_KEY_INFORMATION_CLASS::KeyBasicInformation;
 pub use wdk_sys::_KEY_VALUE_INFORMATION_CLASS::{KeyValueBasicInformation, KeyValuePartialInformation};
 pub use wdk_sys::_KWAIT_REASON::Executive;
@@ -31,6 +32,9 @@ const _: () = assert!(wdk_sys::_MODE::KernelMode == 0);
 
 /// Page "ExAllocatePool2". Not imported: it is younger than the oldest Windows that weir runs on.
 pub type EX_ALLOCATE_POOL2 = unsafe extern "system" fn(POOL_FLAGS, usize, ULONG) -> PVOID;
+
+/// Page "IoGetDriverDirectory". Not imported: without it there is a directory of the same kind.
+pub type IO_GET_DRIVER_DIRECTORY = unsafe extern "system" fn(PDRIVER_OBJECT, i32, ULONG, PHANDLE) -> NTSTATUS;
 
 #[link(name = "ntoskrnl.exe", kind = "raw-dylib", modifiers = "+verbatim")]
 unsafe extern "system" {

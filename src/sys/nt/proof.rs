@@ -80,6 +80,9 @@ layouts! {
         ByteOffset: 0x2C,
         ; AllocationProcessorNumber: 0xC, Reserved: 0xE,
     }
+    FILE_STANDARD_INFORMATION: size 0x18, align 8 {
+        AllocationSize: 0, EndOfFile: 8, NumberOfLinks: 0x10, DeletePending: 0x14, Directory: 0x15,
+    }
     IO_STATUS_BLOCK: size 16, align 8 { Information: 8, ; u: 0, }
     KAPC: size 0x58, align 8 {
         ; Type: 0, AllFlags: 1, Size: 2, SpareByte1: 3, SpareLong0: 4, Thread: 8, ApcListEntry: 0x10,
@@ -167,6 +170,23 @@ constants! {
     TRUE = 1,
     FALSE = 0,
     ALL_PROCESSOR_GROUPS = 0xFFFF,
+    DACL_SECURITY_INFORMATION = 4,
+    FILE_ATTRIBUTE_NORMAL = 0x80,
+    FILE_DIRECTORY_FILE = 1,
+    FILE_GENERIC_READ = 0x12_0089,
+    FILE_GENERIC_WRITE = 0x12_0116,
+    FILE_NON_DIRECTORY_FILE = 0x40,
+    FILE_OPEN = 1,
+    FILE_OPEN_IF = 3,
+    FILE_OVERWRITE_IF = 5,
+    FILE_SHARE_READ = 1,
+    FILE_SHARE_WRITE = 2,
+    FILE_SYNCHRONOUS_IO_NONALERT = 0x20,
+    FILE_TRAVERSE = 0x20,
+    FILE_WRITE_THROUGH = 2,
+    FileStandardInformation = 5,
+    SYNCHRONIZE = 0x10_0000,
+    OWNER_SECURITY_INFORMATION = 1,
     FILE_DEVICE_NETWORK = 0x12,
     FILE_DEVICE_SECURE_OPEN = 0x100,
     IO_NO_INCREMENT = 0,
@@ -197,6 +217,7 @@ statuses! {
     STATUS_UNSUCCESSFUL = 0xC000_0001,
     STATUS_NOT_IMPLEMENTED = 0xC000_0002,
     STATUS_INVALID_PARAMETER = 0xC000_000D,
+    STATUS_END_OF_FILE = 0xC000_0011,
     STATUS_MORE_PROCESSING_REQUIRED = 0xC000_0016,
     STATUS_BUFFER_TOO_SMALL = 0xC000_0023,
     STATUS_OBJECT_NAME_NOT_FOUND = 0xC000_0034,

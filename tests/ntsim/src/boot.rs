@@ -14,7 +14,7 @@ use crate::registry::Registry;
 use crate::sys::nt::{NTSTATUS, PASSIVE_LEVEL};
 use crate::verify::{Report, lock};
 use crate::{
-    clock, device, dispatcher, driver, fault, irp, irql, object, pool, random, registry, threads, verify, wfp,
+    clock, device, dispatcher, driver, fault, file, irp, irql, object, pool, random, registry, threads, verify, wfp,
 };
 
 /// How a machine is set up.
@@ -126,6 +126,7 @@ pub fn boot(config: Config) -> Sim {
     dispatcher::start();
     device::start();
     registry::reset();
+    file::reset();
     random::start(config.random);
     wfp::start();
     irql::start(config.processors, maximum, config.migrate_every);
@@ -153,6 +154,7 @@ impl Drop for Machine {
         pool::stop();
         irp::stop();
         registry::clear();
+        file::clear();
         fault::set(Plan::None);
         verify::stop();
         if irql::current() != PASSIVE_LEVEL {
@@ -167,6 +169,11 @@ impl Drop for Machine {
 impl Sim {
     pub fn registry(&self) -> Registry {
         Registry
+    }
+
+    /// The disk.
+    pub fn files(&self) -> file::Files {
+        file::Files
     }
 
     /// Loads a driver: its service key is made, and its DriverEntry is called on a system thread at PASSIVE_LEVEL.

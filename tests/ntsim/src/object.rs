@@ -9,6 +9,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::dispatcher::{self, object_type};
+use crate::file::Open;
 use crate::registry::Key;
 use crate::sys::nt::{
     ACCESS_MASK, DISPATCHER_HEADER, NTSTATUS, PKSTART_ROUTINE, STATUS_INSUFFICIENT_RESOURCES,
@@ -46,6 +47,7 @@ enum Target {
     /// The address of a [`Thread`].
     Thread(usize),
     Key(Key),
+    File(Open),
 }
 
 struct Handle {
@@ -103,16 +105,29 @@ pub(crate) fn open_key(key: Key, access: ACCESS_MASK, api: &'static str) -> *mut
 
 /// The key behind a handle that was opened with `needed` access.
 pub(crate) fn key(api: &'static str, handle: *mut c_void, needed: ACCESS_MASK) -> Result<Key, NTSTATUS> {
+    behind(api, handle, needed, "key", |target| match target {
+        Target::Key(key) => Some(key.clone()),
+        _ => None,
+    })
+}
+
+/// What is behind a handle that was opened with `needed` access, if it is of the right kind.
+fn behind<T>(
+    api: &'static str,
+    handle: *mut c_void,
+    needed: ACCESS_MASK,
+    kind: &str,
+    take: impl FnOnce(&Target) -> Option<T>,
+) -> Result<T, NTSTATUS> {
     enum Problem {
         Invalid,
         Kind,
         Access(ACCESS_MASK),
     }
-    let found = with_table(|table| match table.handles.get(&handle.addr()) {
-        None => Err(Problem::Invalid),
-        Some(Handle { target: Target::Key(key), access, .. }) if access & needed == needed => Ok(key.clone()),
-        Some(Handle { target: Target::Key(_), access, .. }) => Err(Problem::Access(*access)),
-        Some(_) => Err(Problem::Kind),
+    let found = with_table(|table| {
+        let Handle { target, access, .. } = table.handles.get(&handle.addr()).ok_or(Problem::Invalid)?;
+        let found = take(target).ok_or(Problem::Kind)?;
+        if access & needed == needed { Ok(found) } else { Err(Problem::Access(*access)) }
     });
     found.map_err(|problem| match problem {
         Problem::Invalid => {
@@ -120,13 +135,26 @@ pub(crate) fn key(api: &'static str, handle: *mut c_void, needed: ACCESS_MASK) -
             STATUS_INVALID_HANDLE
         }
         Problem::Kind => {
-            violation(&HANDLE_WRONG_KIND, api, format!("{:#x} is not a key", handle.addr()));
+            violation(&HANDLE_WRONG_KIND, api, format!("{:#x} is not a {kind}", handle.addr()));
             STATUS_OBJECT_TYPE_MISMATCH
         }
         Problem::Access(access) => {
             violation(&HANDLE_ACCESS, api, format!("opened with {access:#x}, needs {needed:#x}"));
             crate::sys::nt::STATUS_ACCESS_DENIED
         }
+    })
+}
+
+/// Opens a handle to a file or directory.
+pub(crate) fn open_file(file: Open, access: ACCESS_MASK, api: &'static str) -> *mut c_void {
+    with_table(|table| insert(table, Target::File(file), access, api))
+}
+
+/// The file or directory behind a handle that was opened with `needed` access.
+pub(crate) fn file(api: &'static str, handle: *mut c_void, needed: ACCESS_MASK) -> Result<Open, NTSTATUS> {
+    behind(api, handle, needed, "file", |target| match target {
+        Target::File(open) => Some(open.clone()),
+        _ => None,
     })
 }
 
@@ -162,7 +190,7 @@ fn update(table: &mut Table, address: usize, change: impl FnOnce(&mut Object)) -
 pub(crate) fn reference_by_handle(api: &'static str, handle: *mut c_void) -> Result<*mut c_void, NTSTATUS> {
     let found = with_table(|table| match table.handles.get(&handle.addr()).map(|handle| &handle.target) {
         None => Err(STATUS_INVALID_HANDLE),
-        Some(Target::Key(_)) => Err(STATUS_OBJECT_TYPE_MISMATCH),
+        Some(Target::Key(_) | Target::File(_)) => Err(STATUS_OBJECT_TYPE_MISMATCH),
         Some(&Target::Thread(address)) => {
             update(table, address, |object| object.references += 1);
             Ok(address as *mut c_void)
@@ -269,6 +297,7 @@ pub(crate) fn report(leaks: &mut Vec<Leak>) {
             kind: match handle.target {
                 Target::Thread(_) => "thread handle",
                 Target::Key(_) => "key handle",
+                Target::File(_) => "file handle",
             },
             id,
             tag: None,

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::ptr;
 use std::sync::Mutex;
 
+use crate::security::Descriptor;
 use crate::sys::nt::{
     KeyBasicInformation, KeyFullInformation, KeyNodeInformation, KeyValueBasicInformation,
     KeyValueFullInformation, KeyValueFullInformationAlign64, KeyValuePartialInformation,
@@ -68,6 +69,8 @@ struct Node {
     name: Vec<u16>,
     /// In the order in which they were first set, which is the order of enumeration.
     values: Vec<Entry>,
+    /// A self-relative descriptor.
+    security: Vec<u8>,
 }
 
 /// Keys by folded path.
@@ -82,7 +85,7 @@ pub struct Key {
 }
 
 /// Folds case one unit at a time, as the kernel's upcase table does, which knows the basic plane only.
-fn fold(name: &[u16]) -> Vec<u16> {
+pub(crate) fn fold(name: &[u16]) -> Vec<u16> {
     let upcase = |unit: u16| {
         let mut upper = char::from_u32(u32::from(unit)).into_iter().flat_map(char::to_uppercase);
         match (upper.next().map(|letter| u16::try_from(u32::from(letter))), upper.next()) {
@@ -115,7 +118,13 @@ impl Registry {
             let name: Vec<u16> = part.encode_utf16().collect();
             folded.push(SEPARATOR);
             folded.extend(fold(&name));
-            tree.entry(folded.clone()).or_insert_with(|| Node { name, values: Vec::new() });
+            if !tree.contains_key(&folded) {
+                // A new key has what it inherits.
+                let security = parent(&folded).and_then(|above| tree.get(above));
+                let security = security
+                    .map_or_else(|| Descriptor::of_a_service().bytes(), |above| above.security.clone());
+                tree.insert(folded.clone(), Node { name, values: Vec::new(), security });
+            }
         }
     }
 
@@ -139,6 +148,14 @@ impl Registry {
             Some(entry) => (entry.kind, entry.data) = (kind, data),
             None => node.values.push(Entry { name, kind, data }),
         }
+    }
+
+    /// Gives a key a security descriptor, as bytes of the self-relative form, true or not. Keys that are made below it
+    /// later have it too. Returns whether the key is there.
+    pub fn set_security(self, path: &str, descriptor: Vec<u8>) -> bool {
+        let mut tree = lock(&TREE);
+        let node = tree.get_mut(&fold_path(path));
+        node.map(|node| node.security = descriptor).is_some()
     }
 
     /// Removes a value. Returns whether it was there.
@@ -171,6 +188,17 @@ fn fold_path(path: &str) -> Vec<u16> {
             [vec![SEPARATOR], fold(&name)].concat()
         })
         .collect()
+}
+
+/// The path of the key above.
+fn parent(path: &[u16]) -> Option<&[u16]> {
+    let separator = path.iter().rposition(|&unit| unit == SEPARATOR)?;
+    path.get(..separator).filter(|above| !above.is_empty())
+}
+
+/// The security descriptor of a key, if it is still there.
+pub(crate) fn security(key: &Key) -> Option<Vec<u8>> {
+    lock(&TREE).get(&key.path).map(|node| node.security.clone())
 }
 
 /// Opens a key by an absolute name, or by one relative to `root`.

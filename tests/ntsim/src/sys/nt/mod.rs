@@ -13,6 +13,7 @@
 )]
 
 mod event;
+mod file;
 mod io;
 mod irql;
 mod object;
@@ -20,6 +21,7 @@ mod pool;
 mod registry;
 mod routine;
 mod rundown;
+mod security;
 mod status;
 mod string;
 mod timer;
@@ -27,6 +29,7 @@ mod types;
 
 /// The rules that are checked here.
 pub(crate) mod rule {
+    pub use super::file::{FILE_ASYNCHRONOUS, FILE_HANDLE, FILE_SYNCHRONOUS};
     pub use super::io::{DEVICE_OWNER, MDL_INVALID, MDL_MEMORY, MDL_NOT_BUILT};
     pub use super::registry::{REGISTRY_ATTRIBUTES, REGISTRY_BUFFER, REGISTRY_HANDLE};
     pub use super::rundown::{RUNDOWN_RELEASE, RUNDOWN_STATE};
@@ -35,6 +38,9 @@ pub(crate) mod rule {
 pub use event::{
     KeClearEvent, KeDelayExecutionThread, KeInitializeEvent, KeReadStateEvent, KeResetEvent, KeSetEvent,
     KeWaitForMultipleObjects, KeWaitForSingleObject,
+};
+pub use file::{
+    IoGetDriverDirectory, ZwCreateFile, ZwFlushBuffersFile, ZwQueryInformationFile, ZwReadFile, ZwWriteFile,
 };
 pub use io::{
     IoAcquireCancelSpinLock, IoAllocateIrp, IoAllocateMdl, IoAllocateWorkItem, IoCancelIrp, IoCreateDevice,
@@ -58,6 +64,7 @@ pub use rundown::{
     ExAcquireRundownProtection, ExInitializeRundownProtection, ExReInitializeRundownProtection,
     ExReleaseRundownProtection, ExRundownCompleted, ExWaitForRundownProtectionRelease,
 };
+pub use security::ZwQuerySecurityObject;
 pub use status::*;
 pub use string::{DbgPrintEx, KeBugCheckEx, RtlInitUnicodeString};
 pub use timer::{

@@ -19,7 +19,7 @@ rules! {
 
 /// # Safety
 /// `string` is null or a valid UNICODE_STRING.
-unsafe fn units<'a>(string: PUNICODE_STRING) -> Option<&'a [u16]> {
+pub(super) unsafe fn units<'a>(string: PUNICODE_STRING) -> Option<&'a [u16]> {
     // SAFETY: as the caller promises.
     let string = unsafe { string.as_ref() }?;
     if string.Buffer.is_null() {

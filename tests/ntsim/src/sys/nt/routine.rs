@@ -2,9 +2,10 @@
 
 use core::ptr::null_mut;
 
+use super::file::IoGetDriverDirectory;
 use super::pool::{EX_ALLOCATE_POOL2, ExAllocatePool2};
 use super::string::text;
-use super::types::{PASSIVE_LEVEL, PUNICODE_STRING, PVOID};
+use super::types::{IO_GET_DRIVER_DIRECTORY, PASSIVE_LEVEL, PUNICODE_STRING, PVOID};
 use crate::irql::require_at_most;
 
 /// Page "MmGetSystemRoutineAddress": IRQL = PASSIVE_LEVEL; NULL for what the system does not export. Here that is all but
@@ -21,6 +22,9 @@ pub unsafe extern "system-unwind" fn MmGetSystemRoutineAddress(name: PUNICODE_ST
     }
     match name.as_str() {
         "ExAllocatePool2" => (ExAllocatePool2 as EX_ALLOCATE_POOL2 as *const ()).cast_mut().cast(),
+        "IoGetDriverDirectory" => {
+            (IoGetDriverDirectory as IO_GET_DRIVER_DIRECTORY as *const ()).cast_mut().cast()
+        }
         _ => null_mut(),
     }
 }

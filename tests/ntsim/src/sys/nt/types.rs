@@ -84,6 +84,7 @@ nt_enum! {
     POOL_TYPE { NonPagedPool = 0, PagedPool = 1, NonPagedPoolNx = 512 }
     WORK_QUEUE_TYPE { CriticalWorkQueue = 0, DelayedWorkQueue = 1, HyperCriticalWorkQueue = 2 }
     MM_PAGE_PRIORITY { LowPagePriority = 0, NormalPagePriority = 16, HighPagePriority = 32 }
+    FILE_INFORMATION_CLASS { FileStandardInformation = 5 }
     KEY_INFORMATION_CLASS {
         KeyBasicInformation = 0, KeyNodeInformation = 1, KeyFullInformation = 2, KeyNameInformation = 3,
     }
@@ -130,6 +131,36 @@ pub const KEY_NOTIFY: ACCESS_MASK = 0x0010;
 pub const KEY_READ: ACCESS_MASK = 0x0002_0019;
 pub const KEY_WRITE: ACCESS_MASK = 0x0002_0006;
 pub const KEY_ALL_ACCESS: ACCESS_MASK = 0x000F_003F;
+
+pub const FILE_READ_DATA: ACCESS_MASK = 0x0001;
+pub const FILE_WRITE_DATA: ACCESS_MASK = 0x0002;
+pub const FILE_APPEND_DATA: ACCESS_MASK = 0x0004;
+pub const FILE_TRAVERSE: ACCESS_MASK = 0x0020;
+pub const FILE_GENERIC_READ: ACCESS_MASK = 0x0012_0089;
+pub const FILE_GENERIC_WRITE: ACCESS_MASK = 0x0012_0116;
+
+pub const FILE_ATTRIBUTE_NORMAL: ULONG = 0x80;
+pub const FILE_SHARE_READ: ULONG = 1;
+pub const FILE_SHARE_WRITE: ULONG = 2;
+pub const FILE_SHARE_DELETE: ULONG = 4;
+
+pub const FILE_SUPERSEDE: ULONG = 0;
+pub const FILE_OPEN: ULONG = 1;
+pub const FILE_CREATE: ULONG = 2;
+pub const FILE_OPEN_IF: ULONG = 3;
+pub const FILE_OVERWRITE: ULONG = 4;
+pub const FILE_OVERWRITE_IF: ULONG = 5;
+
+pub const FILE_DIRECTORY_FILE: ULONG = 0x01;
+pub const FILE_WRITE_THROUGH: ULONG = 0x02;
+pub const FILE_SYNCHRONOUS_IO_ALERT: ULONG = 0x10;
+pub const FILE_SYNCHRONOUS_IO_NONALERT: ULONG = 0x20;
+pub const FILE_NON_DIRECTORY_FILE: ULONG = 0x40;
+
+/// What `Information` says of a file that ZwCreateFile opened.
+pub const FILE_OPENED: usize = 1;
+pub const FILE_CREATED: usize = 2;
+pub const FILE_OVERWRITTEN: usize = 3;
 
 pub const REG_NONE: ULONG = 0;
 pub const REG_SZ: ULONG = 1;
@@ -216,6 +247,10 @@ opaque! {
 }
 
 pub type PSECURITY_DESCRIPTOR = PVOID;
+pub type SECURITY_INFORMATION = ULONG;
+
+pub const OWNER_SECURITY_INFORMATION: SECURITY_INFORMATION = 1;
+pub const DACL_SECURITY_INFORMATION: SECURITY_INFORMATION = 4;
 
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -407,6 +442,20 @@ pub struct IO_STATUS_BLOCK {
     pub Information: ULONG_PTR,
 }
 pub type PIO_STATUS_BLOCK = *mut IO_STATUS_BLOCK;
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct FILE_STANDARD_INFORMATION {
+    pub AllocationSize: LARGE_INTEGER,
+    pub EndOfFile: LARGE_INTEGER,
+    pub NumberOfLinks: ULONG,
+    pub DeletePending: BOOLEAN,
+    pub Directory: BOOLEAN,
+}
+
+/// Page "IoGetDriverDirectory".
+pub type IO_GET_DRIVER_DIRECTORY =
+    unsafe extern "system-unwind" fn(PDRIVER_OBJECT, i32, ULONG, PHANDLE) -> NTSTATUS;
 
 pub type PIO_APC_ROUTINE =
     Option<unsafe extern "C" fn(ApcContext: PVOID, IoStatusBlock: PIO_STATUS_BLOCK, Reserved: ULONG)>;

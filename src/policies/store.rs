@@ -1,0 +1,250 @@
+//! The policy that a restart finds: two files, of which the newer whole one counts.
+//!
+//! A policy is written to the file that does not count, and that one counts when all of it is on the disk: whenever the
+//! power fails, one of the two is whole, the new one or the one before. PASSIVE_LEVEL.
+
+use super::force::{Bytes, Policies, Policy};
+use super::slot::{Damage, HEADER, Header, LARGEST};
+use crate::config::schema::Place;
+use crate::kernel::device::DriverObject;
+use crate::kernel::file::{Directory, File};
+use crate::kernel::irql::Passive;
+use crate::kernel::pool::{PoolSlice, tags};
+use crate::kernel::string::from_ascii;
+use crate::kernel::{Result, Status, time};
+use crate::trace::{self, Event};
+
+/// The files, by slot.
+static NAMES: [[u16; 8]; 2] = [from_ascii(b"policy.0"), from_ascii(b"policy.1")];
+/// Where they are on a system that keeps no directory for a driver's data.
+static FALLBACK: [u16; 44] = from_ascii(br"\SystemRoot\System32\drivers\DriverData\weir");
+/// How much of an image is copied at once, at DISPATCH_LEVEL.
+const PIECE: usize = 0x1_0000;
+/// What an event calls the directory, among the slots.
+const DIRECTORY: u8 = u8::MAX;
+
+/// Where the files are.
+#[derive(Debug)]
+enum Location {
+    /// In the directory that the system keeps for this driver.
+    Own(Option<DriverObject>),
+    At(PoolSlice<u16>),
+}
+
+/// The store.
+#[derive(Debug)]
+pub struct Store {
+    location: Location,
+    /// The slot that counts, and its sequence, once that is known; `None` in it: neither does.
+    newest: Option<Option<(u8, u64)>>,
+}
+
+/// A policy that was stored.
+#[derive(Debug)]
+pub struct Stored {
+    pub slot: u8,
+    pub header: Header,
+    pub image: Bytes,
+}
+
+impl Store {
+    /// The store in that place; `None`: nothing is to be stored. Nothing is opened yet.
+    ///
+    /// # Errors
+    /// `STATUS_INSUFFICIENT_RESOURCES`.
+    pub fn at(place: Place<'_>, driver: Option<DriverObject>) -> Result<Option<Self>> {
+        let location = match place {
+            Place::Nowhere => return Ok(None),
+            Place::Own => Location::Own(driver),
+            Place::At(path) => {
+                let unit = |index: usize| path.get(index).copied().unwrap_or_default();
+                Location::At(PoolSlice::try_from_fn(tags::STORE, path.len(), unit)?)
+            }
+        };
+        Ok(Some(Self { location, newest: None }))
+    }
+
+    fn open<'p>(&self, passive: &'p Passive) -> Result<Directory<'p>> {
+        match &self.location {
+            Location::At(path) => Directory::open(passive, path),
+            Location::Own(Some(driver)) => match Directory::of_driver(passive, *driver) {
+                Err(Status::NOT_SUPPORTED) => Directory::open(passive, &FALLBACK),
+                opened => opened,
+            },
+            Location::Own(None) => Directory::open(passive, &FALLBACK),
+        }
+    }
+
+    /// Reads the newest policy that is whole. What cannot be used is told.
+    ///
+    /// # Errors
+    /// The directory cannot be used, which is told; it may be later.
+    pub fn read(&mut self, passive: &Passive) -> Result<Option<Stored>> {
+        let directory = self.open(passive).inspect_err(|status| refuse(DIRECTORY, "directory", *status))?;
+        let mut order = [header(passive, &directory, 0), header(passive, &directory, 1)];
+        order.sort_unstable_by_key(|found| core::cmp::Reverse(found.map(|(_, header)| header.sequence)));
+        let mut newest = None;
+        for (slot, header) in order.into_iter().flatten() {
+            match image(passive, &directory, slot, &header) {
+                Ok(image) => {
+                    newest = Some(Stored { slot, header, image });
+                    break;
+                }
+                Err(damaged) => damaged.tell(slot),
+            }
+        }
+        self.newest = Some(newest.as_ref().map(|stored| (stored.slot, stored.header.sequence)));
+        Ok(newest)
+    }
+
+    /// Writes the policy in force, and waits until it counts. `registry` is the digest of the registry's policy.
+    ///
+    /// # Errors
+    /// Why it could not be written; the one before still counts.
+    pub fn write(&mut self, passive: &mut Passive, policies: &Policies, registry: &[u8; 32]) -> Result {
+        let newest = match self.newest {
+            Some(newest) => newest,
+            // The directory could not be used before.
+            None => self.read(passive)?.map(|stored| (stored.slot, stored.header.sequence)),
+        };
+        let (slot, sequence) = match newest {
+            Some((slot, sequence)) => (slot ^ 1, sequence.saturating_add(1)),
+            None => (0, 1),
+        };
+        let written = self.write_slot(passive, policies, registry, slot, sequence);
+        match written {
+            Ok(()) => self.newest = Some(Some((slot, sequence))),
+            Err(status) => refuse(slot, "not written", status),
+        }
+        written
+    }
+
+    fn write_slot(
+        &self,
+        passive: &mut Passive,
+        policies: &Policies,
+        registry: &[u8; 32],
+        slot: u8,
+        sequence: u64,
+    ) -> Result {
+        let described = policies.with_current(passive, |policy| policy.map(describe));
+        let (size, digest) = described.ok_or(Status::INVALID_DEVICE_STATE)?;
+        let length = HEADER.checked_add(size).ok_or(Status::INVALID_PARAMETER)?;
+        let mut file = PoolSlice::try_zeroed(tags::STORE, length)?;
+        // In pieces, each for a short time at DISPATCH_LEVEL; nobody but this thread puts another policy into force.
+        let image = file.get_mut(HEADER..).unwrap_or_default();
+        for (index, piece) in image.chunks_mut(PIECE).enumerate() {
+            policies.with_current(passive, |policy| copy(policy, index.saturating_mul(PIECE), piece));
+        }
+        let header = Header {
+            size: u32::try_from(size).map_err(|_| Status::INVALID_PARAMETER)?,
+            sequence,
+            confirmed: time::system_time(),
+            registry: *registry,
+            image: digest,
+        };
+        let directory = self.open(passive)?;
+        let name = name(slot).ok_or(Status::INVALID_PARAMETER)?;
+        let written = directory.replace_file(passive, name)?;
+        written.write(HEADER as u64, file.get(HEADER..).unwrap_or_default())?;
+        // The header last: without it the file is nothing.
+        written.write(0, &header.encode())?;
+        written.flush()
+    }
+}
+
+/// Why a slot cannot be used.
+enum Unusable {
+    Damaged(Damage),
+    /// What the file system answered.
+    Unreadable(Status),
+}
+
+impl Unusable {
+    fn tell(self, slot: u8) {
+        match self {
+            Self::Damaged(damage) => refuse(slot, damage.reason(), Status::SUCCESS),
+            Self::Unreadable(status) => refuse(slot, "unreadable", status),
+        }
+    }
+}
+
+impl From<Status> for Unusable {
+    fn from(status: Status) -> Self {
+        Self::Unreadable(status)
+    }
+}
+
+impl From<Damage> for Unusable {
+    fn from(damage: Damage) -> Self {
+        Self::Damaged(damage)
+    }
+}
+
+fn refuse(slot: u8, reason: &'static str, status: Status) {
+    trace::emit(&Event::PolicyStoreRefused { slot, reason, status: status.into() });
+}
+
+fn name(slot: u8) -> Option<&'static [u16]> {
+    NAMES.get(usize::from(slot)).map(<[u16; 8]>::as_slice)
+}
+
+/// The header of a slot, unless the slot is empty, or cannot be used, which is told.
+fn header(passive: &Passive, directory: &Directory<'_>, slot: u8) -> Option<(u8, Header)> {
+    let read = || -> core::result::Result<Header, Unusable> {
+        let file = open(passive, directory, slot)?;
+        let mut bytes = [0; HEADER];
+        let length = file.read(0, &mut bytes)?;
+        Ok(Header::decode(bytes.get(..length).unwrap_or_default(), file.size()?)?)
+    };
+    match read() {
+        Ok(header) => Some((slot, header)),
+        Err(Unusable::Unreadable(Status::OBJECT_NAME_NOT_FOUND)) => None,
+        Err(damaged) => {
+            damaged.tell(slot);
+            None
+        }
+    }
+}
+
+/// The image of a slot, whole.
+fn image(
+    passive: &Passive,
+    directory: &Directory<'_>,
+    slot: u8,
+    header: &Header,
+) -> core::result::Result<Bytes, Unusable> {
+    let file = open(passive, directory, slot)?;
+    let length = usize::try_from(header.size).map_err(|_| Damage::Size)?.saturating_add(HEADER);
+    if length > LARGEST {
+        return Err(Damage::Size.into());
+    }
+    let mut bytes = PoolSlice::try_zeroed(tags::STORE, length)?;
+    if file.read(0, &mut bytes)? != length {
+        return Err(Damage::Size.into());
+    }
+    // It is the file whose header was read before.
+    if Header::decode(&bytes, u64::try_from(length).map_err(|_| Damage::Size)?)? != *header {
+        return Err(Damage::Header.into());
+    }
+    let image = Bytes::after(HEADER, bytes);
+    header.check(image.as_slice())?;
+    Ok(image)
+}
+
+fn open<'p>(passive: &'p Passive, directory: &Directory<'p>, slot: u8) -> Result<File<'p>> {
+    directory.open_file(passive, name(slot).ok_or(Status::INVALID_PARAMETER)?)
+}
+
+/// Size and digest of a policy's image.
+fn describe(policy: &Policy) -> (usize, [u8; 32]) {
+    (policy.image().bytes().len(), *policy.digest())
+}
+
+/// Copies what the image has from `offset` on.
+fn copy(policy: Option<&Policy>, offset: usize, into: &mut [u8]) {
+    let rest = policy.and_then(|policy| policy.image().bytes().get(offset..)).unwrap_or_default();
+    for (place, byte) in into.iter_mut().zip(rest) {
+        *place = *byte;
+    }
+}
