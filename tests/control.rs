@@ -3,32 +3,45 @@
 
 mod control_support;
 
-use control_support::{Plane, Told, boot, eventually, parameters, passive, sockets};
+use control_support::client::{Client, first_message, receive_frame, send_frame};
+use control_support::{
+    OBSERVER, OPERATOR, Plane, Told, boot, eventually, listen, parameters, passive, set_list, sockets,
+};
 use ntsim::fault;
 use ntsim::wsk::{self, CallbackIrql, Category, Completion, memory};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
-use weir::control::{End, Parameters};
-use weir::kernel::time::Interval;
+use std::time::{Duration, Instant};
+use weir::config::Settings;
+use weir::control::End;
+use weir::control::protocol::message::{Empty, Reply, Request, Subscribe};
 
 fn status(end: End) -> i32 {
     end.status().0
 }
 
+const PING: Request<'_> = Request::Ping(Empty {});
+
+#[track_caller]
+fn ping(client: &mut Client) {
+    client.ask(&PING, |answer| assert!(matches!(answer, Ok(Reply::Ping(_))), "{answer:?}"));
+}
+
 #[test]
-fn a_connection_is_accepted_its_bytes_counted_and_its_end_answered_in_good_order() {
+fn a_peer_is_answered_and_its_end_is_in_good_order() {
     let plane = Plane::start(wsk::Config::default(), &parameters());
-    let peer = plane.connect();
-    peer.send(&vec![7; 100_000]).unwrap();
-    eventually("every byte is counted", || plane.control().counters().received == 100_000);
-    peer.end();
-    assert_eq!(peer.recv_to_end().unwrap(), []);
-    assert!(!peer.is_reset());
+    let mut client = plane.client();
+    for _ in 0..100 {
+        ping(&mut client);
+    }
+    client.peer.end();
+    assert_eq!(client.peer.recv_to_end().unwrap(), []);
+    assert!(!client.peer.is_reset());
     plane.wait_told("the end is told", |told| *told == Told::Closed(1, status(End::Finished)));
     let counters = plane.control().counters();
     assert_eq!((counters.accepted, counters.closed, counters.refused), (1, 1, 0));
+    assert_eq!((counters.authenticated, counters.rejected, counters.requests), (1, 0, 100));
     plane.end();
 }
 
@@ -38,17 +51,59 @@ fn every_way_to_complete_and_every_level_gives_the_same_life() {
         for callback_irql in [CallbackIrql::Passive, CallbackIrql::Dispatch] {
             let config = wsk::Config { completion, callback_irql, ..wsk::Config::default() };
             let plane = Plane::start(config, &parameters());
-            let (first, second) = (plane.connect(), plane.connect());
-            first.send(b"first").unwrap();
-            second.send(b"second").unwrap();
-            eventually("the bytes are counted", || plane.control().counters().received == 11);
-            first.end();
-            assert_eq!(first.recv_to_end().unwrap(), [], "{completion:?} {callback_irql:?}");
-            second.reset();
+            let (mut first, mut second) = (plane.client(), plane.client());
+            for _ in 0..20 {
+                ping(&mut first);
+                ping(&mut second);
+            }
+            first.peer.end();
+            assert_eq!(first.peer.recv_to_end().unwrap(), [], "{completion:?} {callback_irql:?}");
+            second.peer.reset();
             eventually("both are gone", || plane.control().counters().closed == 2);
             plane.end();
         }
     }
+}
+
+#[test]
+fn requests_arrive_however_the_stream_is_cut() {
+    let plane = Plane::start(wsk::Config::default(), &parameters());
+    let mut client = plane.client();
+    for size in 1..40 {
+        let frames: Vec<u8> = (0..8).flat_map(|id| client.frame(Some(id), &PING)).collect();
+        for piece in frames.chunks(size) {
+            client.peer.send(piece).unwrap();
+        }
+        for _ in 0..8 {
+            client.receive().unwrap();
+        }
+    }
+    plane.end();
+}
+
+#[test]
+fn requests_by_the_thousand_hold_the_peer_up_and_lose_nothing() {
+    let plane = Plane::start(wsk::Config::default(), &parameters());
+    let mut client = plane.client();
+    for round in 0..10 {
+        // More than any inbox has room for, before the first answer is read.
+        let frames: Vec<u8> = (0..1000).flat_map(|id| client.frame(Some(id), &PING)).collect();
+        std::thread::scope(|scope| {
+            let peer = &client.peer;
+            let sender = scope.spawn(|| peer.send(&frames));
+            let mut received = 0;
+            while received < 1000 {
+                receive_frame(peer).unwrap();
+                received += 1;
+            }
+            sender.join().unwrap().unwrap();
+        });
+        assert_eq!(plane.control().counters().requests, (round + 1) * 1000);
+        // The answers' nonces have been passed over.
+        client = plane.client();
+        eventually("the one before goes", || plane.control().counters().closed == round + 1);
+    }
+    plane.end();
 }
 
 #[test]
@@ -62,33 +117,29 @@ fn no_socket_can_be_bound_to_the_same_address() {
 #[test]
 fn a_reset_ends_only_its_own_session() {
     let plane = Plane::start(wsk::Config::default(), &parameters());
-    let (first, second) = (plane.connect(), plane.connect());
-    eventually("both are accepted", || plane.control().counters().accepted == 2);
-    first.reset();
+    let (first, mut second) = (plane.client(), plane.client());
+    first.peer.reset();
     eventually("one is gone", || plane.control().counters().closed == 1);
     plane.wait_told(
         "the reset is told",
         |told| matches!(told, Told::Closed(_, end) if *end == status(End::Reset)),
     );
-    second.send(b"still here").unwrap();
-    eventually("the other one works", || plane.control().counters().received == 10);
+    ping(&mut second);
     plane.end();
 }
 
 #[test]
 fn connections_over_the_limit_are_refused_and_a_free_place_is_used_again() {
-    let plane = Plane::start(wsk::Config::default(), &Parameters { max_sessions: 2, ..parameters() });
-    let (first, second) = (plane.connect(), plane.connect());
-    eventually("two are accepted", || plane.control().counters().accepted == 2);
+    let plane =
+        Plane::start(wsk::Config::default(), &Settings { control_max_sessions: 2, ..parameters() });
+    let (first, second) = (plane.client(), plane.client());
     let third = plane.connect();
     third.wait_reset().unwrap();
     assert_eq!(plane.control().counters().refused, 1);
-    assert!(!first.is_reset() && !second.is_reset());
+    assert!(!first.peer.is_reset() && !second.peer.is_reset());
     drop(first);
     eventually("one is gone", || plane.control().counters().closed == 1);
-    let fourth = plane.connect();
-    fourth.send(b"x").unwrap();
-    eventually("the place is used again", || plane.control().counters().received == 1);
+    ping(&mut plane.client());
     plane.end();
 }
 
@@ -96,38 +147,289 @@ fn connections_over_the_limit_are_refused_and_a_free_place_is_used_again() {
 fn a_silent_connection_is_ended() {
     let plane = Plane::start(
         wsk::Config::default(),
-        &Parameters { idle: Interval::from_millis(150), ..parameters() },
+        &Settings { control_idle_timeout_ms: 150, ..parameters() },
     );
-    let peer = plane.connect();
-    assert_eq!(peer.recv_to_end().unwrap(), []);
+    let mut client = plane.client();
+    ping(&mut client);
+    assert_eq!(client.peer.recv_to_end().unwrap(), []);
     plane.wait_told("the end is told", |told| *told == Told::Closed(1, status(End::Idle)));
     plane.end();
 }
 
 #[test]
 fn a_connection_that_speaks_is_not_idle() {
-    let idle = Interval::from_millis(400);
-    let plane = Plane::start(wsk::Config::default(), &Parameters { idle, ..parameters() });
-    let peer = plane.connect();
+    let plane = Plane::start(
+        wsk::Config::default(),
+        &Settings { control_idle_timeout_ms: 400, ..parameters() },
+    );
+    let mut client = plane.client();
     for _ in 0..10 {
         std::thread::sleep(Duration::from_millis(80));
-        peer.send(b"x").unwrap();
+        ping(&mut client);
     }
     assert_eq!(plane.control().counters().closed, 0);
     plane.end();
 }
 
 #[test]
+fn who_does_not_say_who_he_is_is_ended_in_time() {
+    let settings = Settings { control_handshake_timeout_ms: 150, ..parameters() };
+    let plane = Plane::start(wsk::Config::default(), &settings);
+    let silent = plane.connect();
+    let halting = plane.connect();
+    halting.send(&first_message(&OPERATOR).1[..50]).unwrap();
+    // A first message can be a recorded one: it is not enough.
+    let replayed = plane.connect();
+    send_frame(&replayed, &first_message(&OPERATOR).1).unwrap();
+    receive_frame(&replayed).unwrap();
+    let mut client = plane.client();
+    ping(&mut client);
+    for peer in [&silent, &halting, &replayed] {
+        peer.wait_reset().unwrap();
+    }
+    eventually("three are gone", || plane.control().counters().closed == 3);
+    let late = status(End::Late);
+    assert_eq!(plane.told().iter().filter(|told| matches!(told, Told::Closed(_, end) if *end == late)).count(), 3);
+    ping(&mut client);
+    plane.end();
+}
+
+#[test]
+fn a_stranger_learns_nothing_and_is_counted() {
+    let plane = Plane::start(wsk::Config::default(), &parameters());
+    let stranger = plane.connect();
+    send_frame(&stranger, &first_message(&[0x55; 32]).1).unwrap();
+    assert!(receive_frame(&stranger).is_err());
+    let garbage = plane.connect();
+    send_frame(&garbage, &[7; 96]).unwrap();
+    assert!(receive_frame(&garbage).is_err());
+    for frame in [&[0, 0][..], &[0, 97, 1], &[0xFF, 0xFF, 1], b"GET / HTTP/1.1\r\n\r\n"] {
+        let peer = plane.connect();
+        peer.send(frame).unwrap();
+        assert!(receive_frame(&peer).is_err(), "{frame:?}");
+    }
+    // A frame of the right size for another message is none of this one.
+    let short = plane.connect();
+    send_frame(&short, &[1; 48]).unwrap();
+    assert!(receive_frame(&short).is_err());
+    eventually("all are gone", || plane.control().counters().closed == 7);
+    assert_eq!(plane.control().counters().rejected, 7);
+    let rejected = plane.told().into_iter().filter(|told| matches!(told, Told::Rejected(..))).count();
+    assert_eq!(rejected, 7);
+    ping(&mut plane.client());
+    plane.end();
+}
+
+#[test]
+fn a_message_that_was_changed_ends_the_connection() {
+    let plane = Plane::start(wsk::Config::default(), &parameters());
+    let mut client = plane.client();
+    ping(&mut client);
+    let mut frame = client.frame(Some(1), &PING);
+    *frame.last_mut().unwrap() ^= 1;
+    client.peer.send(&frame).unwrap();
+    client.peer.wait_reset().unwrap();
+    let nonsense = status(End::Nonsense);
+    plane.wait_told("the end is told", |told| *told == Told::Closed(1, nonsense));
+    plane.end();
+}
+
+#[test]
+fn no_more_than_so_many_strangers_are_there_at_a_time() {
+    let settings = Settings { control_max_unauthenticated: 2, ..parameters() };
+    let plane = Plane::start(wsk::Config::default(), &settings);
+    let mut known = plane.client();
+    ping(&mut known);
+    let _waiting = [plane.connect(), plane.connect()];
+    eventually("both wait", || plane.control().counters().accepted == 3);
+    plane.connect().wait_reset().unwrap();
+    assert_eq!(plane.control().counters().refused, 1);
+    ping(&mut known);
+    plane.end();
+}
+
+#[test]
+fn a_source_that_opens_too_many_connections_is_refused_and_no_other_one_is() {
+    let settings = Settings { control_connect_burst: 3, control_connect_rate: 1, ..parameters() };
+    let plane = Plane::start(wsk::Config::default(), &settings);
+    let address = plane.address();
+    for _ in 0..3 {
+        drop(plane.client());
+    }
+    eventually("they are gone", || plane.control().counters().closed == 3);
+    plane.connect().wait_reset().unwrap();
+    let other = memory::connect_from("127.0.0.9:5000".parse().unwrap(), address).unwrap();
+    ping(&mut Client::connect(other, &OBSERVER).unwrap());
+    assert_eq!(plane.control().counters().refused, 1);
+    plane.end();
+}
+
+#[test]
+fn too_many_requests_a_second_are_answered_later() {
+    let settings = Settings { control_message_rate: 50, ..parameters() };
+    let plane = Plane::start(wsk::Config::default(), &settings);
+    let mut client = plane.client();
+    let start = Instant::now();
+    for _ in 0..70 {
+        ping(&mut client);
+    }
+    // Fifty at once, then one after each fiftieth of a second.
+    assert!(start.elapsed() >= Duration::from_millis(300), "{:?}", start.elapsed());
+    let mut other = plane.client();
+    ping(&mut other);
+    plane.end();
+}
+
+#[test]
+fn thousands_of_half_open_connections_keep_no_peer_out() {
+    let settings = Settings {
+        control_connect_burst: 8,
+        control_connect_rate: 1,
+        control_handshake_timeout_ms: 300,
+        ..parameters()
+    };
+    let plane = Plane::start(wsk::Config::default(), &settings);
+    let address = plane.address();
+    let mut half_open = Vec::new();
+    for number in 0..3000_u32 {
+        let source = format!("127.1.{}.{}:6000", number % 4, 1).parse().unwrap();
+        let Ok(mut peer) = memory::connect_from(source, address) else { continue };
+        peer.set_patience(Duration::from_millis(1));
+        let _sent = peer.try_send(&first_message(&OPERATOR).1[..(number % 90) as usize]);
+        half_open.push(peer);
+        if half_open.len() > 100 {
+            half_open.clear();
+        }
+    }
+    eventually("the last ones are gone", || {
+        let counters = plane.control().counters();
+        counters.accepted == counters.closed
+    });
+    let other = memory::connect_from("127.0.0.9:5000".parse().unwrap(), address).unwrap();
+    ping(&mut Client::connect(other, &OPERATOR).unwrap());
+    plane.end();
+}
+
+#[test]
+fn a_connection_can_be_cut_at_every_byte() {
+    for cut in 0..98 + 40 {
+        let plane = Plane::start(wsk::Config { seed: cut, ..wsk::Config::default() }, &parameters());
+        let peer = plane.connect();
+        let (initiator, first) = first_message(&OPERATOR);
+        let first = [&[0, 96], &first[..]].concat();
+        let cut = usize::try_from(cut).unwrap();
+        if cut < first.len() {
+            peer.send(&first[..cut]).unwrap();
+        } else {
+            drop((initiator, peer));
+            let mut client = plane.client();
+            let frame = client.frame(Some(1), &PING);
+            let cut = (cut - first.len()).min(frame.len());
+            client.peer.send(&frame[..cut]).unwrap();
+            if cut % 2 == 0 { client.peer.end() } else { client.peer.reset() }
+            drop(client);
+        }
+        eventually("everything is gone", || {
+            let counters = plane.control().counters();
+            counters.closed == counters.accepted && counters.accepted > 0
+        });
+        ping(&mut plane.client());
+        plane.end();
+    }
+}
+
+#[test]
+fn weir_listens_on_several_addresses() {
+    let mut settings = parameters();
+    set_list(&mut settings, "ControlListen", &["127.0.0.1:4001", "[::1]:4002", "127.0.0.2:4003"]);
+    let plane = Plane::start(wsk::Config::default(), &settings);
+    eventually("all listen", || plane.control().counters().listeners == 3);
+    for address in ["127.0.0.1:4001", "[::1]:4002", "127.0.0.2:4003"] {
+        let peer = memory::connect(address.parse().unwrap()).unwrap();
+        ping(&mut Client::connect(peer, &OPERATOR).unwrap());
+    }
+    let known: Vec<_> = plane.control().local_addresses(&mut passive()).map(|address| address.port()).collect();
+    assert_eq!(known, [4001, 4002, 4003]);
+    plane.end();
+}
+
+fn dialling(address: &str) -> Settings {
+    let mut settings = parameters();
+    listen(&mut settings, "");
+    set_list(&mut settings, "ControlDial", &[&format!("root@{address}")]);
+    settings
+}
+
+#[test]
+fn a_controller_is_dialled_and_asks() {
+    let sim = boot(wsk::Config::default());
+    let server = memory::listen("192.0.2.1:443".parse().unwrap()).unwrap();
+    let plane = Plane::start_on(sim, &dialling("192.0.2.1:443"));
+    let mut client = Client::answer(server.accept().unwrap(), &OPERATOR).unwrap();
+    ping(&mut client);
+    client.ask(&Request::Sessions(weir::control::protocol::message::From { from: None }), |answer| {
+        let Ok(Reply::Sessions(sessions)) = answer else { panic!("{answer:?}") };
+        let sessions: Vec<_> = sessions.sessions.iter().collect();
+        assert_eq!(sessions.len(), 1);
+        assert!(sessions[0].dialled);
+        assert_eq!((sessions[0].peer, sessions[0].remote_port), (Some("root"), 443));
+    });
+    // The controller goes, and is dialled again.
+    client.peer.end();
+    drop(client);
+    let mut again = Client::answer(server.accept().unwrap(), &OPERATOR).unwrap();
+    ping(&mut again);
+    assert_eq!(plane.control().counters().dialled, 2);
+    plane.end();
+}
+
+#[test]
+fn a_controller_that_is_not_there_is_tried_again_and_holds_no_stop_up() {
+    let mut plane = Plane::start(wsk::Config::default(), &dialling("192.0.2.1:443"));
+    plane.wait_told("the failure is told", |told| matches!(told, Told::DialFailed(..)));
+    let server = memory::listen("192.0.2.1:443".parse().unwrap()).unwrap();
+    ping(&mut Client::answer(server.accept().unwrap(), &OPERATOR).unwrap());
+    let took = plane.stop();
+    assert!(took < Duration::from_secs(5), "{took:?}");
+    plane.end();
+}
+
+#[test]
+fn a_controller_that_is_not_the_one_that_was_meant_gets_nothing() {
+    let sim = boot(wsk::Config::default());
+    let server = memory::listen("192.0.2.1:443".parse().unwrap()).unwrap();
+    let plane = Plane::start_on(sim, &dialling("192.0.2.1:443"));
+    let peer = server.accept().unwrap();
+    receive_frame(&peer).unwrap();
+    send_frame(&peer, &[9; 48]).unwrap();
+    peer.wait_reset().unwrap();
+    plane.wait_told("it is told", |told| matches!(told, Told::Rejected(..)));
+    assert_eq!(plane.control().counters().authenticated, 0);
+    plane.end();
+}
+
+#[test]
+fn a_connect_that_hangs_holds_no_stop_up() {
+    let sim = boot(wsk::Config::default());
+    let remote = "192.0.2.1:443".parse().unwrap();
+    memory::set_silent(remote, true).unwrap();
+    let mut plane = Plane::start_on(sim, &dialling("192.0.2.1:443"));
+    eventually("it is dialled", || plane.control().counters().dialled == 1);
+    let took = plane.stop();
+    assert!(took < Duration::from_secs(5), "{took:?}");
+    plane.end();
+}
+
+#[test]
 fn the_stop_ends_sessions_in_good_order() {
     let mut plane = Plane::start(wsk::Config::default(), &parameters());
-    let peers: Vec<_> = (0..4).map(|_| plane.connect()).collect();
-    eventually("all are accepted", || plane.control().counters().accepted == 4);
+    let peers: Vec<_> = (0..4).map(|_| plane.client()).collect();
     let readers: Vec<_> = peers
         .into_iter()
-        .map(|peer| {
+        .map(|client| {
             std::thread::spawn(move || {
-                let end = peer.recv_to_end().map(|rest| rest.len());
-                peer.end();
+                let end = client.peer.recv_to_end().map(|rest| rest.len());
+                client.peer.end();
                 end.ok()
             })
         })
@@ -148,12 +450,31 @@ fn the_stop_ends_sessions_in_good_order() {
 #[test]
 fn a_peer_that_takes_nothing_cannot_hold_the_stop_up() {
     let mut plane = Plane::start(wsk::Config::default(), &parameters());
-    let peer = plane.connect();
-    eventually("it is accepted", || plane.control().counters().accepted == 1);
-    peer.stall(true);
+    let mut client = plane.client();
+    client.peer.stall(true);
+    client.send(Some(1), &PING);
     let took = plane.stop();
     assert!(took < Duration::from_secs(5), "{took:?}");
-    assert!(peer.is_reset());
+    assert!(client.peer.is_reset());
+    plane.end();
+}
+
+#[test]
+fn a_peer_that_takes_nothing_for_too_long_is_dropped_alone() {
+    let settings = Settings { control_idle_timeout_ms: 400, ..parameters() };
+    let plane = Plane::start(wsk::Config::default(), &settings);
+    let (mut stuck, mut other) = (plane.client(), plane.client());
+    stuck.peer.stall(true);
+    let start = Instant::now();
+    while !stuck.peer.is_reset() {
+        assert!(start.elapsed() < Duration::from_secs(10));
+        // It speaks, and does not listen.
+        let frame = stuck.frame(Some(1), &PING);
+        let _sent = stuck.peer.try_send(&frame);
+        ping(&mut other);
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    ping(&mut other);
     plane.end();
 }
 
@@ -161,25 +482,21 @@ fn a_peer_that_takes_nothing_cannot_hold_the_stop_up() {
 fn a_listener_that_dies_is_opened_again_on_its_port() {
     let plane = Plane::start(wsk::Config::default(), &parameters());
     let address = plane.address();
-    let kept = plane.connect();
-    eventually("it is accepted", || plane.control().counters().accepted == 1);
+    let mut kept = plane.client();
     for round in 2..4 {
         sockets(Category::Listen).last().unwrap().fail();
         eventually("a new listener is there", || plane.control().counters().listeners == round);
         assert_eq!(plane.address(), address);
     }
-    let peer = plane.connect();
-    peer.send(b"again").unwrap();
-    kept.send(b"still").unwrap();
-    eventually("old and new connections work", || plane.control().counters().received == 10);
+    ping(&mut plane.client());
+    ping(&mut kept);
     plane.end();
 }
 
 #[test]
 fn a_connection_socket_that_dies_is_closed() {
     let plane = Plane::start(wsk::Config::default(), &parameters());
-    let _peer = plane.connect();
-    eventually("it is accepted", || plane.control().counters().accepted == 1);
+    let _client = plane.client();
     sockets(Category::Connection).first().unwrap().fail();
     eventually("it is closed", || plane.control().counters().closed == 1);
     plane.end();
@@ -190,7 +507,9 @@ fn a_port_that_is_taken_is_tried_again_until_it_is_free() {
     let sim = boot(wsk::Config::default());
     let taken: SocketAddr = "127.0.0.1:47474".parse().unwrap();
     let server = memory::listen(taken).unwrap();
-    let plane = Plane::start_on(sim, &Parameters { listen: taken, ..parameters() });
+    let mut settings = parameters();
+    listen(&mut settings, "127.0.0.1:47474");
+    let plane = Plane::start_on(sim, &settings);
     plane.wait_told("the failure is told", |told| matches!(told, Told::ListenFailed(_)));
     drop(server);
     assert_eq!(plane.address(), taken);
@@ -199,12 +518,14 @@ fn a_port_that_is_taken_is_tried_again_until_it_is_free() {
 
 #[test]
 fn the_unspecified_ipv6_address_takes_both_families() {
-    let listen = "[::]:0".parse().unwrap();
-    let plane = Plane::start(wsk::Config::default(), &Parameters { listen, ..parameters() });
+    let mut settings = parameters();
+    listen(&mut settings, "[::]:0");
+    let plane = Plane::start(wsk::Config::default(), &settings);
     let port = plane.address().port();
-    let _v6 = memory::connect(SocketAddr::new("::1".parse().unwrap(), port)).unwrap();
-    let _v4 = memory::connect(SocketAddr::new("127.0.0.1".parse().unwrap(), port)).unwrap();
-    eventually("both are accepted", || plane.control().counters().accepted == 2);
+    for address in ["::1", "127.0.0.1"] {
+        let peer = memory::connect(SocketAddr::new(address.parse().unwrap(), port)).unwrap();
+        ping(&mut Client::connect(peer, &OPERATOR).unwrap());
+    }
     plane.end();
 }
 
@@ -229,7 +550,7 @@ fn wsk_that_comes_late_is_waited_for_and_a_stop_is_not() {
 fn wsk_of_another_major_version_is_not_used() {
     let plane =
         Plane::start(wsk::Config { versions: (0x0200, 0x0300), ..wsk::Config::default() }, &parameters());
-    assert_eq!(plane.control().local_address(&mut passive()), None);
+    assert_eq!(plane.control().local_addresses(&mut passive()).count(), 0);
     assert_eq!(plane.control().counters().listeners, 0);
     plane.end();
 }
@@ -245,30 +566,29 @@ fn wsk_of_another_minor_version_is_used() {
 #[test]
 fn the_address_is_known_when_the_driver_asks() {
     let plane = Plane::start(wsk::Config::default(), &parameters());
-    let address = plane.control().local_address(&mut passive()).unwrap();
-    assert_ne!(address.port(), 0);
-    assert_eq!(address, plane.address());
+    let addresses: Vec<_> = plane.control().local_addresses(&mut passive()).collect();
+    assert_eq!(addresses, [plane.address()]);
+    assert_ne!(addresses[0].port(), 0);
     plane.end();
 }
 
 #[test]
 fn a_provider_without_events_and_control_operations_serves_by_request() {
-    let listen: SocketAddr = "127.0.0.1:47474".parse().unwrap();
-    let parameters = Parameters { listen, max_sessions: 2, ..parameters() };
-    let plane = Plane::start(wsk::Config::incomplete(), &parameters);
-    let (first, second) = (plane.connect(), plane.connect());
-    first.send(&vec![1; 20_000]).unwrap();
-    second.send(&[2; 5]).unwrap();
-    eventually("every byte is counted", || plane.control().counters().received == 20_005);
+    let mut settings = Settings { control_max_sessions: 2, ..parameters() };
+    listen(&mut settings, "127.0.0.1:47474");
+    let plane = Plane::start(wsk::Config::incomplete(), &settings);
+    let (mut first, mut second) = (plane.client(), plane.client());
+    for _ in 0..50 {
+        ping(&mut first);
+        ping(&mut second);
+    }
     let third = plane.connect();
     third.wait_reset().unwrap();
     assert_eq!(plane.control().counters().refused, 1);
-    first.end();
-    second.reset();
+    first.peer.end();
+    second.peer.reset();
     eventually("both are gone", || plane.control().counters().closed == 2);
-    let fourth = plane.connect();
-    fourth.send(b"x").unwrap();
-    eventually("a place is free again", || plane.control().counters().received == 20_006);
+    ping(&mut plane.client());
     plane.end();
 }
 
@@ -283,7 +603,7 @@ fn connections_that_arrive_while_weir_stops_are_left_to_nobody() {
                 scope.spawn(|| {
                     while !over.load(Ordering::Relaxed) {
                         if let Ok(peer) = memory::connect(address) {
-                            let _sent = peer.try_send(b"hello");
+                            let _sent = peer.try_send(&first_message(&OPERATOR).1);
                         }
                     }
                 });
@@ -300,33 +620,39 @@ fn connections_that_arrive_while_weir_stops_are_left_to_nobody() {
 fn real_tcp_connections_are_served() {
     let mut plane = Plane::start(wsk::Config::tcp(), &parameters());
     let address = plane.address();
-    let mut first = TcpStream::connect(address).unwrap();
-    let mut second = TcpStream::connect(address).unwrap();
-    first.write_all(&[1; 10_000]).unwrap();
-    second.write_all(&[2; 10_000]).unwrap();
-    eventually("every byte is counted", || plane.control().counters().received == 20_000);
-    first.shutdown(std::net::Shutdown::Write).unwrap();
-    assert_eq!(first.read(&mut [0; 8]).unwrap(), 0);
-    eventually("one is gone", || plane.control().counters().closed == 1);
-    let reader = std::thread::spawn(move || second.read(&mut [0; 8]).ok());
+    let mut stream = TcpStream::connect(address).unwrap();
+    let (initiator, first) = first_message(&OPERATOR);
+    stream.write_all(&[&[0, 96], &first[..]].concat()).unwrap();
+    let mut second = [0; 50];
+    stream.read_exact(&mut second).unwrap();
+    assert_eq!(second[..2], [0, 48]);
+    initiator.finish(&mut second[2..]).unwrap();
+    stream.shutdown(std::net::Shutdown::Write).unwrap();
+    assert_eq!(stream.read(&mut [0; 8]).unwrap(), 0);
+    eventually("it is gone", || plane.control().counters().closed == 1);
     plane.stop();
-    assert_eq!(reader.join().unwrap(), Some(0));
     assert!(TcpStream::connect(address).is_err());
     plane.end();
 }
 
 /// A short life: start, a connection each in and out, stop.
-fn live(plane: &mut Plane, parameters: &Parameters) -> bool {
+fn live(plane: &mut Plane, parameters: &Settings) -> bool {
     if plane.try_start(parameters).is_err() {
         return false;
     }
     // A peer comes if there is somebody to come to.
-    let Some(address) = plane.control().local_address(&mut passive()) else { return false };
+    let Some(address) = plane.control().local_addresses(&mut passive()).next() else { return false };
     let Ok(mut peer) = memory::connect(address) else { return false };
     peer.set_patience(Duration::from_millis(200));
-    let _sent = peer.try_send(b"hello");
-    peer.end();
-    peer.recv_to_end().is_ok()
+    let Ok(mut client) = Client::connect(peer, &OPERATOR) else { return false };
+    let subscribe = Subscribe { credit: 100, level: Some(5), keywords: None, ids: None, snapshot: Some(true) };
+    for request in [Request::Subscribe(subscribe), PING] {
+        let frame = client.frame(Some(1), &request);
+        let _sent = client.peer.try_send(&frame);
+    }
+    let answered = client.receive().is_ok() && client.receive().is_ok();
+    client.peer.end();
+    answered && client.peer.recv_to_end().is_ok()
 }
 
 #[test]

@@ -15,7 +15,7 @@ use std::ffi::c_void;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
-use weir::control::Parameters;
+use weir::config::Settings;
 use weir::ext::Totals;
 use weir::ext::connection_v1::{
     CONNECTION_EVENT_BACKLOG, CONNECTION_EVENT_METRIC, CONNECTION_EVENT_STATE, CONNECTION_EVENT_VENDOR,
@@ -52,7 +52,7 @@ fn plane_with(script: Script) -> Plane {
 }
 
 #[track_caller]
-fn plane(config: wsk::Config, script: Script, parameters: &Parameters) -> Plane {
+fn plane(config: wsk::Config, script: Script, parameters: &Settings) -> Plane {
     let sim = control_support::boot(config);
     extension::script(NPI_CONNECTION_V1, script);
     Plane::start_on(sim, parameters)
@@ -199,7 +199,7 @@ fn a_connection_without_its_required_interface_is_closed_and_says_why() {
             Category::Connection => script.clone(),
             _ => supported(),
         });
-        let plane = Plane::start_on(sim, &Parameters { extensions: required(), ..parameters() });
+        let plane = Plane::start_on(sim, &Settings { extension_interfaces: required(), ..parameters() });
         let peer = plane.connect();
         peer.wait_reset().unwrap();
         plane.wait_told("the end is told", |told| *told == Told::Closed(1, status));
@@ -219,7 +219,7 @@ fn a_listener_without_its_required_interface_is_not_opened() {
     let plane = plane(
         wsk::Config::default(),
         Script::NotSupported,
-        &Parameters { extensions: required(), ..parameters() },
+        &Settings { extension_interfaces: required(), ..parameters() },
     );
     plane.wait_told("the failure is told", |told| *told == Told::ListenFailed(STATUS_NOT_SUPPORTED));
     assert_eq!(plane.control().counters().listeners, 0);
@@ -229,7 +229,7 @@ fn a_listener_without_its_required_interface_is_not_opened() {
 #[test]
 fn a_required_interface_that_weir_does_not_speak_is_missing() {
     let extensions = required_interface(Guid { data1: 1, data2: 2, data3: 3, data4: [4; 8] });
-    let plane = plane(wsk::Config::default(), supported(), &Parameters { extensions, ..parameters() });
+    let plane = plane(wsk::Config::default(), supported(), &Settings { extension_interfaces: extensions, ..parameters() });
     plane.wait_told("the failure is told", |told| *told == Told::ListenFailed(STATUS_NOT_SUPPORTED));
     let why = Told::Refused { session: 0, required: true, status: STATUS_NOT_SUPPORTED };
     plane.wait_told("the reason is told", |told| *told == why);

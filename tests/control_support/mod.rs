@@ -1,24 +1,36 @@
 //! A simulated machine with weir's control plane on it, and what that tells.
 #![allow(dead_code, reason = "each test program uses a part")]
 
+pub mod client;
+
+use client::Client;
 use ntsim::verify::Report;
 use ntsim::wsk::{self, Category, SocketRef, memory};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
-use weir::control::{Control, Parameters};
+use weir::board::Board;
+use weir::config::Settings;
+use weir::config::schema::{Extensions, REG_MULTI_SZ, REG_SZ};
+use weir::control::protocol::noise::Keys;
+use weir::control::protocol::role::Role;
+use weir::control::{Control, Host};
 use weir::dispatch::{self, Rings};
-use weir::ext::{Plan, connection_v1::NPI_CONNECTION_V1};
+use weir::ext::connection_v1::NPI_CONNECTION_V1;
+use weir::flow::Flows;
 use weir::kernel::irql::Passive;
-use weir::kernel::pool::PoolArc;
-use weir::kernel::time::Interval;
-use weir::trace::events::{Event, Keywords, Level};
+use weir::kernel::pool::{PoolArc, PoolBox, tags};
+use weir::policies::{Policies, Sources, Steward};
+use weir::trace::events::{Event, FailMode, Keywords, Level};
 use weir::trace::{Guid, sink};
 
 /// What the control plane told, as far as the tests look at it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Told {
     Waiting(i32),
+    Authenticated(u64),
+    Rejected(u64, i32),
+    DialFailed(SocketAddr, i32),
     Listening(SocketAddr),
     ListenFailed(i32),
     Accepted(u64),
@@ -36,11 +48,26 @@ type Log = Arc<Mutex<Vec<Told>>>;
 /// The control plane on a machine of its own.
 pub struct Plane {
     control: Option<Control>,
-    rings: Option<PoolArc<Rings>>,
+    parts: Option<Parts>,
     log: Log,
     sink: Option<sink::Installed>,
     pub sim: ntsim::Sim,
 }
+
+/// What the control plane speaks of.
+pub struct Parts {
+    pub rings: PoolArc<Rings>,
+    pub flows: PoolArc<Flows>,
+    pub policies: PoolArc<Policies>,
+    pub steward: Option<Steward>,
+    pub board: PoolArc<Board>,
+}
+
+/// The driver's private key.
+pub const DRIVER: [u8; 32] = [0xD0; 32];
+/// The private keys of those who may connect: an operator, and an observer.
+pub const OPERATOR: [u8; 32] = [0x01; 32];
+pub const OBSERVER: [u8; 32] = [0x02; 32];
 
 /// The token of the test's own thread.
 pub fn passive() -> Passive {
@@ -58,30 +85,48 @@ pub fn eventually(what: &str, mut is: impl FnMut() -> bool) {
     }
 }
 
-/// Short times, any loopback port, four sessions.
-pub fn parameters() -> Parameters {
-    Parameters {
-        listen: "127.0.0.1:0".parse().unwrap(),
-        max_sessions: 4,
-        extensions: Plan::OPTIONAL,
-        idle: Interval::from_millis(60_000),
-        ending: Interval::from_millis(400),
-    }
+/// Short times, any loopback port, four sessions, an operator `root` and an observer `eye`.
+pub fn parameters() -> Settings {
+    let mut settings = Settings {
+        control_max_sessions: 4,
+        control_idle_timeout_ms: 60_000,
+        control_message_rate: 0,
+        shutdown_timeout_ms: 400,
+        ..Settings::DEFAULT
+    };
+    listen(&mut settings, "127.0.0.1:0");
+    let peer = |name, role: Role, key| format!("{name}={role}:{}", Keys::new(key).public());
+    set_list(
+        &mut settings,
+        "ControlPeers",
+        &[&peer("root", Role::Operator, &OPERATOR), &peer("eye", Role::Observer, &OBSERVER)],
+    );
+    settings
+}
+
+/// Listens there alone.
+pub fn listen(settings: &mut Settings, address: &str) {
+    let bytes: Vec<u8> = address.encode_utf16().chain([0]).flat_map(u16::to_le_bytes).collect();
+    settings.set("ControlListen", REG_SZ, &bytes).unwrap();
+}
+
+/// Sets a list of texts.
+pub fn set_list(settings: &mut Settings, name: &str, texts: &[&str]) {
+    let units = texts.iter().flat_map(|text| text.encode_utf16().chain([0])).chain([0]);
+    let bytes: Vec<u8> = units.flat_map(u16::to_le_bytes).collect();
+    settings.set(name, REG_MULTI_SZ, &bytes).unwrap();
 }
 
 /// `connection_v1`, required.
-pub fn required() -> Plan {
+pub fn required() -> Extensions {
     required_interface(Guid::from(NPI_CONNECTION_V1))
 }
 
-/// A plan in which `interface` is required.
-pub fn required_interface(interface: Guid) -> Plan {
-    let text = format!("{interface}=required");
-    let units: Vec<u16> = text.encode_utf16().chain([0, 0]).collect();
-    let bytes: Vec<u8> = units.iter().flat_map(|unit| unit.to_le_bytes()).collect();
-    let mut settings = weir::config::Settings::DEFAULT;
-    settings.set("ExtensionInterfaces", weir::config::schema::REG_MULTI_SZ, &bytes).unwrap();
-    Plan::new(&settings.extension_interfaces)
+/// That interface, required.
+pub fn required_interface(interface: Guid) -> Extensions {
+    let mut settings = Settings::DEFAULT;
+    set_list(&mut settings, "ExtensionInterfaces", &[&format!("{interface}=required")]);
+    settings.extension_interfaces
 }
 
 /// Boots a machine whose WSK behaves like this.
@@ -92,13 +137,13 @@ pub fn boot(wsk: wsk::Config) -> ntsim::Sim {
 impl Plane {
     /// Boots a machine and starts the control plane.
     #[track_caller]
-    pub fn start(wsk: wsk::Config, parameters: &Parameters) -> Self {
+    pub fn start(wsk: wsk::Config, parameters: &Settings) -> Self {
         Self::start_on(boot(wsk), parameters)
     }
 
     /// Starts the control plane on a machine.
     #[track_caller]
-    pub fn start_on(sim: ntsim::Sim, parameters: &Parameters) -> Self {
+    pub fn start_on(sim: ntsim::Sim, parameters: &Settings) -> Self {
         let mut plane = Self::prepare(sim);
         plane.try_start(parameters).expect("the control plane starts");
         plane
@@ -115,13 +160,36 @@ impl Plane {
                 }
             }
         });
-        Self { control: None, rings: None, log, sink: Some(sink), sim }
+        Self { control: None, parts: None, log, sink: Some(sink), sim }
     }
 
-    pub fn try_start(&mut self, parameters: &Parameters) -> weir::kernel::Result {
-        let rings = self.rings.insert(dispatch::rings(&passive(), 256)?);
-        self.control = Some(Control::start_with(&mut passive(), parameters, rings)?);
+    pub fn try_start(&mut self, parameters: &Settings) -> weir::kernel::Result {
+        let mut passive = passive();
+        let rings = dispatch::rings(&passive, 256)?;
+        let flows = PoolArc::try_new(tags::FLOW_TABLE, Flows::try_new(&passive, 1024)?)?;
+        let policies = PoolArc::try_new(tags::POLICY, Policies::try_new(&passive)?)?;
+        let board = PoolArc::try_new(tags::DRIVER, Board::new(1))?;
+        let settings = PoolBox::try_copy(tags::CONFIGURATION, parameters)?;
+        let keys = PoolBox::try_new(tags::CONFIGURATION, Keys::new(&DRIVER))?;
+        let sources = Sources { registry: None, fail_mode: FailMode::Open };
+        let (steward, _) = Steward::start(&mut passive, policies.clone(), sources)?;
+        let host = Host {
+            settings,
+            keys,
+            rings: rings.clone(),
+            flows: flows.clone(),
+            policies: policies.clone(),
+            desk: steward.desk(),
+            board: board.clone(),
+        };
+        // Taken down by `stop`, whatever becomes of the next step.
+        self.parts = Some(Parts { rings, flows, policies, steward: Some(steward), board });
+        self.control = Some(Control::start(&mut passive, host)?);
         Ok(())
+    }
+
+    pub fn parts(&self) -> &Parts {
+        self.parts.as_ref().expect("running")
     }
 
     pub fn control(&self) -> &Control {
@@ -147,6 +215,12 @@ impl Plane {
         memory::connect(self.address()).expect("a listener is there")
     }
 
+    /// A connection of the operator's, after the handshake.
+    #[track_caller]
+    pub fn client(&self) -> Client {
+        Client::connect(self.connect(), &OPERATOR).expect("the handshake succeeds")
+    }
+
     pub fn told(&self) -> Vec<Told> {
         self.log.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -167,7 +241,9 @@ impl Plane {
         if let Some(control) = self.control.take() {
             control.stop(&mut passive());
         }
-        self.rings = None;
+        if let Some(Parts { steward: Some(steward), .. }) = self.parts.take() {
+            steward.stop(&mut passive());
+        }
         start.elapsed()
     }
 
@@ -202,6 +278,11 @@ pub fn sockets(category: Category) -> Vec<SocketRef> {
 fn told(event: &Event<'_>) -> Option<Told> {
     Some(match *event {
         Event::ControlWaiting { status } => Told::Waiting(status.0),
+        Event::ControlAuthenticated { session, .. } => Told::Authenticated(session),
+        Event::ControlRejected { session, status, .. } => Told::Rejected(session, status.0),
+        Event::ControlDialFailed { remote, remote_port, status } => {
+            Told::DialFailed(SocketAddr::new(remote, remote_port), status.0)
+        }
         Event::ControlListening { address, port } => Told::Listening(SocketAddr::new(address, port)),
         Event::ControlListenFailed { status, .. } => Told::ListenFailed(status.0),
         Event::ControlAccepted { session, .. } => Told::Accepted(session),
