@@ -65,6 +65,11 @@ pub fn to_inet(address: SocketAddr, family: ADDRESS_FAMILY) -> SOCKADDR_INET {
     }
 }
 
+/// Bytes of the structure that belongs to `family`.
+pub fn size(family: ADDRESS_FAMILY) -> usize {
+    if family == AF_INET { size_of::<SOCKADDR_IN>() } else { size_of::<SOCKADDR_IN6>() }
+}
+
 /// Writes an address into a buffer of the family's structure.
 ///
 /// # Safety

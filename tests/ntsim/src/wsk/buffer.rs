@@ -1,11 +1,13 @@
 //! `WSK_BUF`s: their rules, and bytes in and out of MDL chains.
 
 use super::rules;
+use crate::pool::{self, Kind, Range};
 use crate::sys::nt::{
     MDL, MDL_MAPPED_TO_SYSTEM_VA, MDL_PAGES_LOCKED, MDL_SOURCE_IS_NONPAGED_POOL, PAGE_SIZE, PMDL,
 };
 use crate::sys::wsk::{WSK_BUF, WSK_DATA_INDICATION};
 use crate::verify::violation;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::ptr::null_mut;
 
 /// A checked buffer of the driver's: bytes of a locked or non-paged MDL chain.
@@ -76,6 +78,40 @@ impl Buffer {
 
     pub fn len(&self) -> usize {
         self.length
+    }
+
+    /// Whether the chain and what it describes are there still; a violation otherwise. The driver keeps both until the
+    /// request is completed (pages "PFN_WSK_SEND", "PFN_WSK_RECEIVE").
+    pub fn is_there(&self, api: &'static str) -> bool {
+        let mut left = self.offset.saturating_add(self.length);
+        let mut at = self.mdl;
+        while left > 0 && !at.is_null() {
+            if pool::was_freed(Kind::Mdl, at.cast()) {
+                violation(&rules::BUFFER_FREED, api, format!("the MDL at {at:p}"));
+                return false;
+            }
+            // SAFETY: not freed, and checked when the request was made.
+            let found = unsafe { *at };
+            // SAFETY: the same.
+            let (start, bytes) = unsafe { (address(&found), count(at)) };
+            if pool::range(start, bytes.min(left)) == Range::Freed {
+                violation(&rules::BUFFER_FREED, api, format!("{bytes} bytes at {start:p}"));
+                return false;
+            }
+            left = left.saturating_sub(bytes);
+            at = found.Next;
+        }
+        true
+    }
+
+    /// A digest of the bytes, by which a change shows.
+    pub fn digest(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        self.read(0, |bytes| {
+            bytes.hash(&mut hasher);
+            bytes.len()
+        });
+        hasher.finish()
     }
 
     /// Calls `each` with the parts of the buffer from `skip` on, until it returns false.
@@ -156,7 +192,8 @@ unsafe fn address(mdl: &MDL) -> *mut u8 {
 const GAP: usize = 12;
 
 /// One list of `WSK_DATA_INDICATION`s with its MDLs and bytes, as the transport would hand it up: split over
-/// several indications, each of one or more MDLs, with data that does not start at the start.
+/// several indications, each of one or more MDLs, with data that does not start at the start. Every other MDL has no
+/// system address yet: whoever reads it maps it (page "MmGetSystemAddressForMdlSafe").
 #[expect(clippy::vec_box, reason = "they point to each other, so that none may move")]
 pub struct Indication {
     nodes: Vec<Box<WSK_DATA_INDICATION>>,
@@ -204,14 +241,15 @@ impl Indication {
 
     fn append(&mut self, start: *mut u8, gap: usize, piece: usize, starts: bool) {
         let offset = start.addr() % PAGE_SIZE;
+        let mapped = self.mdls.len() % 2 == 1;
         let mut mdl = Box::new(MDL {
             Next: null_mut(),
             Size: i16::try_from(size_of::<MDL>()).unwrap_or(0),
-            MdlFlags: MDL_MAPPED_TO_SYSTEM_VA | MDL_SOURCE_IS_NONPAGED_POOL,
+            MdlFlags: if mapped { MDL_MAPPED_TO_SYSTEM_VA } else { 0 } | MDL_PAGES_LOCKED,
             AllocationProcessorNumber: 0,
             Reserved: 0,
             Process: null_mut(),
-            MappedSystemVa: start.cast(),
+            MappedSystemVa: if mapped { start.cast() } else { null_mut() },
             StartVa: start.wrapping_sub(offset).cast(),
             ByteCount: u32::try_from(gap + piece).unwrap_or(u32::MAX),
             ByteOffset: u32::try_from(offset).unwrap_or(0),

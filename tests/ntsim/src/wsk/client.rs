@@ -74,6 +74,10 @@ impl Call {
     fn request(&self, api: &'static str, irp: PIRP) -> Result<Request, NTSTATUS> {
         let owner = Owner::Client(Arc::clone(&self.client));
         let request = Request::begin(api, irp, owner).ok_or(STATUS_INVALID_PARAMETER)?;
+        if self.subsystem.config.stalled.contains(&api) {
+            self.client.add_list_change(Ticket::new(&self.subsystem, request));
+            return Err(STATUS_PENDING);
+        }
         if fault::fail(api) {
             return Err(self.fail(request, STATUS_INSUFFICIENT_RESOURCES));
         }
@@ -120,6 +124,7 @@ impl Call {
             let mut state = lock(&socket.state);
             state.fixed = self.client.static_events() & mask;
             state.options.security = security;
+            state.security = self.client.security(security);
         }
         socket
     }
@@ -150,7 +155,7 @@ unsafe extern "system" fn socket(
         Ok(call) => call,
         Err(status) => return status,
     };
-    let request = match call.request(API, irp) {
+    let mut request = match call.request(API, irp) {
         Ok(request) => request,
         Err(status) => return status,
     };
@@ -172,12 +177,9 @@ unsafe extern "system" fn socket(
     }
     let socket =
         call.make(category, family, context.expose_provenance(), table.expose_provenance(), security.addr());
-    let client = Arc::clone(&call.client);
-    let (handle, security) = (socket.handle().expose_provenance(), security.addr());
-    call.finish(request, move || {
-        client.end_use_of_security(security);
-        (STATUS_SUCCESS, handle)
-    })
+    request.uses_security(security.addr());
+    let handle = socket.handle().expose_provenance();
+    call.finish(request, move || (STATUS_SUCCESS, handle))
 }
 
 /// WskSocketConnect.
@@ -200,7 +202,7 @@ unsafe extern "system" fn socket_connect(
         Ok(call) => call,
         Err(status) => return status,
     };
-    let request = match call.request(API, irp) {
+    let mut request = match call.request(API, irp) {
         Ok(request) => request,
         Err(status) => return status,
     };
@@ -221,7 +223,6 @@ unsafe extern "system" fn socket_connect(
     if !call.use_security(API, security) {
         return call.fail(request, STATUS_INVALID_PARAMETER);
     }
-    call.client.end_use_of_security(security.addr());
     let socket = call.make(
         Category::Connection,
         family,
@@ -229,6 +230,7 @@ unsafe extern "system" fn socket_connect(
         table.expose_provenance(),
         security.addr(),
     );
+    request.uses_security(security.addr());
     let entry = Entry::internal(&call.subsystem, &socket);
     match bind_to(&entry, from) {
         Ok(()) => connect_to(&entry, request, to, true),
@@ -369,13 +371,53 @@ unsafe fn cache_security(
         return STATUS_INVALID_PARAMETER;
     }
     // SAFETY: not NULL.
-    if unsafe { *input }.is_null() {
+    let given = unsafe { *input };
+    // SAFETY: the page wants a descriptor there.
+    let Some(security) = (unsafe { read_security(given.cast()) }) else {
+        violation(&rules::SECURITY_INVALID, "WskControlClient", format!("{given:p}"));
         return STATUS_INVALID_PARAMETER;
-    }
-    let cached = with_exposed_provenance_mut(call.client.cache_security());
+    };
+    let cached = with_exposed_provenance_mut(call.client.cache_security(security.into()));
     // SAFETY: not NULL.
     unsafe { *output = cached };
     STATUS_SUCCESS
+}
+
+/// The bytes of a self-relative security descriptor (pages "SECURITY_DESCRIPTOR", "ACL", "SID"). `None` if it is none.
+///
+/// # Safety
+/// `at` is NULL or points to a security descriptor.
+unsafe fn read_security(at: *const u8) -> Option<Vec<u8>> {
+    const REVISION: u8 = 1;
+    const SELF_RELATIVE: u16 = 0x8000;
+    const HEADER: usize = 20;
+    if at.is_null() {
+        return None;
+    }
+    // SAFETY: every descriptor has the header.
+    let header = unsafe { at.cast::<[u8; HEADER]>().read() };
+    let control = u16::from_le_bytes([header[2], header[3]]);
+    if header[0] != REVISION || control & SELF_RELATIVE == 0 {
+        return None;
+    }
+    let mut end = HEADER;
+    for (field, is_list) in [(4, false), (8, false), (12, true), (16, true)] {
+        let offset: [u8; 4] = header.get(field..field + 4)?.try_into().ok()?;
+        let offset = usize::try_from(u32::from_le_bytes(offset)).ok()?;
+        if offset != 0 {
+            let part = at.wrapping_add(offset);
+            // SAFETY: an offset of the descriptor leads to a SID or an ACL, both of four bytes at least.
+            let start = unsafe { part.cast::<[u8; 4]>().read() };
+            let length = if is_list {
+                usize::from(u16::from_le_bytes([start[2], start[3]]))
+            } else {
+                8 + 4 * usize::from(start[1])
+            };
+            end = end.max(offset + length);
+        }
+    }
+    // SAFETY: up to the end of its last part.
+    Some(unsafe { std::slice::from_raw_parts(at, end) }.to_vec())
 }
 
 /// WskGetAddressInfo: there is no resolver here.

@@ -11,8 +11,12 @@ use super::Subsystem;
 use super::buffer::{Buffer, Indication};
 use super::link::{Link, Read, Write};
 use super::request::{Request, Ticket};
-use crate::sys::nt::{NTSTATUS, STATUS_CONNECTION_ABORTED, STATUS_CONNECTION_RESET, STATUS_SUCCESS};
+use super::rules;
+use crate::sys::nt::{
+    NTSTATUS, STATUS_CONNECTION_ABORTED, STATUS_CONNECTION_RESET, STATUS_INVALID_PARAMETER, STATUS_SUCCESS,
+};
 use crate::sys::wsk::{WSK_FLAG_DRAIN, WSK_FLAG_WAITALL};
+use crate::verify::violation;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -89,6 +93,8 @@ struct Receiving {
 struct Sending {
     ticket: Arc<Ticket>,
     buffer: Buffer,
+    /// Of the bytes as they were when they were given, if they are watched.
+    digest: Option<u64>,
     done: usize,
     /// The last data of a graceful disconnect, whose IRP completes later.
     last: bool,
@@ -260,6 +266,13 @@ impl Connection {
                 self.receives.pop_front();
                 continue;
             }
+            if subsystem.config.watch_buffers && !receive.buffer.is_there("WskReceive") {
+                let receive = self.receives.pop_front()?;
+                match receive.ticket.take(subsystem) {
+                    Some(request) => return Some((receive.ticket, request, STATUS_INVALID_PARAMETER, 0)),
+                    None => continue,
+                }
+            }
             let drains = receive.flags & WSK_FLAG_DRAIN != 0;
             let mut moved = 0;
             if drains {
@@ -315,6 +328,14 @@ impl Connection {
                 self.sends.pop_front();
                 continue;
             }
+            if send.digest.is_some() && !send.buffer.is_there("WskSend") {
+                let send = self.sends.pop_front()?;
+                self.outstanding = self.outstanding.saturating_sub(send.buffer.len());
+                match send.ticket.take(subsystem) {
+                    Some(request) => return Some((send.ticket, request, STATUS_INVALID_PARAMETER, 0)),
+                    None => continue,
+                }
+            }
             let mut reset = false;
             send.done += send.buffer.read(send.done, |bytes| match link.write(bytes) {
                 Write::Wrote(count) => count,
@@ -332,6 +353,9 @@ impl Connection {
             let length = send.buffer.len();
             if send.done < length {
                 return None;
+            }
+            if send.digest.is_some_and(|before| before != send.buffer.digest()) {
+                violation(&rules::BUFFER_CHANGED, "WskSend", format!("{length} bytes"));
             }
             let send = self.sends.pop_front()?;
             self.outstanding = self.outstanding.saturating_sub(length);

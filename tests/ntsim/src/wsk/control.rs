@@ -21,7 +21,6 @@ use crate::verify::{lock, violation};
 use crate::{fault, irql};
 use std::ffi::c_void;
 use std::ptr::with_exposed_provenance_mut;
-use std::sync::Arc;
 
 const API: &str = "WskControlSocket";
 /// `SIO_KEEPALIVE_VALS` of `mstcpip.h`.
@@ -206,7 +205,8 @@ fn disable(entry: &Entry, key: Key, request: Option<Request>) -> NTSTATUS {
 ///
 /// # Safety
 /// The buffers are what the driver passed.
-unsafe fn with_irp(entry: &Entry, request: Request, operation: Operation) -> NTSTATUS {
+unsafe fn with_irp(entry: &Entry, mut request: Request, operation: Operation) -> NTSTATUS {
+    request.lends(operation.input, operation.input_size);
     match operation.kind {
         // SAFETY: the caller's.
         WskSetOption => unsafe { set_option(entry, request, operation) },
@@ -218,7 +218,7 @@ unsafe fn with_irp(entry: &Entry, request: Request, operation: Operation) -> NTS
 
 /// # Safety
 /// The buffers are what the driver passed.
-unsafe fn set_option(entry: &Entry, request: Request, operation: Operation) -> NTSTATUS {
+unsafe fn set_option(entry: &Entry, mut request: Request, operation: Operation) -> NTSTATUS {
     let Entry { socket, .. } = entry;
     // SAFETY: the caller's.
     let flag = unsafe { operation.flag() };
@@ -254,12 +254,10 @@ unsafe fn set_option(entry: &Entry, request: Request, operation: Operation) -> N
         (SOL_SOCKET, SO_WSK_SECURITY, _) => match security {
             Some(security) if socket.client.use_security(security) => {
                 options.security = security;
+                state.security = socket.client.security(security);
                 drop(state);
-                let client = Arc::clone(&socket.client);
-                return entry.finish(request, move || {
-                    client.end_use_of_security(security);
-                    (STATUS_SUCCESS, 0)
-                });
+                request.uses_security(security);
+                return entry.fail(request, STATUS_SUCCESS);
             }
             found => {
                 drop(state);
@@ -279,8 +277,8 @@ unsafe fn set_option(entry: &Entry, request: Request, operation: Operation) -> N
 fn get_option(entry: &Entry, request: Request, operation: Operation) -> NTSTATUS {
     if (operation.level, operation.code) == (SOL_SOCKET, SO_WSK_SECURITY) {
         // A cached copy, which the driver releases; NULL where the default descriptor holds.
-        let set = lock(&entry.socket.state).options.security != 0;
-        let copy = if set { entry.socket.client.cache_security() } else { 0 };
+        let set = lock(&entry.socket.state).security.clone();
+        let copy = set.map_or(0, |security| entry.socket.client.cache_security(security));
         return give(entry, request, operation, copy);
     }
     let value = {
@@ -337,7 +335,7 @@ fn ioctl(entry: &Entry, request: Request, operation: Operation) -> NTSTATUS {
 /// Completes a query with its value, written when the IRP is completed.
 fn give<T: Copy + Send + 'static>(
     entry: &Entry,
-    request: Request,
+    mut request: Request,
     operation: Operation,
     value: T,
 ) -> NTSTATUS {
@@ -346,6 +344,7 @@ fn give<T: Copy + Send + 'static>(
         return entry.fail(request, STATUS_INVALID_PARAMETER);
     }
     let out = operation.output.expose_provenance();
+    request.lends(operation.output, size_of::<T>());
     entry.finish(request, move || {
         // SAFETY: the buffer stays valid until the IRP is completed, which is after this.
         unsafe { with_exposed_provenance_mut::<T>(out).write_unaligned(value) };

@@ -32,7 +32,7 @@ mod tcp;
 pub use registration::{capture, deregister, query_characteristics, register, release};
 pub use socket::{Category, SocketRef};
 
-use crate::sys::nt::{GUID, NTSTATUS, STATUS_PENDING};
+use crate::sys::nt::{GUID, NTSTATUS, STATUS_INVALID_PARAMETER, STATUS_PENDING};
 use crate::sys::wsk::{PWSK_SOCKET, WSK_PROVIDER_DISPATCH};
 use crate::verify::{lock, violation};
 use context::Doing;
@@ -111,6 +111,9 @@ pub struct Config {
     pub backlog: usize,
     /// Whether static event callbacks are enabled on what WskAccept accepts; they always are on what WskAcceptEvent does.
     pub static_on_accepted: bool,
+    /// Whether what a driver lends to a request is watched until the request is completed: that data to be sent does not
+    /// change, and that no buffer is freed.
+    pub watch_buffers: bool,
     /// Functions that return STATUS_NOT_IMPLEMENTED and never complete their IRP, by name (see [`Config::incomplete`]).
     pub unimplemented: &'static [&'static str],
     /// Functions whose IRP stays pending until it is cancelled or the socket closed, by name.
@@ -136,6 +139,7 @@ impl Default for Config {
             window: 64 * 1024,
             backlog: 200,
             static_on_accepted: true,
+            watch_buffers: true,
             unimplemented: &[],
             stalled: &[],
         }
@@ -145,7 +149,7 @@ impl Default for Config {
 impl Config {
     /// Real TCP, without what only slows a program down.
     pub fn tcp() -> Self {
-        Self { backend: Backend::Tcp, split: false, races: 0, ..Self::default() }
+        Self { backend: Backend::Tcp, split: false, races: 0, watch_buffers: false, ..Self::default() }
     }
 
     /// A provider that has sockets, accept, connect, send and receive by IRP, and nothing else: the rest returns
@@ -341,7 +345,7 @@ impl Subsystem {
     fn finish(
         self: &Arc<Self>,
         lane: Lane,
-        request: Request,
+        mut request: Request,
         outcome: impl FnOnce() -> (NTSTATUS, usize) + Send + 'static,
     ) -> NTSTATUS {
         if self.pick_inline() {
@@ -356,7 +360,8 @@ impl Subsystem {
             lane,
             Box::new(move || {
                 if let Some(subsystem) = weak.upgrade() {
-                    let (status, information) = outcome();
+                    let lent = request.has_what_was_lent(&subsystem);
+                    let (status, information) = if lent { outcome() } else { (STATUS_INVALID_PARAMETER, 0) };
                     at(subsystem.callback_at_dispatch(), || {
                         request.complete(&subsystem, status, information);
                     });

@@ -49,7 +49,7 @@ struct State {
 
 /// A cached security descriptor.
 struct Security {
-    _block: Box<[u8; 64]>,
+    bytes: Arc<[u8]>,
     /// Requests that use it and are not completed.
     uses: usize,
 }
@@ -107,12 +107,18 @@ impl Client {
         std::mem::take(&mut lock(&self.state).list_changes)
     }
 
-    pub fn cache_security(&self) -> usize {
-        let block = Box::new([0_u8; 64]);
-        let address = block.as_ptr().expose_provenance();
-        lock(&self.state).security.insert(address, Security { _block: block, uses: 0 });
+    /// Caches a self-relative descriptor: a copy of its own, whose address is returned.
+    pub fn cache_security(&self, security: Arc<[u8]>) -> usize {
+        let bytes: Arc<[u8]> = Arc::from(&*security);
+        let address = bytes.as_ptr().expose_provenance();
+        lock(&self.state).security.insert(address, Security { bytes, uses: 0 });
         track(SECURITY_KIND, address, 0);
         address
+    }
+
+    /// What a cached descriptor holds.
+    pub fn security(&self, address: usize) -> Option<Arc<[u8]>> {
+        lock(&self.state).security.get(&address).map(|security| Arc::clone(&security.bytes))
     }
 
     /// Counts a use of a cached descriptor; false if it is not one.

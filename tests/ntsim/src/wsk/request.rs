@@ -3,9 +3,11 @@
 use super::context::{Doing, during};
 use super::socket::Socket;
 use super::{Subsystem, rules};
+use crate::pool::{self, Range};
 use crate::sys::nt::{NTSTATUS, PDEVICE_OBJECT, PIRP, STATUS_CANCELLED};
 use crate::verify::{lock, violation};
 use crate::{irp, irql};
+use std::ptr::with_exposed_provenance;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -30,6 +32,14 @@ impl Owner {
         }
     }
 
+    fn end_use_of_security(&self, security: usize) {
+        match self {
+            Self::Nobody => {}
+            Self::Client(client) => client.end_use_of_security(security),
+            Self::Socket(socket) => socket.client.end_use_of_security(security),
+        }
+    }
+
     fn end(self, subsystem: &Arc<Subsystem>) {
         match self {
             Self::Nobody => {}
@@ -47,6 +57,10 @@ pub struct Request {
     irp: PIRP,
     pub api: &'static str,
     owner: Owner,
+    /// What the driver lends until the completion.
+    lent: Option<(usize, usize)>,
+    /// The cached security descriptor that the driver keeps until the completion; 0 for none.
+    security: usize,
 }
 
 // SAFETY: whoever holds the request owns the IRP; there is one request for each IRP.
@@ -64,12 +78,35 @@ impl Request {
             return None;
         }
         owner.begin();
-        Some(Self { irp, api, owner })
+        Some(Self { irp, api, owner, lent: None, security: 0 })
+    }
+
+    /// The driver keeps a cached security descriptor, whose use has begun, until the completion.
+    pub fn uses_security(&mut self, security: usize) {
+        self.security = security;
+    }
+
+    /// The driver keeps the `length` bytes at `start` until the completion.
+    pub fn lends<T>(&mut self, start: *const T, length: usize) {
+        self.lent = (!start.is_null() && length > 0).then(|| (start.expose_provenance(), length));
+    }
+
+    /// Whether what the driver lends is there still; a violation otherwise, which is reported once.
+    pub fn has_what_was_lent(&mut self, subsystem: &Subsystem) -> bool {
+        let Some((start, length)) = self.lent.filter(|_| subsystem.config.watch_buffers) else { return true };
+        let is_there = pool::range(with_exposed_provenance(start), length) != Range::Freed;
+        if !is_there {
+            self.lent = None;
+            violation(&rules::ARGUMENT_FREED, self.api, format!("{length} bytes at {start:#x}"));
+        }
+        is_there
     }
 
     /// Completes the IRP at the current IRQL. Neither it nor what its completion frees may be touched after.
-    pub fn complete(self, subsystem: &Arc<Subsystem>, status: NTSTATUS, information: usize) {
-        let Self { irp, api, owner } = self;
+    pub fn complete(mut self, subsystem: &Arc<Subsystem>, status: NTSTATUS, information: usize) {
+        self.has_what_was_lent(subsystem);
+        let Self { irp, api, owner, lent: _, security } = self;
+        owner.end_use_of_security(security);
         // SAFETY: taken in `begin`, and given up here.
         during(Doing::Completion(api), || unsafe { irp::complete(irp, status, information) });
         owner.end(subsystem);

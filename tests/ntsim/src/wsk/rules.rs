@@ -13,6 +13,7 @@ rules! {
     STATIC_AFTER_SOCKET = ("static callbacks set after a socket", "WSK_SET_STATIC_EVENT_CALLBACKS");
     STATIC_FIXED = ("static callbacks cannot be changed", "WSK_SET_STATIC_EVENT_CALLBACKS");
     SECURITY_NOT_CACHED = ("security descriptor is not a cached one", "WSK_CACHE_SD");
+    SECURITY_INVALID = ("not a self-relative security descriptor", "WSK_CACHE_SD");
     SECURITY_RELEASED_EARLY = ("security descriptor released while in use", "SO_WSK_SECURITY");
 
     NULL_IRP = ("an IRP is required", "Using IRPs with Winsock Kernel Functions");
@@ -42,6 +43,9 @@ rules! {
     BUFFER_LENGTH = ("the length exceeds the MDL chain", "WSK_BUF");
     BUFFER_MDL = ("the MDL is neither locked nor non-paged", "WSK_BUF");
     BUFFER_NULL = ("the buffer is NULL", "WSK_BUF");
+    BUFFER_FREED = ("a buffer or its MDL freed before its request was completed", "PFN_WSK_SEND");
+    BUFFER_CHANGED = ("data that is being sent was changed before its request was completed", "PFN_WSK_SEND");
+    ARGUMENT_FREED = ("an address or a buffer freed before its request was completed", "Using IRPs with Winsock Kernel Functions");
     RESERVED_FUNCTION = ("a function behind WskRelease, where older tables end", "WSK_PROVIDER_CONNECTION_DISPATCH");
     NULL_OUTPUT = ("the output buffer is NULL or too small", "");
 }

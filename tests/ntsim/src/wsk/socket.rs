@@ -94,6 +94,8 @@ pub struct State {
     /// Of those, the ones enabled by WSK_SET_STATIC_EVENT_CALLBACKS.
     pub fixed: u32,
     pub options: Options,
+    /// The security descriptor that was applied, self-relative.
+    pub security: Option<Arc<[u8]>>,
     pub binding: Option<Arc<dyn Binding>>,
     pub local: Option<SocketAddr>,
     pub remote: Option<SocketAddr>,
@@ -149,6 +151,7 @@ impl Socket {
                 enabled: 0,
                 fixed: 0,
                 options,
+                security: None,
                 binding: None,
                 local: None,
                 remote: None,
@@ -650,6 +653,12 @@ impl SocketRef {
     /// Whether another socket could not share the address (SO_EXCLUSIVEADDRUSE).
     pub fn is_exclusive(&self) -> bool {
         lock(&self.0.state).options.bind.exclusive
+    }
+
+    /// The security descriptor that was applied to the socket, self-relative; `None`: the default one, which does not let
+    /// the address be shared (page "SO_WSK_SECURITY").
+    pub fn security(&self) -> Option<Vec<u8>> {
+        lock(&self.0.state).security.as_deref().map(<[u8]>::to_vec)
     }
 
     /// The WSK_EVENT_* bits that are enabled.

@@ -33,7 +33,8 @@ unsafe fn read_address(entry: &Entry, api: &'static str, address: PSOCKADDR) -> 
 /// WskBind, for every category that has it.
 pub unsafe extern "system" fn bind(socket: PWSK_SOCKET, local: PSOCKADDR, flags: u32, irp: PIRP) -> NTSTATUS {
     const API: &str = "WskBind";
-    Entry::with_irp(API, socket, irp, |entry, request| {
+    Entry::with_irp(API, socket, irp, |entry, mut request| {
+        request.lends(local, address::size(entry.socket.family));
         // SAFETY: what the driver passed.
         let status = match unsafe { read_address(entry, API, local) } {
             Ok(_) if flags != 0 => STATUS_INVALID_PARAMETER,
@@ -86,7 +87,8 @@ pub unsafe extern "system" fn connect(
     irp: PIRP,
 ) -> NTSTATUS {
     const API: &str = "WskConnect";
-    Entry::with_irp(API, socket, irp, |entry, request| {
+    Entry::with_irp(API, socket, irp, |entry, mut request| {
+        request.lends(remote, address::size(entry.socket.family));
         // SAFETY: what the driver passed.
         match unsafe { read_address(entry, API, remote) } {
             Ok(_) if flags != 0 => entry.fail(request, STATUS_INVALID_PARAMETER),
@@ -243,7 +245,7 @@ pub unsafe extern "system" fn get_remote_address(socket: PWSK_SOCKET, out: PSOCK
 fn give_address(
     entry: &Entry,
     api: &'static str,
-    request: Request,
+    mut request: Request,
     address: Option<SocketAddr>,
     out: PSOCKADDR,
 ) -> NTSTATUS {
@@ -253,6 +255,7 @@ fn give_address(
         return entry.fail(request, STATUS_INVALID_PARAMETER);
     }
     let (family, out) = (entry.socket.family, out.expose_provenance());
+    request.lends(with_exposed_provenance_mut::<u8>(out), address::size(family));
     entry.finish(request, move || {
         // SAFETY: the buffer stays valid until the IRP is completed, which is after this.
         unsafe { address::write(address, family, with_exposed_provenance_mut(out)) };

@@ -58,7 +58,8 @@ fn enqueue_send(entry: &Entry, request: Request, buffer: Buffer, last: bool) -> 
         let idle = connection.sends.is_empty();
         connection.outstanding += buffer.len();
         connection.peak_outstanding = connection.peak_outstanding.max(connection.outstanding);
-        connection.sends.push_back(Sending { ticket: Arc::clone(&ticket), buffer, done: 0, last });
+        let digest = subsystem.config.watch_buffers.then(|| buffer.digest());
+        connection.sends.push_back(Sending { ticket: Arc::clone(&ticket), buffer, digest, done: 0, last });
         if last {
             connection.outgoing = Outgoing::Ending;
             connection.disconnects.push(Arc::clone(&ticket));

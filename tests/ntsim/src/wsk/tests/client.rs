@@ -169,6 +169,17 @@ impl Memory {
         this
     }
 
+    /// Where the first part starts.
+    pub fn start(&self) -> *mut u8 {
+        self.parts[0].0
+    }
+
+    /// Writes a byte of the first part.
+    pub fn set(&self, index: usize, byte: u8) {
+        assert!(index < self.parts[0].1);
+        unsafe { self.start().add(index).write(byte) };
+    }
+
     pub fn buffer(&self, offset: u32, length: usize) -> WSK_BUF {
         WSK_BUF { Mdl: self.parts[0].2, Offset: offset, Length: length }
     }
@@ -225,6 +236,11 @@ impl Client {
         let status = unsafe { WskCaptureProviderNPI(&raw mut *registration, WSK_NO_WAIT, &raw mut provider) };
         assert_eq!(status, STATUS_SUCCESS);
         Self { registration, npi: provider, captured: true, left: false }
+    }
+
+    /// The client object's number.
+    pub fn id(&self) -> u64 {
+        self.registration.ReservedRegistrationState
     }
 
     pub fn dispatch(&self) -> WSK_PROVIDER_DISPATCH {

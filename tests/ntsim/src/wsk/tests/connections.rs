@@ -2,6 +2,7 @@
 
 use super::client::{Client, Irp, Memory, Sock, call, succeed, wait_until};
 use super::{assert_clean, assert_only, boot, every, plain};
+use crate::boot::Sim;
 use crate::fault::Plan;
 use crate::irql;
 use crate::sys::nt::{
@@ -588,6 +589,77 @@ fn a_send_completes_only_when_the_peer_has_it() {
     socket.close();
     drop((irp, memory, client));
     assert_clean(&sim);
+}
+
+/// A send that the peer does not take yet; `meanwhile` has its memory.
+fn send_and(meanwhile: impl FnOnce(Memory) -> Option<Memory>) -> Sim {
+    let sim = boot(plain(Completion::Inline));
+    let client = Client::new();
+    let (socket, peer) = pair(&client);
+    peer.stall(true);
+    let memory = Memory::of(&pattern(100));
+    let irp = Irp::new();
+    assert_eq!(socket.send_irp(&mut memory.whole(), irp.irp), STATUS_PENDING);
+    let memory = meanwhile(memory);
+    peer.stall(false);
+    irp.wait();
+    socket.close();
+    drop((irp, memory, client));
+    sim
+}
+
+#[test]
+fn data_that_change_while_they_are_sent_are_noticed() {
+    let sim = send_and(|memory| {
+        memory.set(50, 0xFF);
+        Some(memory)
+    });
+    assert_only(&sim, &rules::BUFFER_CHANGED);
+}
+
+#[test]
+fn a_buffer_that_is_freed_while_it_is_sent_is_noticed() {
+    let sim = send_and(|memory| {
+        drop(memory);
+        None
+    });
+    assert_only(&sim, &rules::BUFFER_FREED);
+}
+
+#[test]
+fn a_buffer_that_is_freed_under_a_receive_is_noticed() {
+    let sim = boot(plain(Completion::Pending));
+    let client = Client::new();
+    let (socket, peer) = pair(&client);
+    let memory = Memory::new(&[16]);
+    let irp = Irp::new();
+    assert_eq!(socket.receive_irp(&mut memory.whole(), 0, irp.irp), STATUS_PENDING);
+    drop(memory);
+    peer.send(b"late").unwrap();
+    assert_eq!(irp.wait().0, STATUS_INVALID_PARAMETER);
+    socket.close();
+    drop((irp, client));
+    assert_only(&sim, &rules::BUFFER_FREED);
+}
+
+#[test]
+fn an_address_that_is_freed_before_its_connect_is_over_is_noticed() {
+    let sim = boot(plain(Completion::Inline));
+    let client = Client::new();
+    let silent = "192.0.2.1:1".parse().unwrap();
+    memory::set_silent(silent, true).unwrap();
+    let socket = client.socket(AF_INET, WSK_FLAG_CONNECTION_SOCKET, null_mut(), null());
+    assert_eq!(socket.bind("0.0.0.0:0".parse().unwrap()).status, STATUS_SUCCESS);
+    let to = Memory::new(&[size_of::<SOCKADDR_IN>()]);
+    unsafe { crate::wsk::address::write(silent, AF_INET, to.start().cast()) };
+    let irp = Irp::new();
+    let status = unsafe { socket.table().WskConnect.unwrap()(socket.0, to.start().cast(), 0, irp.irp) };
+    assert_eq!(status, STATUS_PENDING);
+    drop(to);
+    socket.close();
+    assert_eq!(irp.wait().0, STATUS_CANCELLED);
+    drop((irp, client));
+    assert_only(&sim, &rules::ARGUMENT_FREED);
 }
 
 #[test]

@@ -1,19 +1,23 @@
 //! Registration, capture, the client object.
 
-use super::client::{Client, Irp, call, registration, succeed, wait_until};
+use super::client::{Client, Irp, Sock, call, registration, succeed, wait_until};
 use super::{assert_clean, assert_only, boot, plain};
 use crate::boot::Sim;
 use crate::fault::Plan;
 use crate::irql::raise_scope;
 use crate::sys::nt::{
-    GUID, STATUS_BUFFER_OVERFLOW, STATUS_CANCELLED, STATUS_DEVICE_NOT_READY, STATUS_INSUFFICIENT_RESOURCES,
-    STATUS_INVALID_DEVICE_STATE, STATUS_INVALID_HANDLE, STATUS_INVALID_PARAMETER, STATUS_NOINTERFACE,
-    STATUS_NOT_IMPLEMENTED, STATUS_NOT_SUPPORTED, STATUS_PENDING, STATUS_SUCCESS,
+    GUID, NTSTATUS, STATUS_BUFFER_OVERFLOW, STATUS_CANCELLED, STATUS_DEVICE_NOT_READY,
+    STATUS_INSUFFICIENT_RESOURCES, STATUS_INVALID_DEVICE_STATE, STATUS_INVALID_HANDLE,
+    STATUS_INVALID_PARAMETER, STATUS_NOINTERFACE, STATUS_NOT_IMPLEMENTED, STATUS_NOT_SUPPORTED,
+    STATUS_PENDING, STATUS_SUCCESS,
 };
 use crate::sys::wsk::*;
+use crate::verify::lock;
+use crate::wsk::exec::{Lane, Part};
 use crate::wsk::{Completion, Config, rules, set_ready};
 use std::ptr::{null, null_mut};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -346,11 +350,82 @@ fn a_wait_for_the_transport_list_ends_by_a_change_a_cancel_or_the_deregistration
     assert_clean(&sim);
 }
 
+/// A security descriptor: self-relative, with an owner and an empty list.
+fn descriptor() -> [u8; 40] {
+    let mut bytes = [0; 40];
+    bytes[0] = 1;
+    bytes[2..4].copy_from_slice(&0x8004_u16.to_le_bytes());
+    bytes[4] = 20;
+    bytes[16] = 32;
+    bytes[20..32].copy_from_slice(&[1, 1, 0, 0, 0, 0, 0, 5, 18, 0, 0, 0]);
+    bytes[32..40].copy_from_slice(&[2, 0, 8, 0, 0, 0, 0, 0]);
+    bytes
+}
+
+fn cache(client: &Client, descriptor: &mut [u8]) -> (NTSTATUS, usize) {
+    let pointer = descriptor.as_mut_ptr().expose_provenance();
+    let mut cached = [0_u8; 8];
+    let status =
+        client.control(WSK_CACHE_SD, &mut pointer.to_ne_bytes(), &mut cached, null_mut(), null_mut());
+    (status, usize::from_ne_bytes(cached))
+}
+
+#[test]
+fn what_is_no_security_descriptor_is_not_cached() {
+    let sim = machine();
+    let client = Client::new();
+    assert_eq!(cache(&client, &mut [0_u8; 40]).0, STATUS_INVALID_PARAMETER);
+    drop(client);
+    assert_only(&sim, &rules::SECURITY_INVALID);
+}
+
+#[test]
+fn a_security_descriptor_that_is_released_before_its_socket_is_made_is_noticed() {
+    let sim = boot(plain(Completion::Pending));
+    let client = Client::new();
+    let (status, security) = cache(&client, &mut descriptor());
+    assert_eq!(status, STATUS_SUCCESS);
+    // What completes the client's requests waits here.
+    let gate = Arc::new(Mutex::new(()));
+    let held = lock(&gate);
+    let waits = Arc::clone(&gate);
+    let subsystem = crate::wsk::current().unwrap();
+    subsystem.executor.put(Lane(client.id(), Part::Control), Box::new(move || drop(lock(&waits))));
+    let irp = Irp::new();
+    let returned = unsafe {
+        client.dispatch().WskSocket.unwrap()(
+            client.npi.Client,
+            AF_INET,
+            SOCK_STREAM,
+            IPPROTO_TCP,
+            WSK_FLAG_LISTEN_SOCKET,
+            null_mut(),
+            null(),
+            null_mut(),
+            null_mut(),
+            std::ptr::with_exposed_provenance_mut(security),
+            irp.irp,
+        )
+    };
+    assert_eq!(returned, STATUS_PENDING);
+    let released =
+        client.control(WSK_RELEASE_SD, &mut security.to_ne_bytes(), &mut [], null_mut(), null_mut());
+    assert_eq!(released, STATUS_SUCCESS);
+    drop(held);
+    let (status, handle) = irp.wait();
+    assert_eq!(status, STATUS_SUCCESS);
+    let socket = Sock(std::ptr::with_exposed_provenance_mut(handle));
+    assert_eq!(crate::wsk::sockets()[0].security().as_deref(), Some(&descriptor()[..]));
+    socket.close();
+    drop((irp, client));
+    assert_only(&sim, &rules::SECURITY_RELEASED_EARLY);
+}
+
 #[test]
 fn security_descriptors_are_cached_used_and_released() {
     let sim = machine();
     let client = Client::new();
-    let mut mine = [0_u8; 40];
+    let mut mine = descriptor();
     let pointer = (&raw mut mine).expose_provenance();
     let mut cached = [0_u8; 8];
     let status =
