@@ -229,7 +229,13 @@ impl Hub {
     }
 
     /// Tells the session in `place` of a connection that is open already. False: it cannot be told now.
-    pub(super) fn tell_snapshot(&self, irql: &mut AtMostDispatch, place: usize, at: u64, event: &Event<'_>) -> bool {
+    pub(super) fn tell_snapshot(
+        &self,
+        irql: &mut AtMostDispatch,
+        place: usize,
+        at: u64,
+        event: &Event<'_>,
+    ) -> bool {
         let mut inner = self.inner.lock(irql);
         let Inner { followers, scratch } = &mut *inner;
         let Some(follower) = find(followers, place) else { return false };
@@ -312,11 +318,13 @@ impl Inner {
 
     fn remove(&mut self, place: usize) -> Option<Follower> {
         let mut there = self.followers.iter_mut().filter(|follower| follower.is_some());
-        let found = there.find(|follower| follower.as_ref().is_some_and(|follower| follower.place == place))?;
+        let found =
+            there.find(|follower| follower.as_ref().is_some_and(|follower| follower.place == place))?;
         let removed = found.take();
         // The last one closes the gap.
         let last = self.followers.iter_mut().rev().find_map(Option::take);
-        if let (Some(last), Some(gap)) = (last, self.followers.iter_mut().find(|follower| follower.is_none())) {
+        if let (Some(last), Some(gap)) = (last, self.followers.iter_mut().find(|follower| follower.is_none()))
+        {
             *gap = Some(last);
         }
         self.want();

@@ -62,11 +62,7 @@ impl Inbox {
     ///
     /// # Errors
     /// What comes is no frame of at most `limit` bytes.
-    pub(super) fn next(
-        &mut self,
-        limit: usize,
-        into: &mut [u8],
-    ) -> core::result::Result<Next, frame::What> {
+    pub(super) fn next(&mut self, limit: usize, into: &mut [u8]) -> core::result::Result<Next, frame::What> {
         let filled = self.bytes.get_mut(..self.filled).unwrap_or_default();
         let Some((head, rest)) = filled.split_first_chunk::<HEADER>() else { return Ok(Next::Incomplete) };
         let length = frame::length(*head, limit)?;

@@ -9,10 +9,11 @@ use super::hub::NotTaken;
 use super::plane::Host;
 use super::protocol::common_version;
 use super::protocol::message::{
-    Applied, Begin, Begun, Capabilities, Chunk, Commit, Connection, Connections, Counter, Counters, Credit, Empty,
-    ErrorCode, Explanation, Extension, ExtensionState, Extensions, Failure, From, Generation, Hello, Image, List,
-    ListWriter, MAX_LIST, NoRoom, Policy, PolicyState, ReadImage, Reply, Request, Rule, Session as Listed,
-    Sessions, Status as Standing, Step, Subscribe, Time, Tuple, Unsubscribe, Unsubscribed, Uploaded, Welcome,
+    Applied, Begin, Begun, Capabilities, Chunk, Commit, Connection, Connections, Counter, Counters, Credit,
+    Empty, ErrorCode, Explanation, Extension, ExtensionState, Extensions, Failure, From, Generation, Hello,
+    Image, List, ListWriter, MAX_LIST, NoRoom, Policy, PolicyState, ReadImage, Reply, Request, Rule,
+    Session as Listed, Sessions, Status as Standing, Step, Subscribe, Time, Tuple, Unsubscribe, Unsubscribed,
+    Uploaded, Welcome,
 };
 use super::protocol::subscription::{Refused, Subscription};
 use super::protocol::upload::Upload;
@@ -127,7 +128,9 @@ impl Office<'_> {
             Request::PolicyRead(read) => self.read(passive, read, list),
             Request::PolicyBegin(begin) => conversation.begin_upload(begin),
             Request::PolicyChunk(chunk) => conversation.take_chunk(chunk),
-            Request::PolicyCommit(commit) => return self.commit(passive, session, conversation, id, commit, into),
+            Request::PolicyCommit(commit) => {
+                return self.commit(passive, session, conversation, id, commit, into);
+            }
             Request::PolicyConfirm(Generation { generation }) => {
                 let what = What::Confirm { generation: *generation };
                 return self.order(passive, session, conversation, id, what, into);
@@ -199,7 +202,12 @@ impl Office<'_> {
         let mut tell = |names: &[&str], value: u64, gauge: bool, unit: Option<&'static str>| {
             let mut place = [0; COUNTER_NAME];
             // All of them have room, as a test sees to.
-            let _told = list.push(&Counter { name: join(&mut place, names), value, unit, gauge: gauge.then_some(true) });
+            let _told = list.push(&Counter {
+                name: join(&mut place, names),
+                value,
+                unit,
+                gauge: gauge.then_some(true),
+            });
         };
         let Host { flows, rings, .. } = self.host;
         tell(&["connections.tracked"], flows.population().into(), true, Some("connections"));
@@ -227,15 +235,23 @@ impl Office<'_> {
         tell(&["ring.life_cycle_delivered"], rings.life_cycle_delivered(), false, Some("records"));
         for kind in Kind::ALL {
             for cause in Cause::ALL {
-                tell(&["ring.lost.", kind.name(), ".", cause.name()], rings.lost(*kind, cause), false, Some("records"));
+                tell(
+                    &["ring.lost.", kind.name(), ".", cause.name()],
+                    rings.lost(*kind, cause),
+                    false,
+                    Some("records"),
+                );
             }
         }
 
-        let ext::Totals { granted, refused, failed, callbacks, lost, malformed, late } = self.shared.sockets.totals();
+        let ext::Totals { granted, refused, failed, callbacks, lost, malformed, late } =
+            self.shared.sockets.totals();
         for (name, value) in [("registered", granted), ("refused", refused), ("failed", failed)] {
             tell(&["extensions.", name], value, false, Some("sockets"));
         }
-        for (name, value) in [("callbacks", callbacks), ("lost", lost), ("malformed", malformed), ("late", late)] {
+        for (name, value) in
+            [("callbacks", callbacks), ("lost", lost), ("malformed", malformed), ("late", late)]
+        {
             tell(&["extensions.", name], value, false, Some("callbacks"));
         }
         Counters { counters: list.finish(), next: None }
@@ -287,7 +303,12 @@ impl Office<'_> {
         Extensions { extensions: list.finish(), next }
     }
 
-    fn connections<'l>(&self, passive: &mut Passive, From { from }: &From, list: &'l mut [u8]) -> Connections<'l> {
+    fn connections<'l>(
+        &self,
+        passive: &mut Passive,
+        From { from }: &From,
+        list: &'l mut [u8],
+    ) -> Connections<'l> {
         let mut list = ListWriter::new(list);
         let mut cursor = from.unwrap_or_default();
         let mut next = None;

@@ -15,6 +15,7 @@ use super::protocol::frame;
 use super::protocol::message::SessionState;
 use super::protocol::{MAX_FRAME, frame::HEADER};
 use super::shared::{Place, Shared};
+use super::status as ended;
 use crate::ext::{Attached, SocketKind, Sockets};
 use crate::kernel::irql::{AtMostDispatch, Passive};
 use crate::kernel::lock::SpinLock;
@@ -22,7 +23,6 @@ use crate::kernel::pool::{PoolArc, PoolSlice, tags};
 use crate::kernel::time::{self, Interval};
 use crate::kernel::{Result, Status};
 use crate::trace;
-use super::status as ended;
 use crate::wsk::{
     ConnectionEvents, ConnectionSocket, Data, DialError, Disconnected, Incoming, Provider, SendBuffer, status,
 };
@@ -191,8 +191,9 @@ impl Session {
         shared.admit(irql, remote.ip())?;
         let place = shared.reserve(irql)?;
         let socket = ConnectionSocket::offered(incoming.socket);
-        let made = socket
-            .and_then(|socket| Self::try_new(shared, place.clone(), remote, None, socket, SocketKind::Accepted));
+        let made = socket.and_then(|socket| {
+            Self::try_new(shared, place.clone(), remote, None, socket, SocketKind::Accepted)
+        });
         match &made {
             Ok(session) => shared.insert(irql, session),
             Err(_) => shared.vacate(irql, &place),
@@ -427,7 +428,11 @@ impl Session {
     ///
     /// # Errors
     /// Why it is to be closed.
-    pub(super) fn connected(&self, static_events: bool, handshake: Interval) -> core::result::Result<(), End> {
+    pub(super) fn connected(
+        &self,
+        static_events: bool,
+        handshake: Interval,
+    ) -> core::result::Result<(), End> {
         self.bound_by(handshake);
         if static_events || self.shared.by_request.load(Ordering::Relaxed) {
             return Ok(());

@@ -105,9 +105,12 @@ impl<'w> Speaker<'w> {
         let responder = Responder::read(&self.host.keys, message).map_err(|_| End::Stranger)?;
         let peer = self.host.peer_with(responder.peer()).ok_or(End::Stranger)?;
         let ephemeral = ephemeral(passive)?;
-        let mut buffer = session.buffer(passive).map_err(End::Failed)?.ok_or(End::Failed(Status::UNSUCCESSFUL))?;
+        let mut buffer =
+            session.buffer(passive).map_err(End::Failed)?.ok_or(End::Failed(Status::UNSUCCESSFUL))?;
         let (head, rest) = parts(buffer.bytes_mut()).ok_or(End::Failed(Status::UNSUCCESSFUL))?;
-        let Some(place) = rest.first_chunk_mut::<SECOND>() else { return Err(End::Failed(Status::UNSUCCESSFUL)) };
+        let Some(place) = rest.first_chunk_mut::<SECOND>() else {
+            return Err(End::Failed(Status::UNSUCCESSFUL));
+        };
         let transport = responder.accept(&ephemeral, place).map_err(|_| End::Stranger)?;
         *head = frame::header(SECOND).unwrap_or_default();
         let transport = PoolBox::try_new(tags::CONTROL, transport).map_err(End::Failed)?;
@@ -130,9 +133,12 @@ impl<'w> Speaker<'w> {
     ) -> core::result::Result<(), End> {
         let responder = self.host.peer(Some(peer)).ok_or(End::Stranger)?;
         let ephemeral = ephemeral(passive)?;
-        let mut buffer = session.buffer(passive).map_err(End::Failed)?.ok_or(End::Failed(Status::UNSUCCESSFUL))?;
+        let mut buffer =
+            session.buffer(passive).map_err(End::Failed)?.ok_or(End::Failed(Status::UNSUCCESSFUL))?;
         let (head, rest) = parts(buffer.bytes_mut()).ok_or(End::Failed(Status::UNSUCCESSFUL))?;
-        let Some(place) = rest.first_chunk_mut::<FIRST>() else { return Err(End::Failed(Status::UNSUCCESSFUL)) };
+        let Some(place) = rest.first_chunk_mut::<FIRST>() else {
+            return Err(End::Failed(Status::UNSUCCESSFUL));
+        };
         let initiator = Initiator::start(&self.host.keys, &responder.key, &ephemeral, place);
         let initiator = initiator.map_err(|_| End::Stranger)?;
         *head = frame::header(FIRST).unwrap_or_default();
@@ -165,9 +171,14 @@ impl<'w> Speaker<'w> {
 
     /// It is certain who the other side is.
     fn authenticated(&self, passive: &mut Passive, session: &PoolArc<Session>, conversation: &Conversation) {
-        let (Some(number), Some(peer)) = (conversation.peer, self.host.peer(conversation.peer)) else { return };
+        let (Some(number), Some(peer)) = (conversation.peer, self.host.peer(conversation.peer)) else {
+            return;
+        };
         session.authenticated(number);
-        trace::emit(&trace::Event::ControlAuthenticated { session: session.number(), peer: peer.name.as_str() });
+        trace::emit(&trace::Event::ControlAuthenticated {
+            session: session.number(),
+            peer: peer.name.as_str(),
+        });
         Session::ask_ideal_backlog(session, passive);
     }
 
@@ -179,7 +190,9 @@ impl<'w> Speaker<'w> {
         conversation: &mut Conversation,
     ) -> core::result::Result<Left, End> {
         for _ in 0..AT_ONCE {
-            let Some(mut buffer) = session.buffer(passive).map_err(End::Failed)? else { return Ok(Left::Waiting) };
+            let Some(mut buffer) = session.buffer(passive).map_err(End::Failed)? else {
+                return Ok(Left::Waiting);
+            };
             let next = match parts(buffer.bytes_mut()) {
                 Some((_, into)) => self.next_message(passive, session, conversation, into),
                 None => Ok(Next::Nothing(Left::Waiting)),
@@ -221,7 +234,8 @@ impl<'w> Speaker<'w> {
         for _ in 0..AT_ONCE {
             let now = time::since_boot().as_100ns();
             if now < conversation.not_before {
-                let (left, events) = (conversation.not_before, self.events(passive, session, conversation, into));
+                let (left, events) =
+                    (conversation.not_before, self.events(passive, session, conversation, into));
                 return Ok(match events {
                     Next::Nothing(Left::Until(at)) => Next::Nothing(Left::Until(at.min(left))),
                     Next::Nothing(Left::Waiting) => Next::Nothing(Left::Until(left)),

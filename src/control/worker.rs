@@ -175,7 +175,8 @@ impl<'w> Worker<'w> {
             let busy = self.attend_sessions(passive);
             if stopping {
                 self.end_sessions(passive);
-                let listening = self.ports.iter().any(|port| !matches!(port.listening, Listening::Waiting(_)));
+                let listening =
+                    self.ports.iter().any(|port| !matches!(port.listening, Listening::Waiting(_)));
                 if !listening && self.shared.sessions(passive) == 0 {
                     return;
                 }
@@ -329,7 +330,9 @@ impl<'w> Worker<'w> {
             self.forget(passive, session);
         }
         if notes & note::CLOSED != 0 {
-            if let Some(target) = session.target().and_then(|target| self.targets.get_mut(usize::from(target))) {
+            if let Some(target) =
+                session.target().and_then(|target| self.targets.get_mut(usize::from(target)))
+            {
                 target.ended(passive, session.peer().is_some());
             }
             session.gone(passive);
@@ -347,7 +350,8 @@ impl<'w> Worker<'w> {
         if notes & note::ADMITTED != 0 && session.phase() == Phase::New {
             let dialled = session.target().is_some();
             let stage = if dialled { Stage::Connecting } else { Stage::AwaitingFirst };
-            let conversation = PoolBox::try_new(tags::CONTROL, Conversation::new(stage)).map_err(End::Failed)?;
+            let conversation =
+                PoolBox::try_new(tags::CONTROL, Conversation::new(stage)).map_err(End::Failed)?;
             if let Some(place) = self.conversations.get_mut(session.index()) {
                 *place = Some(conversation);
             }
@@ -380,11 +384,17 @@ impl<'w> Worker<'w> {
 
     /// Tells of an end that somebody should look at.
     fn tell_end(&self, session: &Session, end: End) {
-        let (remote, remote_port, status) = (session.remote().ip(), session.remote().port(), end.status().into());
+        let (remote, remote_port, status) =
+            (session.remote().ip(), session.remote().port(), end.status().into());
         match end {
             End::Stranger | End::Nonsense => {
                 self.shared.counts.rejected.fetch_add(1, Ordering::Relaxed);
-                trace::emit(&trace::Event::ControlRejected { session: session.number(), remote, remote_port, status });
+                trace::emit(&trace::Event::ControlRejected {
+                    session: session.number(),
+                    remote,
+                    remote_port,
+                    status,
+                });
             }
             End::Unreachable(_) => {
                 trace::emit(&trace::Event::ControlDialFailed { remote, remote_port, status });

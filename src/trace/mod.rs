@@ -60,12 +60,12 @@ mod etw;
 #[cfg(image)]
 use etw as backend;
 
+#[cfg(kernel)]
+pub mod follow;
 #[cfg(any(image, test))]
 mod metadata;
 #[cfg(any(image, test))]
 mod payload;
-#[cfg(kernel)]
-pub mod follow;
 #[cfg(kernel)]
 mod wanted;
 

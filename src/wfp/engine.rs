@@ -15,9 +15,10 @@ use crate::kernel::pool::PoolSlice;
 use crate::kernel::{Result, Status};
 use crate::policy::{Direction, Family};
 use crate::sys::fwp::{
-    self, FWP_BYTE_ARRAY16, FWP_BYTE_ARRAY16_TYPE, FWP_UINT32, FWP_BYTE_BLOB, FWP_BYTE_BLOB_TYPE, FWP_CONDITION_VALUE0, FWP_CONDITION_VALUE0_U, FWP_MATCH_EQUAL,
-    FWP_UINT8, FWP_UINT16, FWP_VALUE0, FWP_VALUE0_U, FWPM_ACTION0, FWPM_ACTION0_U, FWPM_CALLOUT0,
-    FWPM_DISPLAY_DATA0, FWPM_FILTER_CONDITION0, FWPM_FILTER0, FWPM_PROVIDER0, FWPM_SESSION0, FWPM_SUBLAYER0,
+    self, FWP_BYTE_ARRAY16, FWP_BYTE_ARRAY16_TYPE, FWP_BYTE_BLOB, FWP_BYTE_BLOB_TYPE, FWP_CONDITION_VALUE0,
+    FWP_CONDITION_VALUE0_U, FWP_MATCH_EQUAL, FWP_UINT8, FWP_UINT16, FWP_UINT32, FWP_VALUE0, FWP_VALUE0_U,
+    FWPM_ACTION0, FWPM_ACTION0_U, FWPM_CALLOUT0, FWPM_DISPLAY_DATA0, FWPM_FILTER_CONDITION0, FWPM_FILTER0,
+    FWPM_PROVIDER0, FWPM_SESSION0, FWPM_SUBLAYER0,
 };
 use crate::sys::nt::{GUID, HANDLE};
 use core::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -252,7 +253,9 @@ impl Tx<'_> {
         };
         let mut octets = FWP_BYTE_ARRAY16 { byteArray16: [0; 16] };
         let (port, number, remote) = match own {
-            Own::Accepted(port) => (fwp::FWPM_CONDITION_IP_LOCAL_PORT, *port, IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
+            Own::Accepted(port) => {
+                (fwp::FWPM_CONDITION_IP_LOCAL_PORT, *port, IpAddr::V4(Ipv4Addr::UNSPECIFIED))
+            }
             Own::Dialled(remote) => (fwp::FWPM_CONDITION_IP_REMOTE_PORT, remote.port(), remote.ip()),
         };
         let (kind, value) = match remote {
@@ -274,7 +277,11 @@ impl Tx<'_> {
             equal(port, FWP_UINT16, FWP_CONDITION_VALUE0_U { uint16: number }),
             address,
         ];
-        let count = if matches!(own, Own::Accepted(_)) { conditions.len().saturating_sub(1) } else { conditions.len() };
+        let count = if matches!(own, Own::Accepted(_)) {
+            conditions.len().saturating_sub(1)
+        } else {
+            conditions.len()
+        };
         self.add_filter(&FWPM_FILTER0 {
             displayData: display(CONTROL_NAME),
             layerKey: layer.key,

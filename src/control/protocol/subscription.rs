@@ -189,9 +189,9 @@ impl Subscription {
     /// Up to which level, and with which keywords, events are wanted; `None`: none are.
     pub fn reach(&self) -> Option<(Level, Keywords)> {
         let wanted = Event::TABLE.iter().enumerate().filter(|(place, _)| self.wanted & bit(*place) != 0);
-        wanted.map(|(_, meta)| (meta.level, meta.keywords)).reduce(|(level, keywords), (other, others)| {
-            (level.max(other), keywords.union(others))
-        })
+        wanted
+            .map(|(_, meta)| (meta.level, meta.keywords))
+            .reduce(|(level, keywords), (other, others)| (level.max(other), keywords.union(others)))
     }
 
     /// What was lost and has not been told.
