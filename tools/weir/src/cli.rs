@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::CommandFactory as _;
 use clap_complete::Shell;
 
-use crate::{ctl, keys, output, policy, run};
+use crate::{ctl, keys, output, policy, run, top};
 
 /// Steers and tries out weir, a network callout driver for Windows.
 #[derive(clap::Parser, Debug)]
@@ -21,6 +21,7 @@ pub struct Cli {
 #[derive(clap::Subcommand, Debug)]
 enum Command {
     Run(run::RunArgs),
+    Top(top::TopArgs),
     Ctl(ctl::CtlArgs),
     #[command(subcommand)]
     Keys(keys::Command),
@@ -50,6 +51,7 @@ struct ManArgs {
 pub fn run(cli: &Cli) -> ExitCode {
     match &cli.command {
         Command::Run(args) => run::run(args),
+        Command::Top(args) => top::run(args),
         Command::Ctl(args) => ctl::run(args),
         Command::Keys(command) => keys::run(command),
         Command::Policy(command) => policy::run(command),

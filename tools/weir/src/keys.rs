@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use serde_json::json;
-use weir::control::protocol::noise::{Keys, PublicKey};
+use weir::control::protocol::noise::{KEY, Keys, PublicKey};
 use zeroize::{Zeroize, Zeroizing};
 
 use crate::client;
@@ -44,16 +44,20 @@ pub struct ShowArgs {
     json: bool,
 }
 
+/// A private key, which is overwritten when it is dropped.
+pub type Private = Zeroizing<[u8; KEY]>;
+
 /// Runs a command.
 pub fn run(command: &Command) -> ExitCode {
     let shown = match command {
-        Command::New(NewArgs { file, json }) => create(file).and_then(|keys| show(file, &keys, *json)),
-        Command::Show(ShowArgs { file, json }) => read(file).and_then(|keys| show(file, &keys, *json)),
+        Command::New(NewArgs { file, json }) => create(file).and_then(|key| show(file, &key, *json)),
+        Command::Show(ShowArgs { file, json }) => read(file).and_then(|key| show(file, &key, *json)),
     };
     output::done(shown)
 }
 
-fn show(file: &Path, keys: &Keys, json: bool) -> Result<(), String> {
+fn show(file: &Path, private: &Private, json: bool) -> Result<(), String> {
+    let keys = Keys::new(private);
     let public = keys.public();
     output::print(|out| {
         if json {
@@ -67,7 +71,7 @@ fn show(file: &Path, keys: &Keys, json: bool) -> Result<(), String> {
 ///
 /// # Errors
 /// A text for people: it is there already, or cannot be made.
-pub fn create(file: &Path) -> Result<Keys, String> {
+pub fn create(file: &Path) -> Result<Private, String> {
     let fail = |error: io::Error| format!("{}: {error}", file.display());
     let private = client::random().map_err(|error| error.to_string())?;
     let digits = Zeroizing::new(client::json::hex(&*private) + "\n");
@@ -80,30 +84,30 @@ pub fn create(file: &Path) -> Result<Keys, String> {
         io::ErrorKind::AlreadyExists => format!("{}: there is a file already", file.display()),
         _ => fail(refused.error),
     })?;
-    Ok(Keys::new(&private))
+    Ok(private)
 }
 
 /// Reads a key file.
 ///
 /// # Errors
 /// A text for people.
-pub fn read(file: &Path) -> Result<Keys, String> {
+pub fn read(file: &Path) -> Result<Private, String> {
     let text = std::fs::read(file).map_err(|error| format!("{}: {error}", file.display()))?;
     let text = Zeroizing::new(text);
     warn_if_others_may_read(file);
     let mut private = parse(&text).ok_or_else(|| {
         format!("{}: not a key: a key file has 64 hexadecimal digits on one line", file.display())
     })?;
-    let keys = Keys::new(&private.0);
+    let key = Zeroizing::new(private.0);
     private.0.zeroize();
-    Ok(keys)
+    Ok(key)
 }
 
 /// Reads a key file, or makes it, and the folders to it.
 ///
 /// # Errors
 /// A text for people.
-pub fn read_or_create(file: &Path) -> Result<Keys, String> {
+pub fn read_or_create(file: &Path) -> Result<Private, String> {
     if !file.exists() {
         if let Some(folder) = file.parent() {
             std::fs::create_dir_all(folder).map_err(|error| format!("{}: {error}", folder.display()))?;

@@ -8,3 +8,4 @@ pub mod output;
 pub mod place;
 pub mod policy;
 pub mod run;
+pub mod top;

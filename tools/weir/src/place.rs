@@ -11,10 +11,8 @@ use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use crate::keys::{self, Private};
 use serde::{Deserialize, Serialize};
-use weir::control::protocol::noise::Keys;
-
-use crate::keys;
 
 /// The folder: `weir` in `$XDG_CONFIG_HOME`, or where the system has the like.
 ///
@@ -33,11 +31,11 @@ pub fn operator_key() -> Result<PathBuf, String> {
     Ok(folder()?.join("operator.key"))
 }
 
-/// The driver's keys and the operator's, made if they are not there.
+/// The driver's key and the operator's, made if they are not there.
 ///
 /// # Errors
 /// A text for people.
-pub fn keys() -> Result<[Keys; 2], String> {
+pub fn keys() -> Result<[Private; 2], String> {
     let folder = folder()?;
     Ok([
         keys::read_or_create(&folder.join("driver.key"))?,

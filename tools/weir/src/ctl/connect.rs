@@ -72,7 +72,7 @@ impl ConnectArgs {
                 file.display()
             )));
         }
-        let keys = keys::read(&file)?;
+        let keys = Keys::new(&*keys::read(&file)?);
         let elsewhere = self.listen.is_some()
             || matches!((&self.host, &left), (Some(host), Some(left)) if *host != left.control.to_string());
         let driver = match (&self.driver_key, &left) {

@@ -8,6 +8,7 @@ mod show;
 use std::process::ExitCode;
 
 pub use self::connect::{ConnectArgs, Way};
+pub use self::show::{action, direction, end};
 use crate::output;
 use crate::policy::TupleArgs;
 

@@ -4,13 +4,17 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ntsim::registry::Value;
+use ntsim::registry::{Registry, Value};
+use ntsim::security::Descriptor;
 use ntsim::sys::fwp;
+use weir::control::protocol::noise::{Keys, PublicKey};
 use weir::policy::Action;
 use weir::trace::{self, Event, Keywords, Level};
 
 use super::follow::{Ends, Inbox, RING_RECORDS, Said};
 use super::report::Decided;
+use crate::client;
+use crate::keys::Private;
 
 const PARAMETERS: &str = r"\Registry\Machine\SYSTEM\CurrentControlSet\Services\weir\Parameters";
 /// How long the driver may take to open its port and to place its filters.
@@ -22,6 +26,46 @@ const AUTHORIZING: [u16; 4] = [
     fwp::FWPS_LAYER_ALE_AUTH_RECV_ACCEPT_V4,
     fwp::FWPS_LAYER_ALE_AUTH_RECV_ACCEPT_V6,
 ];
+
+/// Who the driver is, and who may steer it.
+pub struct Steering {
+    driver: Private,
+    operator: PublicKey,
+}
+
+impl Steering {
+    /// From the driver's private key and the operator's.
+    pub fn new([driver, operator]: [Private; 2]) -> Self {
+        Self { driver, operator: *Keys::new(&operator).public() }
+    }
+
+    /// One that is gone with the run: nobody is told the keys.
+    ///
+    /// # Errors
+    /// A text for people.
+    pub fn of_the_run() -> Result<Self, String> {
+        let random = || client::random().map_err(|error| error.to_string());
+        Ok(Self::new([random()?, random()?]))
+    }
+
+    /// The driver's public key.
+    pub fn public(&self) -> PublicKey {
+        *Keys::new(&self.driver).public()
+    }
+
+    /// As an installed driver has it: the private key in a subkey that nobody but the system and administrators may
+    /// read.
+    fn set(&self, registry: Registry) -> Result<(), String> {
+        let key = format!(r"{PARAMETERS}\Key");
+        registry.set(&key, "PrivateKey", Value::Binary(self.driver.to_vec()));
+        if !registry.set_security(&key, Descriptor::closed().bytes()) {
+            return Err("the simulated registry lost a key".into());
+        }
+        let operator = format!("operator=operator:{}", self.operator);
+        registry.set(PARAMETERS, "ControlPeers", Value::MultiSz(vec![operator]));
+        Ok(())
+    }
+}
 
 /// What the verifier found, a line each.
 pub struct Verified {
@@ -43,7 +87,7 @@ impl Machine {
     ///
     /// # Errors
     /// A text for people.
-    pub fn boot(image: &[u8], listen: SocketAddr) -> Result<Self, String> {
+    pub fn boot(image: &[u8], listen: SocketAddr, steering: &Steering) -> Result<Self, String> {
         let inbox = Arc::new(Inbox::default());
         let heard = Arc::clone(&inbox);
         let sink =
@@ -52,6 +96,7 @@ impl Machine {
         let registry = sim.registry();
         registry.set(PARAMETERS, "PolicyImage", Value::Binary(image.to_vec()));
         registry.set(PARAMETERS, "ControlListen", Value::Sz(listen.to_string()));
+        steering.set(registry)?;
         registry.set(PARAMETERS, "RingRecords", Value::Dword(RING_RECORDS));
         // As many as a capture has: what is live is bounded by the capture, not by the machine.
         registry.set(PARAMETERS, "MaxConnections", Value::Dword(16_777_216));

@@ -25,10 +25,11 @@ use self::capture::{Capture, End};
 use self::follow::Follow;
 use self::hosts::Hosts;
 use self::local::Local;
-use self::machine::Machine;
+use self::machine::{Machine, Steering};
 use self::packet::Skip;
 pub use self::report::protocol;
 use self::report::{Format, Printer, Summary};
+use crate::place::{self, Running, Told};
 use crate::policy::{self, Compiled};
 
 /// Boots the driver in a simulated kernel and shows it the traffic of a capture.
@@ -123,7 +124,15 @@ fn try_run(args: &RunArgs) -> Result<bool, String> {
         _ => Format::People,
     };
     let mut printer = Printer::new(io::BufWriter::new(anstream::stdout()), format);
-    let machine = Machine::boot(&compiled.image, args.listen)?;
+    // What stays can be steered: by keys that stay too, and by who is told where it is.
+    let steering = if args.stay { Steering::new(place::keys()?) } else { Steering::of_the_run()? };
+    let machine = Machine::boot(&compiled.image, args.listen, &steering)?;
+    let _told = if args.stay {
+        let (control, driver_key) = (machine.control(), steering.public().to_string());
+        Some(Told::of(Running { control, driver_key, process: std::process::id() })?)
+    } else {
+        None
+    };
     printer.started(Some(machine.control()), &local.names(), local.inferred, &policy_name);
     if args.hosts.is_none() && compiled.app_rules > 0 {
         printer.note(&format!(

@@ -246,9 +246,16 @@ pub fn file(suffix: &str, contents: &[u8]) -> tempfile::TempPath {
     file.into_temp_path()
 }
 
+/// The configuration directory of the tests' commands.
+pub fn configuration() -> PathBuf {
+    PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("configuration-{}", std::process::id()))
+}
+
 pub fn weir() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_weir"));
     command.stdin(Stdio::null());
+    // Not the user's own.
+    command.env("XDG_CONFIG_HOME", configuration());
     command
 }
 
