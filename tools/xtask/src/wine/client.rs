@@ -1,10 +1,17 @@
-//! A peer of the control port, over this machine's own TCP.
+//! A peer of the control port that need not keep to the protocol, over this machine's own TCP.
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use weir::control::protocol::frame::{HEADER, header};
+use weir::control::protocol::message::{Hello, Request};
+use weir::control::protocol::noise::{FIRST, Initiator, Keys, SECOND, Transport};
+use weir::control::protocol::{MAX_FRAME, VERSION, seal};
+use weir_cli::client;
+
+use super::peer::Cast;
 use super::wait;
 
 /// A port that nobody listens on, another one each time, and one that the system gives to nobody who asks for any: the stand-ins' channels do, anew
@@ -26,9 +33,9 @@ pub fn free_port() -> Result<u16, String> {
 }
 
 /// A connection to the control port.
-pub struct Client(TcpStream);
+pub struct Raw(TcpStream);
 
-impl Client {
+impl Raw {
     /// # Errors
     /// Nobody listens.
     pub fn connect(port: u16) -> Result<Self, String> {
@@ -67,24 +74,40 @@ impl Client {
         self.0.write_all(bytes).map_err(|error| format!("sending to the control port: {error}"))
     }
 
-    /// Ends this side, and waits for the driver to end its own: an orderly end reads as the end of the stream.
+    /// Does the handshake; what encrypts from there on.
     ///
     /// # Errors
-    /// The driver sends something, resets the connection, or does nothing.
+    /// The driver does not answer as it must.
+    pub fn shake_hands(&mut self, first: First) -> Result<Transport, String> {
+        let failed = |error: &dyn std::fmt::Display| format!("the handshake: {error}");
+        self.send(&first.frame)?;
+        let mut answer = [0; HEADER + SECOND];
+        self.0.read_exact(&mut answer).map_err(|error| failed(&error))?;
+        let (head, message) = answer.split_at_mut(HEADER);
+        if header(SECOND).is_none_or(|wanted| wanted != head) {
+            return Err(failed(&format!("it is answered by {head:?}")));
+        }
+        first.initiator.finish(message).map_err(|error| failed(&error))
+    }
+
+    /// Ends this side, and waits for the driver to end its own.
+    ///
+    /// # Errors
+    /// The driver sends something, or does nothing.
     pub fn finish(self) -> Result<(), String> {
-        let failed = |error: std::io::Error| format!("the end of a control connection: {error}");
-        self.0.shutdown(std::net::Shutdown::Write).map_err(failed)?;
+        let _reset_already = self.0.shutdown(std::net::Shutdown::Write);
         self.ended()
     }
 
-    /// Waits until the driver has ended the connection in good order.
+    /// Waits until the driver has ended the connection, whether in good order or by a reset.
     ///
     /// # Errors
-    /// As for [`Self::finish`].
+    /// It sends something, or does nothing.
     pub fn ended(mut self) -> Result<(), String> {
-        match std::io::Read::read(&mut self.0, &mut [0; 64]) {
+        match self.0.read(&mut [0; 64]) {
             Ok(0) => Ok(()),
-            Ok(count) => Err(format!("the driver sent {count} bytes, which it has no protocol for")),
+            Ok(count) => Err(format!("the driver sent {count} bytes to who should learn nothing")),
+            Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => Ok(()),
             Err(error) => Err(format!("the end of a control connection: {error}")),
         }
     }
@@ -98,3 +121,46 @@ impl Client {
             .map_err(|error| error.to_string())
     }
 }
+
+/// The handshake's first message, as a frame.
+pub struct First {
+    initiator: Initiator,
+    pub frame: Vec<u8>,
+}
+
+impl First {
+    /// # Errors
+    /// The system has no random bytes.
+    pub fn new(cast: &Cast, keys: &Keys) -> Result<Self, String> {
+        let ephemeral = client::random().map_err(|error| error.to_string())?;
+        let mut frame = vec![0; HEADER + FIRST];
+        let (head, message) = frame.split_at_mut(HEADER);
+        head.copy_from_slice(&header(FIRST).unwrap_or_default());
+        let message = message.try_into().map_err(|_| "the first message has another length".to_owned())?;
+        let initiator =
+            Initiator::start(keys, cast.driver(), &ephemeral, message).map_err(|error| error.to_string())?;
+        Ok(Self { initiator, frame })
+    }
+
+    /// Without its beginning, which goes ahead.
+    pub fn split(mut self, at: usize) -> (Vec<u8>, Self) {
+        let rest = self.frame.split_off(at);
+        (std::mem::replace(&mut self.frame, rest), self)
+    }
+}
+
+/// A request as a frame.
+///
+/// # Errors
+/// It does not fit.
+pub fn frame(transport: &mut Transport, request: &Request<'_>) -> Result<Vec<u8>, String> {
+    let mut buffer = vec![0; HEADER + MAX_FRAME];
+    let length =
+        request.encode(Some(1), &mut buffer[HEADER..]).map_err(|_| "a request without room".to_owned())?;
+    let size = seal(transport, &mut buffer, length).map_err(|error| error.to_string())?;
+    buffer.truncate(size);
+    Ok(buffer)
+}
+
+/// The request that a session begins with.
+pub const HELLO: Request<'_> = Request::Hello(Hello { version: VERSION, client: None });

@@ -6,6 +6,7 @@ mod drive;
 mod events;
 mod host;
 mod logs;
+mod peer;
 mod phases;
 mod prefix;
 mod process;
@@ -23,6 +24,7 @@ use crate::build::{Arch, core_is_installed, dist};
 use crate::install;
 use crate::step::root;
 use host::Wine;
+use peer::Cast;
 use prefix::Prefix;
 use report::Report;
 use session::Files;
@@ -67,6 +69,7 @@ struct Run {
     files: Files,
     /// The compiled policy.
     policy: Vec<u8>,
+    cast: Cast,
     logs: PathBuf,
 }
 
@@ -120,15 +123,10 @@ fn stand_ins(folder: &Path, report: &Report) -> Result<PathBuf, String> {
     Ok(target.join(WINDOWS).join("release"))
 }
 
-/// The policy of the run, as an image.
-fn policy(folder: &Path, report: &Report) -> Result<Vec<u8>, String> {
-    let (source, image) = (folder.join("policy.toml"), folder.join("policy.weir"));
-    let failed = |path: &Path, error: std::io::Error| format!("{}: {error}", path.display());
-    std::fs::write(&source, phases::POLICY).map_err(|error| failed(&source, error))?;
-    let mut cargo = Command::new("cargo");
-    cargo.args(["run", "--quiet", "--locked", "-p", "weir-cli", "--", "policy", "check", "--strict"]);
-    build("compiling the policy", cargo.arg(&source).arg("--output").arg(&image), report)?;
-    std::fs::read(&image).map_err(|error| failed(&image, error))
+/// A policy, as an image.
+fn policy(text: &str) -> Result<Vec<u8>, String> {
+    let compiled = weir_cli::policy::compile(text);
+    compiled.map(|compiled| compiled.image).map_err(|findings| format!("a policy of the run: {findings:?}"))
 }
 
 impl Run {
@@ -143,15 +141,16 @@ impl Run {
         }
         let image = image(args, report)?;
         let built = stand_ins(&folder, report)?;
-        let policy = policy(&folder, report)?;
+        let policy = policy(phases::POLICY)?;
         report.held(&format!("{} is loaded as it is", image.display()));
         let files = Files {
             image,
             fwpkclnt: built.join("fwpkclnt.dll"),
             netio: built.join("netio.dll"),
             checks: ["kprobe", "probe"].map(|name| (name, built.join(name).with_extension("dll"))),
+            keyguard: built.join("keyguard.exe"),
         };
-        Ok(Self { wine, prefix, files, policy, logs })
+        Ok(Self { wine, prefix, files, policy, cast: Cast::new()?, logs })
     }
 }
 

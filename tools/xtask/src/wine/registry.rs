@@ -33,6 +33,9 @@ fn digits(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join(",")
 }
 
+/// Who may do what with the key that holds the private one, in the language of security descriptors: as the driver demands it.
+pub const GUARDED: &str = "O:SYG:SYD:P(A;;KA;;;SY)(A;;KA;;;BA)";
+
 /// A file of the Registry Editor, version 5, in UTF-16 with a mark, as its page says. A key is emptied before its
 /// values are set.
 pub fn file(keys: &[(&str, Vec<(&str, Value)>)]) -> Vec<u8> {

@@ -17,7 +17,8 @@ use super::wait;
 const PROGRAM: Duration = Duration::from_mins(1);
 
 pub const SERVICE: &str = "weir";
-const SERVICES: &str = r"HKEY_LOCAL_MACHINE\System\CurrentControlSet\Services";
+const MACHINE: &str = "HKEY_LOCAL_MACHINE";
+const SERVICES: &str = r"System\CurrentControlSet\Services";
 /// `connection_v1`, the extension interface that weir speaks.
 pub const CONNECTION_V1: &str = "5ee5d4f1-9929-4633-8368-7bc7438b4140";
 const STAND_INS: &str = r"HKEY_LOCAL_MACHINE\Software\weir\stand-ins";
@@ -36,6 +37,8 @@ pub struct Files {
     pub netio: PathBuf,
     /// The drivers that check what the stand-ins promise.
     pub checks: [(&'static str, PathBuf); 2],
+    /// The program that guards the driver's key.
+    pub keyguard: PathBuf,
 }
 
 /// A session under way. Dropping it ends every process of the prefix.
@@ -43,6 +46,7 @@ pub struct Session<'a> {
     wine: &'a Wine,
     prefix: &'a Prefix,
     netio: Netio,
+    keyguard: PathBuf,
     /// Where everything of the session writes.
     pub logs: PathBuf,
     pub events: Events,
@@ -84,7 +88,9 @@ impl<'a> Session<'a> {
             }
         }
         let events = Events::new(logs.join("etw.jsonl"));
-        let session = Self { wine, prefix, netio, logs, events, unloads: 0 };
+        let keyguard = files.keyguard.clone();
+        let session = Self { wine, prefix, netio, keyguard, logs, events, unloads: 0 };
+        session.forget_policies()?;
         // Lives on between programs, else drivers would go with the last of them.
         let mut server = session.command(&wine.server);
         let server = Running::start(server.arg("-p"), &session.logs.join("wineserver.log"))?;
@@ -132,12 +138,14 @@ impl<'a> Session<'a> {
         self.program(&["reg", "import", &windows_path(&path)]).map(drop)
     }
 
-    /// Makes the driver's service anew, with these parameters.
+    /// Sets the driver's parameters, and its private key, with who may do what with that one.
     ///
     /// # Errors
     /// The registry cannot be written.
-    pub fn configure(&self, parameters: &[(&str, Value)]) -> Result<(), String> {
-        let key = format!(r"{SERVICES}\{SERVICE}\Parameters");
+    pub fn configure(&self, parameters: &[(&str, Value)], key: Option<(&[u8], &str)>) -> Result<(), String> {
+        let parameters_key = format!(r"{MACHINE}\{SERVICES}\{SERVICE}\Parameters");
+        let private_key = format!(r"{SERVICES}\{SERVICE}\Parameters\Key");
+        let private_key_path = format!(r"{MACHINE}\{private_key}");
         let text = |text: &str| Value::Text(text.to_owned());
         let stand_ins = vec![
             ("Folder", Value::Text(self.logs.display().to_string())),
@@ -146,7 +154,29 @@ impl<'a> Session<'a> {
             ("NetioPeriod", text("5")),
             ("NetioSeed", text("1")),
         ];
-        self.import(&[(&key, parameters.to_vec()), (STAND_INS, stand_ins)])
+        let mut keys = vec![(&*parameters_key, parameters.to_vec()), (STAND_INS, stand_ins)];
+        if let Some((private, _)) = key {
+            keys.push((&private_key_path, vec![("PrivateKey", Value::Binary(private.to_vec()))]));
+        }
+        self.import(&keys)?;
+        let Some((_, guard)) = key else { return Ok(()) };
+        self.program(&[&windows_path(&self.keyguard), &private_key, guard]).map(drop)
+    }
+
+    /// Where Windows keeps what the driver writes.
+    pub fn data(&self) -> PathBuf {
+        self.prefix.drivers().join("DriverData").join(SERVICE)
+    }
+
+    /// Removes what the driver has stored.
+    ///
+    /// # Errors
+    /// It cannot be removed.
+    pub fn forget_policies(&self) -> Result<(), String> {
+        match fs::remove_dir_all(self.data()) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(failed(&self.data())(error)),
+            _ => Ok(()),
+        }
     }
 
     /// Makes the driver's service.

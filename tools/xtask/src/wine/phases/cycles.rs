@@ -7,14 +7,16 @@ use std::time::Instant;
 use serde_json::json;
 
 use super::super::Run;
-use super::super::client::Client;
+use super::super::client::Raw;
 use super::super::logs::GAP;
+use super::super::peer::{Cast, Peer};
 use super::super::report::Report;
 use super::super::session::{Netio, Session};
-use super::control::accepted;
-use super::{Parameters, classification, ensure, told, unload};
+use super::control::{STATUS, accepted, connected};
+use super::{Parameters, classification, ensure, subscribers, told, unload};
 
-/// Sessions that are open at each unload.
+/// Sessions that are open at each unload: two that have asked, one that follows events and does not read, one that has not
+/// said who it is.
 const SESSIONS: usize = 4;
 
 pub fn cycles(run: &Run, count: u32, report: &mut Report) {
@@ -28,12 +30,12 @@ fn under_load(run: &Run, count: u32, logs: PathBuf, report: &mut Report) -> Resu
     let mut session = Session::start(&run.wine, &run.prefix, &run.files, Netio::StandIn, logs)?;
     // Its peers do not finish, so the stop waits this long for each cycle's sessions.
     let parameters = Parameters { shutdown_milliseconds: 300, ..Parameters::new(run)? };
-    session.configure(&parameters.values())?;
+    parameters.configure(&session)?;
     session.create_service()?;
     let begin = Instant::now();
     let mut callbacks = 0;
     for number in 1..=count {
-        callbacks += cycle(&mut session, &parameters, number)
+        callbacks += cycle(&mut session, &parameters, &run.cast, number)
             .map_err(|error| format!("cycle {number} of {count}: {error}"))?;
         if number % 10 == 0 || number == count {
             let seconds = begin.elapsed().as_secs_f64();
@@ -57,17 +59,19 @@ fn under_load(run: &Run, count: u32, logs: PathBuf, report: &mut Report) -> Resu
 ///
 /// In every other one the platform deletes flow contexts on a thread of its own, later than it is asked to; in every
 /// fifth the filtering engine is about to stop when the driver is unloaded.
-fn cycle(session: &mut Session, parameters: &Parameters, number: u32) -> Result<u64, String> {
+fn cycle(session: &mut Session, parameters: &Parameters, cast: &Cast, number: u32) -> Result<u64, String> {
     session.events.mark()?;
     session.load()?;
     session.events.one("FiltersInForce", |_| true)?;
     session.events.one("ControlListening", |_| true)?;
-    let mut clients: Vec<Client> = Vec::new();
-    for _ in 0..SESSIONS {
-        let (mut client, _) = accepted(session, parameters.port)?;
-        client.send(&[0x57; 1000])?;
-        clients.push(client);
+    let mut peers: Vec<Peer> = Vec::new();
+    for keys in [&cast.operator, &cast.observer] {
+        let mut peer = connected(session, cast, keys, parameters.port)?;
+        peer.ask(&STATUS)?;
+        peers.push(peer);
     }
+    let mut others: Vec<Raw> = vec![subscribers::stalled(cast, parameters.port)?];
+    others.push(accepted(session, parameters.port)?.0);
     session.events.several("an extension callback", 1, |event| event.is("ExtensionCallback"))?;
     let mut channel = session.drive("fwpkclnt")?;
     channel.ask(json!({ "op": "asynchronous_delete", "on": number.is_multiple_of(2) }))?;

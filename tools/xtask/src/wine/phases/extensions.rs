@@ -5,18 +5,25 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use super::super::events::Event;
+use super::super::peer::Cast;
 use super::super::report::Report;
 use super::super::session::{CONNECTION_V1, Session};
-use super::control::{accepted, closed};
+use super::control::{closed, connected, hang_up};
 use super::{Parameters, ensure};
 
 /// STATUS_NOT_SUPPORTED.
 const NOT_SUPPORTED: u32 = 0xC000_00BB;
 
-pub fn run(session: &mut Session, parameters: &Parameters, report: &mut Report) -> Result<(), String> {
+pub fn run(
+    session: &mut Session,
+    parameters: &Parameters,
+    cast: &Cast,
+    report: &mut Report,
+) -> Result<(), String> {
     session.events.mark()?;
     let begin = Instant::now();
-    let (client, number) = accepted(session, parameters.port)?;
+    let peer = connected(session, cast, &cast.operator, parameters.port)?;
+    let number = peer.session();
     let registered =
         session.events.one("ExtensionRegistered", |event| event.number("session") == Some(number))?;
     ensure(registered.text("interface").to_lowercase().contains(CONNECTION_V1), || {
@@ -34,8 +41,7 @@ pub fn run(session: &mut Session, parameters: &Parameters, report: &mut Report) 
     let seconds = begin.elapsed().as_secs_f64();
     report.held("its callbacks of every kind arrive through the ring, as events");
 
-    client.finish()?;
-    closed(session, number)?;
+    closed(session, hang_up(peer))?;
     let detached =
         session.events.one("ExtensionDetached", |event| event.number("session") == Some(number))?;
     let told = session.events.since(of_session)?.len();
@@ -59,11 +65,11 @@ pub fn run(session: &mut Session, parameters: &Parameters, report: &mut Report) 
     session.events.mark()?;
     let mut netio = session.drive("netio")?;
     netio.ask(json!({ "op": "extension", "npi": CONNECTION_V1, "answer": format!("{NOT_SUPPORTED:#X}") }))?;
-    let (client, number) = accepted(session, parameters.port)?;
+    let peer = connected(session, cast, &cast.operator, parameters.port)?;
+    let number = peer.session();
     let refused = session.events.one("ExtensionRefused", |event| event.number("session") == Some(number))?;
     ensure(refused.status() == Some(NOT_SUPPORTED), || format!("{refused:?}"))?;
-    client.finish()?;
-    closed(session, number)?;
+    closed(session, hang_up(peer))?;
     netio.ask(json!({ "op": "extension", "npi": CONNECTION_V1, "answer": "grant" }))?;
     report.held("where WSK does not have the interface the session goes on without it, and that is told");
     Ok(())

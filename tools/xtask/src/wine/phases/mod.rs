@@ -3,8 +3,13 @@
 mod classification;
 mod control;
 mod cycles;
+mod dial;
 mod extensions;
+mod hostile;
+mod keys;
+mod policy;
 mod settings;
+mod subscribers;
 mod wine_netio;
 
 pub use cycles::cycles;
@@ -13,11 +18,14 @@ pub use wine_netio::wine_netio;
 use std::path::Path;
 use std::time::Duration;
 
+use weir::control::protocol::message::Tuple;
+use weir::policy::Direction;
+
 use super::Run;
 use super::client::free_port;
 use super::events::Event;
 use super::logs::GAP;
-use super::registry::Value;
+use super::registry::{GUARDED, Value};
 use super::report::Report;
 use super::session::{Netio, Session};
 use super::wait;
@@ -55,6 +63,20 @@ const RULES: u64 = 3;
 
 /// Sessions at a time.
 const MAX_SESSIONS: u32 = 24;
+/// Of them, those of whom it is not known yet who they are.
+const MAX_UNAUTHENTICATED: u32 = 8;
+
+/// A connection of which nothing is known.
+const NO_TUPLE: Tuple<'static> = Tuple {
+    direction: Direction::Out,
+    protocol: None,
+    local: None,
+    local_port: None,
+    remote: None,
+    remote_port: None,
+    application: None,
+    from: None,
+};
 
 /// Fails with `why` unless `condition` holds.
 fn ensure(condition: bool, why: impl FnOnce() -> String) -> Result<(), String> {
@@ -62,8 +84,16 @@ fn ensure(condition: bool, why: impl FnOnce() -> String) -> Result<(), String> {
 }
 
 /// The driver's parameters.
+#[derive(Clone)]
 struct Parameters {
     port: u16,
+    /// The private key, and who may do what with it.
+    key: [u8; 32],
+    guard: &'static str,
+    peers: Vec<String>,
+    dial: Vec<String>,
+    connect_burst: u32,
+    connect_rate: u32,
     ring_records: u32,
     shutdown_milliseconds: u32,
     extensions: Vec<String>,
@@ -74,6 +104,12 @@ impl Parameters {
     fn new(run: &Run) -> Result<Self, String> {
         Ok(Self {
             port: free_port()?,
+            key: run.cast.driver,
+            guard: GUARDED,
+            peers: run.cast.peers(),
+            dial: Vec::new(),
+            connect_burst: 1024,
+            connect_rate: 60_000,
             ring_records: 4096,
             shutdown_milliseconds: 2000,
             extensions: Vec::new(),
@@ -85,6 +121,11 @@ impl Parameters {
         let mut values = vec![
             ("ControlListen", Value::Text(format!("127.0.0.1:{}", self.port))),
             ("ControlMaxSessions", Value::Number(MAX_SESSIONS)),
+            ("ControlMaxUnauthenticated", Value::Number(MAX_UNAUTHENTICATED)),
+            ("ControlHandshakeTimeout", Value::Number(1500)),
+            ("ControlConnectBurst", Value::Number(self.connect_burst)),
+            ("ControlConnectRate", Value::Number(self.connect_rate)),
+            ("ControlPeers", Value::Texts(self.peers.clone())),
             ("RingRecords", Value::Number(self.ring_records)),
             ("PolicyImage", Value::Binary(self.policy.clone())),
             ("ShutdownTimeoutMs", Value::Number(self.shutdown_milliseconds)),
@@ -92,7 +133,20 @@ impl Parameters {
         if !self.extensions.is_empty() {
             values.push(("ExtensionInterfaces", Value::Texts(self.extensions.clone())));
         }
+        if !self.dial.is_empty() {
+            values.push(("ControlDial", Value::Texts(self.dial.clone())));
+        }
         values
+    }
+
+    /// Writes them into the registry, and the key.
+    fn configure(&self, session: &Session) -> Result<(), String> {
+        self.configure_with(session, &self.values())
+    }
+
+    /// Writes other values into the registry, and the key.
+    fn configure_with(&self, session: &Session, values: &[(&str, Value)]) -> Result<(), String> {
+        session.configure(values, Some((&self.key, self.guard)))
     }
 }
 
@@ -104,7 +158,7 @@ fn load(
     report: &mut Report,
 ) -> Result<(), String> {
     session.events.mark()?;
-    session.configure(&parameters.values())?;
+    parameters.configure(session)?;
     session.create_service()?;
     session.load()?;
     let started = session.events.one("DriverStarted", |_| true)?;
@@ -163,7 +217,7 @@ pub fn checks(run: &Run, report: &mut Report) {
     let logs = run.logs.join("checks");
     let outcome = |report: &mut Report| {
         let session = Session::start(&run.wine, &run.prefix, &run.files, Netio::StandIn, logs.clone())?;
-        session.configure(&[])?;
+        session.configure(&[], None)?;
         for (name, file) in &run.files.checks {
             let kept = session.check(name, file)?;
             report.held(&format!("{name}.sys found {kept} promises kept"));
@@ -186,9 +240,16 @@ pub fn stand_ins(run: &Run, report: &mut Report) {
     });
     let (Some(parameters), Some(session)) = (started, session.as_mut()) else { return };
     // Each can be looked at even where the one before it failed.
-    let _told = report.phase("the control port", |report| control::run(session, &parameters, report));
+    let cast = &run.cast;
+    let _told = report.phase("the control port", |report| control::run(session, &parameters, cast, report));
+    let _told =
+        report.phase("peers without manners", |report| hostile::run(session, &parameters, cast, report));
     let _told = report.phase("classification", |report| classification::run(session, report));
-    let _told = report.phase("extensions", |report| extensions::run(session, &parameters, report));
+    let _told = report.phase("subscribers", |report| subscribers::run(session, &parameters, cast, report));
+    let _told = report.phase("extensions", |report| extensions::run(session, &parameters, cast, report));
+    let _told = report.phase("policies from remote", |report| policy::run(session, run, report));
+    let _told = report.phase("a controller that is called", |report| dial::run(session, run, report));
+    let _told = report.phase("the driver's key", |report| keys::run(session, run, report));
     let _told = report.phase("settings", |report| settings::run(session, run, report));
     let _told = report.phase("unload", |report| {
         unload(session)?;

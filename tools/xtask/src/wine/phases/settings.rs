@@ -1,11 +1,11 @@
 //! The registry: what it says is in force after a restart, and what is wrong in it is refused with an event.
 
 use super::super::Run;
-use super::super::client::Client;
+use super::super::client::Raw;
 use super::super::registry::Value;
 use super::super::report::Report;
 use super::super::session::Session;
-use super::control::{accepted, closed};
+use super::control::{closed, connected, hang_up};
 use super::{Parameters, ensure, load, unload};
 
 /// An extension interface that nobody provides.
@@ -17,9 +17,8 @@ pub fn run(session: &mut Session, run: &Run, report: &mut Report) -> Result<(), 
     let mut parameters = Parameters::new(run)?;
     parameters.ring_records = 1024;
     load(session, &parameters, 0, report)?;
-    let (client, number) = accepted(session, parameters.port)?;
-    client.finish()?;
-    closed(session, number)?;
+    let peer = connected(session, &run.cast, &run.cast.operator, parameters.port)?;
+    closed(session, hang_up(peer))?;
     report.held("a port that was changed in the registry is listened on after a restart of the driver");
 
     unload(session)?;
@@ -29,19 +28,15 @@ pub fn run(session: &mut Session, run: &Run, report: &mut Report) -> Result<(), 
         ("MaxConnections", Value::Number(1), "out-of-range"),
         ("ExtensionInterfaces", Value::Texts(vec!["{no-guid}=required".into()]), "bad-interface"),
     ];
-    let mut values = Parameters::new(run)?.values();
-    let port = values.iter().find_map(|(name, value)| match value {
-        Value::Text(text) if *name == "ControlListen" => text.rsplit(':').next()?.parse().ok(),
-        _ => None,
-    });
-    let port: u16 = port.ok_or("the parameters have no port")?;
+    let parameters = Parameters::new(run)?;
+    let mut values = parameters.values();
     for (name, value, _) in &bad {
         values.retain(|(other, _)| other != name);
         values.push((*name, value.clone()));
     }
     values.push(("ControlListne", Value::Text("127.0.0.1:1".into())));
     session.events.mark()?;
-    session.configure(&values)?;
+    parameters.configure_with(session, &values)?;
     session.load()?;
     let started = session.events.one("DriverStarted", |_| true)?;
     for (name, _, reason) in bad {
@@ -53,7 +48,8 @@ pub fn run(session: &mut Session, run: &Run, report: &mut Report) -> Result<(), 
     let unknown = session.events.one("SettingUnknown", |_| true)?;
     ensure(unknown.text("name") == "ControlListne", || format!("{unknown:?}"))?;
     ensure(started.number("degraded") == Some(0), || format!("{started:?}"))?;
-    Client::connect(port)?.finish()?;
+    let peer = connected(session, &run.cast, &run.cast.operator, parameters.port)?;
+    closed(session, hang_up(peer))?;
     report.held(
         "four bad values are refused, each with its reason; a misspelt name is told of; the defaults hold",
     );
@@ -64,7 +60,7 @@ pub fn run(session: &mut Session, run: &Run, report: &mut Report) -> Result<(), 
         *byte ^= 1;
     }
     session.events.mark()?;
-    session.configure(&parameters.values())?;
+    parameters.configure(session)?;
     session.load()?;
     let refused = session.events.one("PolicyRefused", |_| true)?;
     let started = session.events.one("DriverStarted", |_| true)?;
@@ -78,14 +74,14 @@ pub fn run(session: &mut Session, run: &Run, report: &mut Report) -> Result<(), 
     let mut parameters = Parameters::new(run)?;
     parameters.extensions.push(format!("{{{NOBODYS}}}=required"));
     session.events.mark()?;
-    session.configure(&parameters.values())?;
+    parameters.configure(session)?;
     session.load()?;
     let refused =
         session.events.one("ExtensionRefused", |event| event.text("interface").contains(NOBODYS))?;
     ensure(refused.text("required") == "true", || format!("{refused:?}"))?;
     session.events.one("ControlListenFailed", |_| true)?;
     session.events.one("FiltersInForce", |_| true)?;
-    ensure(Client::connect(parameters.port).is_err(), || "the control port is open all the same".to_owned())?;
+    ensure(Raw::connect(parameters.port).is_err(), || "the control port is open all the same".to_owned())?;
     report.held("without an interface that the registry says is required the control port stays shut, and that is told");
 
     unload(session)?;

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use super::super::Run;
 use super::super::report::Report;
 use super::super::session::{Netio, Session};
-use super::control::{accepted, closed};
+use super::control::{STATUS, connected, hang_up, items, sessions};
 use super::{Parameters, classification, ensure, load, told, unload};
 
 /// STATUS_NOT_IMPLEMENTED.
@@ -26,13 +26,23 @@ fn alone(run: &Run, logs: PathBuf, report: &mut Report) -> Result<(), String> {
     report.held("the driver says that it has no control events, and why");
 
     session.events.mark()?;
-    for length in [0_usize, 1, 30_000] {
-        let (mut client, number) = accepted(&mut session, parameters.port)?;
-        client.send(&vec![0x57; length])?;
-        client.finish()?;
-        closed(&mut session, number)?;
+    let cast = &run.cast;
+    for keys in [&cast.operator, &cast.observer] {
+        let mut peer = connected(&mut session, cast, keys, parameters.port)?;
+        for _ in 0..20 {
+            peer.ask(&STATUS)?;
+        }
+        let number = hang_up(peer);
+        session.events.one("ControlClosed", |event| event.number("session") == Some(number))?;
     }
-    report.held("sessions are accepted, read and ended by requests");
+    let mut peer = connected(&mut session, cast, &cast.operator, parameters.port)?;
+    let more = super::super::policy(super::POLICY)?;
+    let generation = peer.apply(&more, 60)?;
+    ensure(generation > 1, || format!("generation {generation}"))?;
+    let listed = peer.list(sessions)?;
+    ensure(items(&listed, "sessions")?.len() == 1, || format!("{listed}"))?;
+    hang_up(peer);
+    report.held("the protocol is spoken, and a policy applied, by requests alone");
 
     classification::verdicts(&mut session)?;
     report.held("the policy decides as before");

@@ -1,0 +1,180 @@
+//! Those who follow events: what they are told adds up, and one that does not read holds nobody up.
+
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use weir::control::protocol::message::{Answer, From, Request, Subscribe};
+use weir_cli::client::json as readable;
+
+use super::super::client::{First, HELLO, Raw, frame};
+use super::super::peer::{Cast, Peer};
+use super::super::report::Report;
+use super::super::session::Session;
+use super::super::wait;
+use super::control::{STATUS, connected, hang_up, items, sessions};
+use super::{Parameters, ensure};
+
+/// What a subscription has brought so far.
+#[derive(Default)]
+struct Followed {
+    /// By their names.
+    events: Vec<Value>,
+    lost: u64,
+    snapshot_ended: bool,
+}
+
+impl Followed {
+    fn count(&self, name: &str) -> u64 {
+        self.events.iter().filter(|event| event["event"] == name).count() as u64
+    }
+
+    /// Takes in what has come until nothing does for `patience`, or `enough` says so.
+    fn read(
+        &mut self,
+        peer: &mut Peer,
+        follower: &mut weir_cli::client::Follower,
+        patience: Duration,
+        enough: impl Fn(&Self) -> bool,
+    ) -> Result<(), String> {
+        while !enough(self) {
+            let Some(message) = peer.next(follower, patience)? else { break };
+            let Ok(Answer::Events(events)) = message.answer() else { continue };
+            self.events.extend(events.events.iter().map(|event| readable::event(&event)));
+            self.snapshot_ended |= events.snapshot_end == Some(true);
+            let lost = readable::losses(&events);
+            let counts = lost.as_array().into_iter().flatten().filter_map(|loss| loss["count"].as_u64());
+            self.lost += counts.sum::<u64>();
+        }
+        Ok(())
+    }
+}
+
+/// A subscriber that reads, while connections are decided on.
+fn follow(session: &mut Session, cast: &Cast, port: u16, report: &mut Report) -> Result<(), String> {
+    const OPEN: u64 = 5;
+    const CONNECTIONS: u64 = 400;
+    let mut channel = session.drive("fwpkclnt")?;
+    for number in 0..OPEN {
+        channel.ask(json!({ "op": "connect", "remote": format!("198.51.100.{number}:443") }))?;
+    }
+    let mut peer = connected(session, cast, &cast.observer, port)?;
+    let listed = peer.list(|from| Request::Connections(From { from }))?;
+    ensure(items(&listed, "connections")?.len() as u64 == OPEN, || format!("connections: {listed}"))?;
+    let subscribe =
+        Subscribe { credit: 200, level: Some(5), keywords: None, ids: None, snapshot: Some(true) };
+    let mut follower = peer.follow(subscribe)?;
+    let mut followed = Followed::default();
+    followed.read(&mut peer, &mut follower, Duration::from_secs(2), |followed| followed.snapshot_ended)?;
+    let told = followed.count("FlowOpened");
+    ensure(followed.snapshot_ended && told >= OPEN, || {
+        format!("a snapshot of {told} connections, not {OPEN}")
+    })?;
+    report.held(&format!("a subscriber is told of the {OPEN} connections that are open already, first"));
+
+    let begin = Instant::now();
+    let load = channel.ask(json!({
+        "op": "load", "threads": 2, "connections": CONNECTIONS / 2, "send": 500, "receive": 500, "hold": 4,
+        "remotes": ["198.51.100.1:443", "198.51.100.3:23"],
+    }))?;
+    let mut followed = Followed::default();
+    let all = |followed: &Followed| followed.count("ConnectionVerdict") + followed.lost >= CONNECTIONS;
+    followed.read(&mut peer, &mut follower, Duration::from_secs(3), all)?;
+    let seconds = begin.elapsed().as_secs_f64();
+    channel.ask(json!({ "op": "load_wait", "load": load["load"] }))?;
+    followed.read(&mut peer, &mut follower, Duration::from_millis(500), |_| false)?;
+    let (verdicts, ends) = (followed.count("ConnectionVerdict"), followed.count("FlowClosed"));
+    ensure(verdicts + followed.lost >= CONNECTIONS && verdicts != 0, || {
+        format!("of {CONNECTIONS} verdicts {verdicts} were told, {} events lost", followed.lost)
+    })?;
+    let ended = peer.stop(follower)?;
+    report.held(&format!(
+        "events follow while {CONNECTIONS} connections are decided on: {verdicts} verdicts, {ends} ends, {} lost, in \
+         {seconds:.1} s; {} sent in all",
+        followed.lost, ended["sent"]
+    ));
+    report.fact("events_followed", followed.events.len());
+    channel.ask(json!({ "op": "close" }))?;
+    hang_up(peer);
+
+    // With credit for a few, the others are lost, and counted.
+    let mut peer = connected(session, cast, &cast.observer, port)?;
+    let few = Subscribe { credit: 10, level: Some(5), keywords: None, ids: None, snapshot: None };
+    let follower = peer.follow(few)?;
+    let load = channel.ask(json!({
+        "op": "load", "threads": 2, "connections": CONNECTIONS / 2, "send": 500, "receive": 500, "hold": 4,
+        "remotes": ["198.51.100.1:443"],
+    }))?;
+    channel.ask(json!({ "op": "load_wait", "load": load["load"] }))?;
+    std::thread::sleep(Duration::from_millis(300));
+    let ended = peer.stop(follower)?;
+    let sent = ended["sent"].as_u64().unwrap_or(0);
+    let lost: u64 = items(&ended, "lost")?.iter().filter_map(|loss| loss["count"].as_u64()).sum();
+    ensure(sent <= 10 && lost >= CONNECTIONS, || format!("with credit for 10: {ended}"))?;
+    hang_up(peer);
+    report.held(&format!(
+        "with credit for 10 events {sent} are sent, and the {lost} others are counted as lost"
+    ));
+    Ok(())
+}
+
+/// A subscriber that gives credit without end and never reads.
+pub fn stalled(cast: &Cast, port: u16) -> Result<Raw, String> {
+    let mut client = Raw::connect(port)?;
+    let mut transport = client.shake_hands(First::new(cast, &cast.observer)?)?;
+    let hello = frame(&mut transport, &HELLO)?;
+    client.send(&hello)?;
+    let all = Subscribe { credit: u32::MAX, level: Some(5), keywords: None, ids: None, snapshot: Some(true) };
+    let subscribe = frame(&mut transport, &Request::Subscribe(all))?;
+    client.send(&subscribe)?;
+    Ok(client)
+}
+
+fn never_reads(session: &mut Session, cast: &Cast, port: u16, report: &mut Report) -> Result<(), String> {
+    const STALLED: usize = 3;
+    let mut peer = connected(session, cast, &cast.operator, port)?;
+    let clients = (0..STALLED).map(|_| stalled(cast, port)).collect::<Result<Vec<_>, _>>()?;
+    let mut channel = session.drive("fwpkclnt")?;
+    let load = channel.ask(json!({
+        "op": "load", "threads": 2, "send": 200, "receive": 200, "hold": 4,
+        "remotes": ["198.51.100.1:443", "198.51.100.2:25", "198.51.100.3:23"],
+    }))?;
+    let mut slowest = Duration::ZERO;
+    let begin = Instant::now();
+    let mut asked = 0;
+    while begin.elapsed() < Duration::from_secs(3) {
+        let before = Instant::now();
+        peer.ask(&STATUS)?;
+        slowest = slowest.max(before.elapsed());
+        asked += 1;
+    }
+    let told = channel.ask(json!({ "op": "load_wait", "load": load["load"], "stop": true }))?;
+    ensure(slowest < Duration::from_secs(2), || {
+        format!("a request took {slowest:?} beside subscribers that do not read")
+    })?;
+    let listed = peer.list(sessions)?;
+    let lost: u64 = items(&listed, "sessions")?.iter().filter_map(|session| session["lost"].as_u64()).sum();
+    report.held(&format!(
+        "{STALLED} subscribers that never read, while {} connections are decided on: {asked} requests of another are \
+         answered, in {:.0} ms at most; {lost} events lost for those who do not read",
+        told["permitted"].as_u64().unwrap_or(0) + told["blocked"].as_u64().unwrap_or(0),
+        slowest.as_secs_f64() * 1000.0
+    ));
+    drop(clients);
+    wait::until("the end of the subscribers", Duration::from_secs(15), || {
+        let listed = peer.list(sessions)?;
+        Ok((items(&listed, "sessions")?.len() == 1).then_some(()))
+    })?;
+    hang_up(peer);
+    Ok(())
+}
+
+pub fn run(
+    session: &mut Session,
+    parameters: &Parameters,
+    cast: &Cast,
+    report: &mut Report,
+) -> Result<(), String> {
+    session.events.mark()?;
+    follow(session, cast, parameters.port, report)?;
+    never_reads(session, cast, parameters.port, report)
+}
