@@ -176,3 +176,160 @@ fn half(bytes: &[u8], at: usize) -> Option<u16> {
 fn word(bytes: &[u8], at: usize) -> Option<u32> {
     bytes.get(at..)?.first_chunk().map(|word| u32::from_le_bytes(*word))
 }
+
+#[cfg(all(test, feature = "sim", not(loom)))]
+mod tests {
+    use std::vec::Vec;
+
+    use ntsim::security::{Ace, Descriptor, FULL, INHERIT_ONLY, READ, Sid};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn judged(list: Option<Vec<Ace>>) -> core::result::Result<(), Flaw> {
+        judge(&Descriptor { owner: Sid::SYSTEM, list }.bytes(), HARMLESS_TO_A_KEY)
+    }
+
+    fn with(ace: Ace) -> core::result::Result<(), Flaw> {
+        judged(Some(std::vec![Ace::allow(FULL, Sid::SYSTEM), ace, Ace::allow(FULL, Sid::ADMINISTRATORS)]))
+    }
+
+    #[test]
+    fn what_is_closed_to_all_but_the_system_and_its_administrators_passes() {
+        assert_eq!(judge(&Descriptor::closed().bytes(), HARMLESS_TO_A_KEY), Ok(()));
+        let owned = Descriptor { owner: Sid::ADMINISTRATORS, ..Descriptor::closed() };
+        assert_eq!(judge(&owned.bytes(), HARMLESS_TO_A_KEY), Ok(()));
+        // Nobody at all.
+        assert_eq!(judged(Some(Vec::new())), Ok(()));
+    }
+
+    #[test]
+    fn what_a_service_inherits_does_not() {
+        assert_eq!(judge(&Descriptor::of_a_service().bytes(), HARMLESS_TO_A_KEY), Err(Flaw::Admits));
+    }
+
+    #[test]
+    fn whoever_else_owns_it_might_admit_himself() {
+        for owner in [Sid::USERS, Sid::EVERYONE, Sid(5, &[21, 1, 2, 3, 500]), Sid(5, &[18, 0]), Sid(1, &[18])]
+        {
+            let descriptor = Descriptor { owner, ..Descriptor::closed() };
+            assert_eq!(judge(&descriptor.bytes(), HARMLESS_TO_A_KEY), Err(Flaw::Owner), "{owner:?}");
+        }
+    }
+
+    #[test]
+    fn without_a_list_everybody_is_admitted() {
+        assert_eq!(judged(None), Err(Flaw::NoList));
+        // Present, and NULL.
+        let mut null = Descriptor { owner: Sid::SYSTEM, list: None }.bytes();
+        null[2] |= 4;
+        assert_eq!(judge(&null, HARMLESS_TO_A_KEY), Err(Flaw::NoList));
+        // There, and said to be absent.
+        let mut absent = Descriptor::closed().bytes();
+        absent[2] &= !4;
+        assert_eq!(judge(&absent, HARMLESS_TO_A_KEY), Err(Flaw::NoList));
+    }
+
+    #[test]
+    fn every_right_that_shows_or_changes_the_key_matters_and_no_other() {
+        for bit in 0..32 {
+            let mask = 1_u32 << bit;
+            let expected = if mask & HARMLESS_TO_A_KEY == 0 { Err(Flaw::Admits) } else { Ok(()) };
+            assert_eq!(with(Ace::allow(mask, Sid::USERS)), expected, "{mask:#x}");
+        }
+        assert_eq!(with(Ace::allow(READ, Sid::USERS)), Err(Flaw::Admits));
+        assert_eq!(with(Ace::allow(HARMLESS_TO_A_KEY, Sid::EVERYONE)), Ok(()));
+    }
+
+    #[test]
+    fn every_kind_of_entry_that_allows_counts() {
+        let others = Sid::AUTHENTICATED_USERS;
+        assert_eq!(with(Ace::allow_callback(READ, others)), Err(Flaw::Admits));
+        for present in 0..4 {
+            let ace = Ace::allow_object(present, READ, others);
+            assert_eq!(with(ace.clone()), Err(Flaw::Admits), "{present}");
+            assert_eq!(with(Ace { kind: 11, ..ace }), Err(Flaw::Admits), "{present}");
+            assert_eq!(with(Ace::allow_object(present, READ, Sid::SYSTEM)), Ok(()), "{present}");
+        }
+    }
+
+    #[test]
+    fn entries_that_deny_or_are_for_what_is_below_say_nothing() {
+        assert_eq!(with(Ace::deny(FULL, Sid::EVERYONE)), Ok(()));
+        assert_eq!(with(Ace::allow(FULL, Sid::CREATOR_OWNER).flags(INHERIT_ONLY)), Ok(()));
+        // To be inherited, and for the key itself.
+        assert_eq!(with(Ace::allow(READ, Sid::USERS).flags(2)), Err(Flaw::Admits));
+        // An entry that denies does not take back what another allows.
+        let both = Some(std::vec![Ace::deny(FULL, Sid::USERS), Ace::allow(READ, Sid::USERS)]);
+        assert_eq!(judged(both), Err(Flaw::Admits));
+    }
+
+    #[test]
+    fn an_entry_of_an_unknown_kind_is_refused() {
+        for kind in (0..=u8::MAX).filter(|kind| !matches!(kind, 0 | 1 | 5 | 6 | 9..=12)) {
+            assert_eq!(with(Ace { kind, ..Ace::allow(0, Sid::SYSTEM) }), Err(Flaw::Descriptor), "{kind}");
+        }
+    }
+
+    #[test]
+    fn a_descriptor_that_is_cut_or_says_more_than_it_has_is_refused() {
+        let whole = Descriptor::closed().bytes();
+        for length in 0..whole.len() {
+            assert_eq!(judge(&whole[..length], HARMLESS_TO_A_KEY), Err(Flaw::Descriptor), "{length}");
+        }
+        // One entry more than there is.
+        let mut more = whole.clone();
+        more[20 + 12 + 4] += 1;
+        assert_eq!(judge(&more, HARMLESS_TO_A_KEY), Err(Flaw::Descriptor));
+        // Not self-relative: the offsets would be pointers.
+        let mut absolute = whole;
+        absolute[3] &= !0x80;
+        assert_eq!(judge(&absolute, HARMLESS_TO_A_KEY), Err(Flaw::Descriptor));
+    }
+
+    #[test]
+    fn whatever_byte_is_changed_nobody_else_is_admitted_unseen() {
+        // A mask may be narrowed or widened, and an entry for others may become one of the system's; what admits others
+        // never passes as long as the entry is there.
+        let open = Descriptor {
+            owner: Sid::SYSTEM,
+            list: Some(std::vec![Ace::allow(FULL, Sid::SYSTEM), Ace::allow(FULL, Sid::EVERYONE)]),
+        };
+        let bytes = open.bytes();
+        let mut passed = 0;
+        for at in 0..bytes.len() {
+            for value in 0..=u8::MAX {
+                let mut changed = bytes.clone();
+                changed[at] = value;
+                if judge(&changed, HARMLESS_TO_A_KEY).is_ok() {
+                    passed += 1;
+                    // Then the list ends before the entry, or the entry is no longer one that allows.
+                    let list = 20 + 12;
+                    let second = list + 8 + 20;
+                    let ends = at == list + 4 || at == list + 5;
+                    let denies = at == second && matches!(value, 1 | 10);
+                    let below = at == second + 1 && value & 8 != 0;
+                    let elsewhere = (16..20).contains(&at);
+                    assert!(ends || denies || below || elsewhere, "byte {at} = {value:#x}");
+                }
+            }
+        }
+        assert!(passed > 0);
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_judged(
+            mut bytes in prop::collection::vec(any::<u8>(), 0..200), at: prop::sample::Index, whole: bool,
+        ) {
+            let _any = judge(&bytes, HARMLESS_TO_A_KEY);
+            if whole && !bytes.is_empty() {
+                let mut descriptor = Descriptor::of_a_service().bytes();
+                let at = at.index(descriptor.len());
+                bytes.truncate(descriptor.len() - at);
+                descriptor[at..at + bytes.len()].copy_from_slice(&bytes);
+                let _any = judge(&descriptor, HARMLESS_TO_A_KEY);
+            }
+        }
+    }
+}

@@ -103,8 +103,8 @@ impl Policies {
         Ok(Self { snapshot: Snapshot::new(epochs), generation: AtomicU32::new(0) })
     }
 
-    /// Makes a policy of an image, which the caller has the digest of, and gives it the next generation. A damaged one
-    /// is refused, which is told.
+    /// Makes a policy of an image, which the caller has the digest of, and gives it the next generation. Tells why it
+    /// cannot.
     ///
     /// # Errors
     /// [`Unfit`]. No generation is used up.
@@ -122,7 +122,10 @@ impl Policies {
         }
         let generation = self.generation.load(Ordering::Relaxed).wrapping_add(1).max(1);
         let policy = PoolBox::try_new(tags::POLICY, Policy { image, generation, digest: *digest });
-        let policy = policy.map_err(Unfit::Memory)?;
+        let policy = policy.map_err(|status| {
+            trace::emit(&Event::Fault { operation: "memory for a policy", status: status.into() });
+            Unfit::Memory(status)
+        })?;
         self.generation.store(generation, Ordering::Relaxed);
         Ok(policy)
     }

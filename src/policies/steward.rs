@@ -24,6 +24,8 @@ use crate::trace::events::{FailMode, RollbackReason};
 /// sleeps, which the window does.
 const LOOK: Interval = Interval::from_millis(5_000);
 
+/// How long the thread pauses when it could not wait.
+const PAUSE: Interval = Interval::from_millis(50);
 /// How long it is until a store that could not be read is tried again: at first, and at most.
 const FIRST_RETRY: Interval = Interval::from_millis(1_000);
 const LONGEST_RETRY: Interval = Interval::from_millis(60_000);
@@ -145,7 +147,7 @@ fn run(passive: &mut Passive, mut work: PoolBox<Work>) {
         let bound = work.look(passive);
         if Event::wait_any(&[&work.stop, work.desk.ordered()], passive, bound).is_err() {
             // The wait itself failed: there is only one way left to be told of the end.
-            if work.stop.wait(passive, Some(LOOK)) == Waited::Signalled {
+            if work.stop.wait(passive, Some(PAUSE)) == Waited::Signalled {
                 break;
             }
         }
@@ -205,14 +207,22 @@ impl Work {
         newest
     }
 
-    /// Puts a stored policy into force, if it is fit for that.
-    fn restore(&self, passive: &Passive, stored: Option<Stored>) -> bool {
+    /// Puts a stored policy into force, if it is fit for that, and there is one.
+    fn restore(&mut self, passive: &Passive, stored: Option<Stored>) -> bool {
         let Some(Stored { slot, header, image }) = stored else { return false };
-        // Told by the policy itself.
-        let Ok(policy) = self.policies.prepare(passive, image, &header.image) else { return false };
-        trace::emit(&trace::Event::PolicyStoreRead { slot, sequence: header.sequence });
-        drop(self.put(passive, policy));
-        true
+        match self.policies.prepare(passive, image, &header.image) {
+            Ok(policy) => {
+                trace::emit(&trace::Event::PolicyStoreRead { slot, sequence: header.sequence });
+                drop(self.put(passive, policy));
+                true
+            }
+            // Either has been told. There may be memory later.
+            Err(Unfit::Memory(_)) => {
+                self.late = Some(Late { due: after(FIRST_RETRY), delay: FIRST_RETRY });
+                false
+            }
+            Err(Unfit::Image(_)) => false,
+        }
     }
 
     /// Tries again to read the store.
@@ -326,6 +336,9 @@ impl Work {
             return self.generation(passive);
         };
         drop(self.policies.publish(passive, before));
+        if let Some(store) = &mut self.store {
+            store.void(passive);
+        }
         self.tell_status(passive);
         let restored = self.generation(passive);
         trace::emit(&trace::Event::PolicyRolledBack { generation, restored, reason, session });

@@ -37,6 +37,8 @@ pub struct Store {
     location: Location,
     /// The slot that counts, and its sequence, once that is known; `None` in it: neither does.
     newest: Option<Option<(u8, u64)>>,
+    /// A slot that was written to in vain, and might count all the same.
+    torn: Option<u8>,
 }
 
 /// A policy that was stored.
@@ -61,7 +63,7 @@ impl Store {
                 Location::At(PoolSlice::try_from_fn(tags::STORE, path.len(), unit)?)
             }
         };
-        Ok(Some(Self { location, newest: None }))
+        Ok(Some(Self { location, newest: None, torn: None }))
     }
 
     fn open<'p>(&self, passive: &'p Passive) -> Result<Directory<'p>> {
@@ -85,7 +87,7 @@ impl Store {
         order.sort_unstable_by_key(|found| core::cmp::Reverse(found.map(|(_, header)| header.sequence)));
         let mut newest = None;
         for (slot, header) in order.into_iter().flatten() {
-            match image(passive, &directory, slot, &header) {
+            match twice(|| image(passive, &directory, slot, &header)) {
                 Ok(image) => {
                     newest = Some(Stored { slot, header, image });
                     break;
@@ -113,10 +115,31 @@ impl Store {
         };
         let written = self.write_slot(passive, policies, registry, slot, sequence);
         match written {
-            Ok(()) => self.newest = Some(Some((slot, sequence))),
-            Err(status) => refuse(slot, "not written", status),
+            Ok(()) => {
+                self.newest = Some(Some((slot, sequence)));
+                self.torn = None;
+            }
+            Err(status) => {
+                refuse(slot, "not written", status);
+                self.torn = Some(slot);
+                self.void(passive);
+            }
         }
         written
+    }
+
+    /// Takes care that what was written in vain does not count: all of it may be there, only not safe from a loss of
+    /// power.
+    pub fn void(&mut self, passive: &Passive) {
+        let Some(slot) = self.torn else { return };
+        let void = || {
+            let name = name(slot).ok_or(Status::INVALID_PARAMETER)?;
+            self.open(passive)?.replace_file(passive, name)?.flush()
+        };
+        match void() {
+            Ok(()) => self.torn = None,
+            Err(status) => refuse(slot, "not voided", status),
+        }
     }
 
     fn write_slot(
@@ -181,6 +204,14 @@ impl From<Damage> for Unusable {
     }
 }
 
+/// Reads, and once more if the file system fails: an older policy is not taken for want of memory at one moment.
+fn twice<T>(read: impl Fn() -> core::result::Result<T, Unusable>) -> core::result::Result<T, Unusable> {
+    match read() {
+        Err(Unusable::Unreadable(status)) if status != Status::OBJECT_NAME_NOT_FOUND => read(),
+        done => done,
+    }
+}
+
 fn refuse(slot: u8, reason: &'static str, status: Status) {
     trace::emit(&Event::PolicyStoreRefused { slot, reason, status: status.into() });
 }
@@ -197,7 +228,7 @@ fn header(passive: &Passive, directory: &Directory<'_>, slot: u8) -> Option<(u8,
         let length = file.read(0, &mut bytes)?;
         Ok(Header::decode(bytes.get(..length).unwrap_or_default(), file.size()?)?)
     };
-    match read() {
+    match twice(read) {
         Ok(header) => Some((slot, header)),
         Err(Unusable::Unreadable(Status::OBJECT_NAME_NOT_FOUND)) => None,
         Err(damaged) => {
