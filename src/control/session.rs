@@ -460,7 +460,12 @@ impl Session {
         inbox.refused = false;
         drop(inbox);
         this.receiving.store(true, Ordering::Release);
-        this.socket.receive(passive, this, room);
+        if !this.socket.receive(passive, this, room) {
+            // Nothing would come any more: memory is wanting, or the socket is being closed.
+            this.receiving.store(false, Ordering::Release);
+            this.broken.store(Status::INSUFFICIENT_RESOURCES.0, Ordering::Relaxed);
+            this.note(passive, note::BROKEN);
+        }
     }
 
     /// Takes the next frame of at most `limit` bytes out of the inbox, to the beginning of `into`: how long it is;
@@ -719,7 +724,14 @@ impl ConnectionEvents for Session {
     }
 
     fn received(&self, irql: &mut AtMostDispatch, data: &mut Data<'_>) {
-        let filled = self.inbox.lock(irql).fill(data);
+        let mut inbox = self.inbox.lock(irql);
+        if data.is_indicated() && self.receiving.load(Ordering::Acquire) {
+            // What the request brings comes first; this is asked for afterwards.
+            inbox.refused = true;
+            return;
+        }
+        let filled = inbox.fill(data);
+        drop(inbox);
         match filled {
             Ok(bytes) => {
                 let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);

@@ -15,6 +15,7 @@ pub struct Data<'d> {
     at: Cursor,
     /// Bytes from the cursor on.
     left: usize,
+    indicated: bool,
     _lent: PhantomData<&'d [u8]>,
 }
 
@@ -75,14 +76,20 @@ impl<'d> Data<'d> {
     /// NULL or a list that stays while `'d` lasts, whose MDLs describe locked or non-paged memory.
     pub(super) unsafe fn indicated(list: *const WSK_DATA_INDICATION, bytes: usize) -> Self {
         let at = Cursor { next: list, mdl: null_mut(), skip: 0, left: 0 };
-        Self { at, left: bytes, _lent: PhantomData }
+        Self { at, left: bytes, indicated: true, _lent: PhantomData }
     }
 
     /// What a request brought: the first `bytes` of `buffer`, which has as many.
     pub(super) fn brought(buffer: &'d mdl::MdlBuffer, bytes: usize) -> Self {
         let left = bytes.min(buffer.len());
         let at = Cursor { next: core::ptr::null(), mdl: buffer.as_mdl(), skip: 0, left };
-        Self { at, left, _lent: PhantomData }
+        Self { at, left, indicated: false, _lent: PhantomData }
+    }
+
+    /// Whether an event indicates them, and not a request has brought them. While a request is out, what it brings may
+    /// be before them in the stream, though its completion comes after ("PFN_WSK_RECEIVE": the two race).
+    pub const fn is_indicated(&self) -> bool {
+        self.indicated
     }
 
     /// Bytes that are not taken yet.
