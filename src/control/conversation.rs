@@ -29,8 +29,8 @@ pub(super) struct Conversation {
     pub(super) peer: Option<u8>,
     /// What holds requests to their rate.
     pub(super) requests: Bucket,
-    /// No request is taken before, in units of 100 ns since boot.
-    pub(super) not_before: u64,
+    /// The next request is one that may be made.
+    pub(super) paid: bool,
     /// The number of the last upload.
     pub(super) uploads: u32,
     pub(super) upload: Option<PoolBox<Uploading>>,
@@ -40,6 +40,8 @@ pub(super) struct Conversation {
     pub(super) outcome: Option<Outcome>,
     /// Where the telling of the connections that were open already goes on.
     pub(super) snapshot: Option<u32>,
+    /// The other side has ended its side: what has come is answered, and no more.
+    pub(super) finished: bool,
     /// A subscription is to end: the id of the request for it.
     pub(super) unsubscribing: Option<Option<u64>>,
 }
@@ -58,12 +60,13 @@ impl Conversation {
             stage,
             peer: None,
             requests: Bucket::UNUSED,
-            not_before: 0,
+            paid: false,
             uploads: 0,
             upload: None,
             ordered: false,
             outcome: None,
             snapshot: None,
+            finished: false,
             unsubscribing: None,
         }
     }

@@ -458,8 +458,8 @@ impl Session {
             return;
         }
         inbox.refused = false;
-        drop(inbox);
         this.receiving.store(true, Ordering::Release);
+        drop(inbox);
         if !this.socket.receive(passive, this, room) {
             // Nothing would come any more: memory is wanting, or the socket is being closed.
             this.receiving.store(false, Ordering::Release);
@@ -603,6 +603,11 @@ impl Session {
     pub(super) fn ask_ideal_backlog(this: &PoolArc<Self>, irql: &mut AtMostDispatch) {
         // Where WSK does not know, one buffer at a time is out.
         let _asked = this.socket.query_ideal_backlog(irql, this);
+    }
+
+    /// Whether the worker waits for a buffer.
+    pub(super) fn is_held_up(&self, irql: &mut AtMostDispatch) -> bool {
+        self.outbox.lock(irql).wanted
     }
 
     /// What broke.

@@ -42,6 +42,17 @@ pub(super) enum Left {
     Until(u64),
 }
 
+impl Left {
+    /// The same, but until then at most.
+    fn until(self, at: u64) -> Self {
+        match self {
+            Self::Waiting => Self::Until(at),
+            Self::Until(other) => Self::Until(other.min(at)),
+            Self::Busy => Self::Busy,
+        }
+    }
+}
+
 /// Who speaks for weir, with room for one message.
 pub(super) struct Speaker<'w> {
     shared: &'w Shared,
@@ -232,19 +243,19 @@ impl<'w> Speaker<'w> {
             return Ok(Next::Message(length));
         }
         for _ in 0..AT_ONCE {
-            let now = time::since_boot().as_100ns();
-            if now < conversation.not_before {
-                let (left, events) =
-                    (conversation.not_before, self.events(passive, session, conversation, into));
-                return Ok(match events {
-                    Next::Nothing(Left::Until(at)) => Next::Nothing(Left::Until(at.min(left))),
-                    Next::Nothing(Left::Waiting) => Next::Nothing(Left::Until(left)),
-                    other => other,
-                });
-            }
-            let Some(length) = Session::next_frame(session, passive, MAX_FRAME, &mut self.frame)? else {
-                return Ok(self.events(passive, session, conversation, into));
+            let wait = self.pay(conversation);
+            let frame = match wait {
+                None => Session::next_frame(session, passive, MAX_FRAME, &mut self.frame)?,
+                Some(_) => None,
             };
+            let Some(length) = frame else {
+                let next = self.events(passive, session, conversation, into);
+                return Ok(match (next, wait) {
+                    (Next::Nothing(left), Some(until)) => Next::Nothing(left.until(until)),
+                    (next, _) => next,
+                });
+            };
+            conversation.paid = false;
             let Stage::Open(transport) = &mut conversation.stage else { return Err(End::Nonsense) };
             let sealed = self.frame.get_mut(..length).unwrap_or_default();
             let length = transport.open(sealed).map_err(|_| End::Nonsense)?.len();
@@ -254,11 +265,6 @@ impl<'w> Speaker<'w> {
             }
             let message = self.frame.get(..length).unwrap_or_default();
             self.shared.counts.requests.fetch_add(1, Ordering::Relaxed);
-            if let Some(rate) = self.rate
-                && let Err(too_often) = conversation.requests.take(rate, now)
-            {
-                conversation.not_before = now.saturating_add(too_often.wait);
-            }
             let office = Office { host: self.host, shared: self.shared };
             let answered = office.answer(passive, session, conversation, message, &mut self.list, into);
             if let Some(length) = answered {
@@ -266,6 +272,19 @@ impl<'w> Speaker<'w> {
             }
         }
         Ok(Next::Nothing(Left::Busy))
+    }
+
+    /// Lets the next request be made, unless it is too early for it: when it will not be any more.
+    fn pay(&self, conversation: &mut Conversation) -> Option<u64> {
+        let Some(rate) = self.rate.filter(|_| !conversation.paid) else { return None };
+        let now = time::since_boot().as_100ns();
+        match conversation.requests.take(rate, now) {
+            Ok(()) => {
+                conversation.paid = true;
+                None
+            }
+            Err(too_often) => Some(now.saturating_add(too_often.wait)),
+        }
     }
 
     /// Writes the next message of events, after telling of connections that were open already as far as there is room.

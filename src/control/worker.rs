@@ -314,7 +314,7 @@ impl<'w> Worker<'w> {
             self.tell_end(session, end);
             session.close(passive, end);
         }
-        if notes & note::FINISHED != 0 {
+        if notes & note::FINISHED != 0 && session.phase() != Phase::Open {
             Session::peer_ended(session, passive, self.ending);
         }
         if notes & note::DISCONNECT_DONE != 0 {
@@ -374,7 +374,11 @@ impl<'w> Worker<'w> {
             self.speaker.initiate(passive, session, conversation, target.peer())?;
             Session::go_on_receiving(session, passive);
         }
+        conversation.finished |= notes & note::FINISHED != 0;
         match self.speaker.go_on(passive, session, conversation)? {
+            Left::Waiting if conversation.finished && !session.is_held_up(passive) => {
+                Session::peer_ended(session, passive, self.ending);
+            }
             Left::Waiting => {}
             Left::Busy => session.note(passive, note::SENT),
             Left::Until(at) => session.wake_at(at),

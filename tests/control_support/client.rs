@@ -81,7 +81,11 @@ impl Client {
 
     /// Asks, and hands the answer to `look`.
     #[track_caller]
-    pub fn ask<R>(&mut self, request: &Request<'_>, look: impl FnOnce(Result<Reply<'_>, Failure<'_>>) -> R) -> R {
+    pub fn ask<R>(
+        &mut self,
+        request: &Request<'_>,
+        look: impl FnOnce(Result<Reply<'_>, Failure<'_>>) -> R,
+    ) -> R {
         let id = self.next;
         self.next += 1;
         self.send(Some(id), request);

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use weir::board::Board;
 use weir::config::Settings;
-use weir::config::schema::{Extensions, REG_MULTI_SZ, REG_SZ};
+use weir::config::schema::{Extensions, Place, REG_MULTI_SZ, REG_SZ};
 use weir::control::protocol::noise::Keys;
 use weir::control::protocol::role::Role;
 use weir::control::{Control, Host};
@@ -171,7 +171,8 @@ impl Plane {
         let board = PoolArc::try_new(tags::DRIVER, Board::new(1))?;
         let settings = PoolBox::try_copy(tags::CONFIGURATION, parameters)?;
         let keys = PoolBox::try_new(tags::CONFIGURATION, Keys::new(&DRIVER))?;
-        let sources = Sources { registry: None, fail_mode: FailMode::Open };
+        let sources =
+            Sources { registry: None, store: Place::Nowhere, driver: None, fail_mode: FailMode::Open };
         let (steward, _) = Steward::start(&mut passive, policies.clone(), sources)?;
         let host = Host {
             settings,
