@@ -1,9 +1,8 @@
 //! Winsock Kernel sockets: their gate, and what may be called while.
 #![cfg(feature = "sim")]
 
-mod control_support;
+mod wsk_support;
 
-use control_support::{boot, eventually, passive};
 use ntsim::sys::nt::{NTSTATUS, PVOID, STATUS_SUCCESS};
 use ntsim::wsk::extension::{self, Offer, Script};
 use ntsim::wsk::{self, memory};
@@ -24,6 +23,7 @@ use weir::wsk::{
     Accepted, CaptureError, ConnectionEvents, ConnectionSocket, Data, Disconnected, EVENTS, Incoming,
     ListenEvents, ListenSocket, Registration, SendBuffer, WSK_VERSION,
 };
+use wsk_support::{boot, eventually, passive};
 
 /// An owner that notes what it is told.
 struct Connection {
@@ -131,7 +131,7 @@ fn with_connection(script: Script, body: impl FnOnce(&PoolArc<Connection>, memor
         let peer = memory::connect(socket.address()).unwrap();
         let mut connection = None;
         eventually("the connection is accepted", || {
-            connection = listener.connection.lock(&mut control_support::passive()).take();
+            connection = listener.connection.lock(&mut wsk_support::passive()).take();
             connection.is_some()
         });
         let connection = connection.unwrap();

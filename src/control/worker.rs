@@ -500,6 +500,9 @@ fn open(
     if let Err(status) = socket.exclusive() {
         trace::emit(&trace::Event::Fault { operation: "SO_EXCLUSIVEADDRUSE", status: status.into() });
     }
+    if let Err(status) = socket.secured() {
+        trace::emit(&trace::Event::Fault { operation: "WSK_CACHE_SD", status: status.into() });
+    }
     port.address = socket.address();
     port.back_off = BACK_OFF_FIRST;
     shared.counts.listeners.fetch_add(1, Ordering::Relaxed);

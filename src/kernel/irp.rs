@@ -480,15 +480,14 @@ pub unsafe fn reclaim_parked(passive: &mut Passive) -> u32 {
         let Some(header) = listed.first else { return count };
         listed.remove(header);
         drop(listed);
-        // SAFETY: in the list until now, hence alive.
-        let sent = unsafe { nt::was_sent(header.as_ref().irp) };
-        if sent {
+        // SAFETY: in the list until now, hence alive, and nobody else has it.
+        let fields = unsafe { &mut *header.as_ptr() };
+        // SAFETY: the block's own IRP.
+        if unsafe { nt::was_sent(fields.irp) } {
             // Its location is in the callee's hands, and what set its routine leaks with it.
-            // SAFETY: out of the list: nobody else has it.
-            unsafe { (*header.as_ptr()).armed = Armed::No };
+            fields.armed = Armed::No;
         }
-        // SAFETY: alive, a plain field.
-        let free = unsafe { header.as_ref() }.free;
+        let free = fields.free;
         // SAFETY: out of the list, and its completion routine will not run.
         unsafe { free(header) };
         count = count.saturating_add(1);

@@ -96,8 +96,8 @@ pub unsafe fn next_stack_location(irp: PIRP) -> *mut IO_STACK_LOCATION {
 /// `irp` points to an IRP.
 pub unsafe fn was_sent(irp: PIRP) -> bool {
     // SAFETY: the caller's promise.
-    let (current, count) = unsafe { ((*irp).CurrentLocation, (*irp).StackCount) };
-    current <= count
+    let irp = unsafe { &*irp };
+    irp.CurrentLocation <= irp.StackCount
 }
 
 /// Fills in `IoStatus` of an IRP, without information.

@@ -233,7 +233,7 @@ impl<T: ConnectionEvents> ConnectionSocket<T> {
                 let category = (address::family(&remote), WSK_FLAG_CONNECTION_SOCKET);
                 let dispatch = core::ptr::from_ref(connection_dispatch::<T>()).cast();
                 // SAFETY: the table of connection sockets that a `T` owns.
-                let made = unsafe { make(passive, provider, category, dispatch, setup) };
+                let made = unsafe { make(passive, provider, category, dispatch, None, setup) };
                 made.map_err(|status| nothing(Step::Socket, status))
             },
         );

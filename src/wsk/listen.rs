@@ -5,6 +5,7 @@
 use super::address;
 use super::events::{ConnectionEvents, Incoming, ListenEvents, listen_dispatch};
 use super::provider::Provider;
+use super::security::Cached;
 use super::socket::{Call, Closing, EVENTS, RawSocket, STEP, Setup, Socket, Step, issue_close, make, step};
 use crate::kernel::irp::{Called, Completion, Irp, Started};
 use crate::kernel::irql::{AtMostDispatch, Passive};
@@ -28,6 +29,7 @@ pub struct ListenSocket<L: ListenEvents> {
     context: NonNull<()>,
     close: Irp<Option<PoolArc<L>>>,
     exclusive: Result,
+    secured: Result,
 }
 
 // SAFETY: the context is a share of an `L`, which is Send and Sync; the rest is.
@@ -64,11 +66,15 @@ impl<L: ListenEvents> ListenSocket<L> {
         let (setup, close, socket) = allocated;
         let category = (address::family(&address), WSK_FLAG_LISTEN_SOCKET);
         let dispatch = core::ptr::from_ref(listen_dispatch::<L>()).cast();
+        let (security, secured) = match Cached::new(provider) {
+            Ok(security) => (Some(security), Ok(())),
+            Err(status) => (None, Err(status)),
+        };
         // SAFETY: the table of listening sockets that an `L` owns.
-        let made = unsafe { make(passive, provider, category, dispatch, setup) };
+        let made = unsafe { make(passive, provider, category, dispatch, security, setup) };
         let (setup, raw, context) = made.map_err(Step::Socket.failed()).map_err(nothing)?;
         socket.made(&raw);
-        let mut this = Self { socket, raw, address, context, close, exclusive: Ok(()) };
+        let mut this = Self { socket, raw, address, context, close, exclusive: Ok(()), secured };
         match this.set_up(passive, setup) {
             Ok(()) => Ok(this),
             Err(error) => {
@@ -138,6 +144,12 @@ impl<L: ListenEvents> ListenSocket<L> {
     /// Whether no other socket can be bound to the same address (SO_EXCLUSIVEADDRUSE), or why this cannot be had.
     pub const fn exclusive(&self) -> Result {
         self.exclusive
+    }
+
+    /// Whether the socket has a security descriptor of ours, or why it has the default one, which does not let the address
+    /// be shared either.
+    pub const fn secured(&self) -> Result {
+        self.secured
     }
 
     /// Passes the gate.

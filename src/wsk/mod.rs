@@ -28,6 +28,7 @@ mod data;
 mod events;
 mod listen;
 mod provider;
+mod security;
 mod socket;
 
 pub use connection::{ConnectionSocket, DialError, RECEIVE_SIZE, SendBuffer};

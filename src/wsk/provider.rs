@@ -137,6 +137,20 @@ impl Provider<'_> {
         unsafe { (*self.npi.Dispatch).Version }
     }
 
+    /// WskControlClient, for the operations that take no IRP.
+    pub(super) fn control<I, O>(&self, code: u32, input: Option<&mut I>, output: Option<&mut O>) -> Status {
+        // SAFETY: the table is valid until the capture is released.
+        let function: PFN_WSK_CONTROL_CLIENT = unsafe { (*self.npi.Dispatch).WskControlClient };
+        let Some(function) = function else { return Status::NOT_SUPPORTED };
+        let (input_size, input) = lent(input);
+        let (output_size, output) = lent(output);
+        // SAFETY: both are read and written before the call returns; OutputSizeReturned is NULL, as the pages of the
+        // operations that weir uses have it.
+        Status(unsafe {
+            function(self.npi.Client, code, input_size, input, output_size, output, null_mut(), null_mut())
+        })
+    }
+
     /// Enables the events of `mask` on every socket made from now on; before the first one, and for good
     /// (WSK_SET_STATIC_EVENT_CALLBACKS).
     ///
@@ -145,42 +159,28 @@ impl Provider<'_> {
     pub fn set_static_event_callbacks(&self, mask: u32) -> Result {
         let mut control =
             WSK_EVENT_CALLBACK_CONTROL { NpiId: &raw const NPI_WSK_INTERFACE_ID, EventMask: mask };
-        // SAFETY: the table is valid until the capture is released.
-        let function: PFN_WSK_CONTROL_CLIENT = unsafe { (*self.npi.Dispatch).WskControlClient };
-        let function = function.ok_or(Status::NOT_SUPPORTED)?;
-        // SAFETY: the input is read before the call returns; this operation takes no IRP.
-        let status = unsafe {
-            function(
-                self.npi.Client,
-                WSK_SET_STATIC_EVENT_CALLBACKS,
-                size_of::<WSK_EVENT_CALLBACK_CONTROL>(),
-                (&raw mut control).cast(),
-                0,
-                null_mut(),
-                null_mut(),
-                null_mut(),
-            )
-        };
-        Status(status).exact()
+        self.control(WSK_SET_STATIC_EVENT_CALLBACKS, Some(&mut control), None::<&mut u32>).exact()
     }
 
     /// WskSocket for TCP, in the category of `flags`. The socket arrives in the IRP's information.
     ///
     /// # Safety
     /// `dispatch` is the category's client table, `context` what its functions expect, both valid until the
-    /// socket's close has completed; `irp` is ready for a call.
+    /// socket's close has completed; `security` is NULL or a cached descriptor that stays until the completion; `irp` is
+    /// ready for a call.
     pub(super) unsafe fn socket(
         &self,
         family: ADDRESS_FAMILY,
         flags: u32,
         context: PVOID,
         dispatch: *const c_void,
+        security: PVOID,
         irp: PIRP,
     ) -> Option<Status> {
         // SAFETY: the table is valid until the capture is released.
         let function: PFN_WSK_SOCKET = unsafe { (*self.npi.Dispatch).WskSocket };
         let function = function?;
-        // SAFETY: the caller's promises; no owner and no security descriptor: the defaults.
+        // SAFETY: the caller's promises; no owner: the default.
         let status = unsafe {
             function(
                 self.npi.Client,
@@ -192,12 +192,17 @@ impl Provider<'_> {
                 dispatch,
                 null_mut(),
                 null_mut(),
-                null_mut(),
+                security,
                 irp,
             )
         };
         Some(Status(status))
     }
+}
+
+/// A buffer as WSK takes it: its size, and its address or NULL.
+fn lent<T>(buffer: Option<&mut T>) -> (usize, PVOID) {
+    buffer.map_or((0, null_mut()), |buffer| (size_of::<T>(), core::ptr::from_mut(buffer).cast()))
 }
 
 impl Drop for Provider<'_> {

@@ -10,6 +10,7 @@
 //! IRQL: calls at <= DISPATCH_LEVEL where they need no wait; opening a listener and closing at PASSIVE_LEVEL.
 
 use super::provider::Provider;
+use super::security::Cached;
 use crate::kernel::irp::{Bounds, Called, Completion, Irp};
 use crate::kernel::irql::{AtMostDispatch, Passive};
 use crate::kernel::pool::PoolArc;
@@ -260,8 +261,8 @@ pub(super) fn step<T: Send + Sync + 'static>(
     }
 }
 
-/// WskSocket, in the category of `flags`. The share of the owner that becomes WSK's context comes back with the
-/// socket.
+/// WskSocket, in the category of `flags`, with a security descriptor or the default one. The share of the owner that
+/// becomes WSK's context comes back with the socket.
 ///
 /// # Safety
 /// `dispatch` is the category's client table, whose functions expect a share of a `T`.
@@ -270,13 +271,18 @@ pub(super) unsafe fn make<T: Send + Sync + 'static>(
     provider: &Provider<'_>,
     (family, flags): (ADDRESS_FAMILY, u32),
     dispatch: *const c_void,
+    security: Option<Cached<'_>>,
     setup: Irp<Setup<T>>,
 ) -> Result<(Irp<Setup<T>>, RawSocket, NonNull<()>)> {
+    let descriptor = security.as_ref().map_or(null_mut(), Cached::as_raw);
     let made = step(passive, setup, |irp, setup| {
         let context = setup.owner.as_ref()?.as_raw();
         // SAFETY: the caller's table; the request has the share as long as it may make a socket.
-        unsafe { provider.socket(family, flags, context.as_ptr().cast(), dispatch, irp) }
+        unsafe { provider.socket(family, flags, context.as_ptr().cast(), dispatch, descriptor, irp) }
     });
+    if let (Err((None, _)), Some(security)) = (&made, security) {
+        security.abandon();
+    }
     let (mut setup, information) = made.map_err(|(_, status)| status)?;
     let pointer = core::ptr::with_exposed_provenance_mut(information);
     let raw = RawSocket::new(pointer).ok_or(Status::UNSUCCESSFUL)?;

@@ -239,8 +239,10 @@ unsafe fn require_no_lost_routine(api: &'static str, irp: PIRP) {
     if unsafe { (*irp).CurrentLocation } <= 1 {
         return;
     }
-    // SAFETY: as above; a location is left.
-    let location = unsafe { current_location(irp).sub(1) };
+    // SAFETY: as above.
+    let current = unsafe { current_location(irp) };
+    // SAFETY: a location is left.
+    let location = unsafe { current.sub(1) };
     // SAFETY: the location belongs to the IRP.
     let routine = unsafe { (*location).CompletionRoutine };
     let guarded: PIO_COMPLETION_ROUTINE = Some(run_guarded);
@@ -262,20 +264,23 @@ pub(crate) unsafe fn call_driver(api: &'static str, device: PDEVICE_OBJECT, irp:
     if !unsafe { send(api, irp) } {
         return STATUS_INVALID_PARAMETER;
     }
+    // SAFETY: as the caller promises.
+    let location = unsafe { current_location(irp) };
     // SAFETY: a sent IRP has a current location.
-    let location = unsafe { &mut *current_location(irp) };
+    let location = unsafe { &mut *location };
     location.DeviceObject = device;
-    // SAFETY: live, and so is its driver.
-    let driver = unsafe { &*(*device).DriverObject };
-    match driver.MajorFunction.get(usize::from(location.MajorFunction)).copied().flatten() {
-        // SAFETY: the driver's dispatch routine, for its device.
-        Some(dispatch) => irql::same_irql("dispatch routine", || unsafe { dispatch(device, irp) }),
-        None => {
-            // SAFETY: sent just now.
-            unsafe { complete(irp, STATUS_INVALID_DEVICE_REQUEST, 0) };
-            STATUS_INVALID_DEVICE_REQUEST
-        }
-    }
+    // SAFETY: it is live.
+    let driver = unsafe { (*device).DriverObject };
+    // SAFETY: a device's driver is there.
+    let driver = unsafe { &*driver };
+    let dispatch = driver.MajorFunction.get(usize::from(location.MajorFunction)).copied().flatten();
+    let Some(dispatch) = dispatch else {
+        // SAFETY: sent just now.
+        unsafe { complete(irp, STATUS_INVALID_DEVICE_REQUEST, 0) };
+        return STATUS_INVALID_DEVICE_REQUEST;
+    };
+    // SAFETY: the driver's dispatch routine, for its device.
+    irql::same_irql("dispatch routine", || unsafe { dispatch(device, irp) })
 }
 
 /// The subsystem takes an IRP: it is pending from here until [`complete`]. Returns false, with a violation recorded, when

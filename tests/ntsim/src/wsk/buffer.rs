@@ -93,7 +93,9 @@ impl Buffer {
             // SAFETY: not freed, and checked when the request was made.
             let found = unsafe { *at };
             // SAFETY: the same.
-            let (start, bytes) = unsafe { (address(&found), count(at)) };
+            let start = unsafe { address(&found) };
+            // SAFETY: the same.
+            let bytes = unsafe { count(at) };
             if pool::range(start, bytes.min(left)) == Range::Freed {
                 violation(&rules::BUFFER_FREED, api, format!("{bytes} bytes at {start:p}"));
                 return false;

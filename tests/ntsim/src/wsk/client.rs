@@ -270,7 +270,8 @@ unsafe extern "system" fn control_client(
         violation(&rules::IRP_FORBIDDEN, API, format!("control code {code}"));
         return refuse(&call.subsystem, API, irp, STATUS_INVALID_PARAMETER);
     }
-    if fault::fail(API) {
+    // What gives something back needs nothing for it.
+    if code != WSK_RELEASE_SD && fault::fail(API) {
         return STATUS_INSUFFICIENT_RESOURCES;
     }
     match code {
@@ -377,7 +378,7 @@ unsafe fn cache_security(
         violation(&rules::SECURITY_INVALID, "WskControlClient", format!("{given:p}"));
         return STATUS_INVALID_PARAMETER;
     };
-    let cached = with_exposed_provenance_mut(call.client.cache_security(security.into()));
+    let cached = with_exposed_provenance_mut(call.client.cache_security(&security));
     // SAFETY: not NULL.
     unsafe { *output = cached };
     STATUS_SUCCESS

@@ -278,7 +278,7 @@ fn get_option(entry: &Entry, request: Request, operation: Operation) -> NTSTATUS
     if (operation.level, operation.code) == (SOL_SOCKET, SO_WSK_SECURITY) {
         // A cached copy, which the driver releases; NULL where the default descriptor holds.
         let set = lock(&entry.socket.state).security.clone();
-        let copy = set.map_or(0, |security| entry.socket.client.cache_security(security));
+        let copy = set.map_or(0, |security| entry.socket.client.cache_security(&security));
         return give(entry, request, operation, copy);
     }
     let value = {

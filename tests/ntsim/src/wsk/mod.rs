@@ -83,6 +83,7 @@ pub enum CallbackIrql {
 
 /// How the subsystem behaves.
 #[derive(Clone, Copy, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "choices that do not depend on each other")]
 pub struct Config {
     pub backend: Backend,
     pub seed: u64,

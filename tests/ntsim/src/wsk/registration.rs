@@ -108,8 +108,8 @@ impl Client {
     }
 
     /// Caches a self-relative descriptor: a copy of its own, whose address is returned.
-    pub fn cache_security(&self, security: Arc<[u8]>) -> usize {
-        let bytes: Arc<[u8]> = Arc::from(&*security);
+    pub fn cache_security(&self, security: &[u8]) -> usize {
+        let bytes: Arc<[u8]> = Arc::from(security);
         let address = bytes.as_ptr().expose_provenance();
         lock(&self.state).security.insert(address, Security { bytes, uses: 0 });
         track(SECURITY_KIND, address, 0);

@@ -364,3 +364,149 @@ fn an_mdl_is_built_before_use_and_freed_once() {
     expect(&sim, &[&MDL_NOT_BUILT, &MDL_INVALID, &MDL_INVALID]);
     assert_eq!(rule::MDL_INVALID.page, "IoFreeMdl");
 }
+
+/// A driver whose device binds completion routines.
+mod guarded {
+    use super::*;
+    use ntsim::fault::Plan;
+    use ntsim::sys::nt::{
+        FILE_DEVICE_NETWORK, IRP_MJ_INTERNAL_DEVICE_CONTROL, IoCreateDevice, IoDeleteDevice,
+        IoSetCompletionRoutineEx, IofCallDriver, IofCompleteRequest, PDRIVER_OBJECT, PUNICODE_STRING,
+        STATUS_INSUFFICIENT_RESOURCES, STATUS_INVALID_DEVICE_REQUEST, STATUS_INVALID_PARAMETER,
+    };
+    use ntsim::verify::rule::{CALL_DEVICE, COMPLETION_DEVICE, COMPLETION_LOST};
+    use ntsim::{Driver, Sim};
+
+    unsafe extern "C" fn unload(_driver: PDRIVER_OBJECT) {}
+
+    unsafe extern "system" fn entry(driver: PDRIVER_OBJECT, _path: PUNICODE_STRING) -> NTSTATUS {
+        unsafe { (*driver).DriverUnload = Some(unload) };
+        STATUS_SUCCESS
+    }
+
+    fn driver(sim: &Sim) -> (Driver, PDEVICE_OBJECT) {
+        let driver = sim.load_driver("sample", entry).unwrap();
+        let mut device = ptr::null_mut();
+        let status = unsafe {
+            IoCreateDevice(
+                driver.object(),
+                0,
+                ptr::null_mut(),
+                FILE_DEVICE_NETWORK,
+                0,
+                FALSE,
+                &raw mut device,
+            )
+        };
+        assert_eq!(status, STATUS_SUCCESS);
+        (driver, device)
+    }
+
+    fn set(device: PDEVICE_OBJECT, irp: PIRP, seen: &Seen) -> NTSTATUS {
+        unsafe { IoSetCompletionRoutineEx(device, irp, Some(record), context(seen), TRUE, TRUE, TRUE) }
+    }
+
+    #[test]
+    fn a_completion_routine_holds_its_device_until_it_has_returned() {
+        let sim = machine();
+        let (driver, device) = driver(&sim);
+        let seen = Seen::default();
+        let irp = unsafe { IoAllocateIrp(1, FALSE) };
+        assert_eq!(set(device, irp, &seen), STATUS_SUCCESS);
+        assert!(unsafe { send(API, irp) });
+        unsafe { IoDeleteDevice(device) };
+        assert!(held(&sim).contains(&"device object"), "it is referenced");
+        unsafe { complete(irp, STATUS_SUCCESS, 3) };
+        assert_eq!(seen.calls.load(Ordering::SeqCst), 1);
+        assert_eq!(held(&sim), ["IRP"]);
+        unsafe { IoFreeIrp(irp) };
+        driver.unload();
+        expect_clean(&sim);
+    }
+
+    #[test]
+    fn a_completion_routine_that_cannot_be_set_leaves_the_irp_as_it_was() {
+        let sim = machine();
+        let (driver, device) = driver(&sim);
+        let seen = Seen::default();
+        let irp = unsafe { IoAllocateIrp(1, FALSE) };
+        sim.fault(Plan::Nth(1));
+        assert_eq!(set(device, irp, &seen), STATUS_INSUFFICIENT_RESOURCES);
+        sim.fault(Plan::None);
+        unsafe { IoFreeIrp(irp) };
+        unsafe { IoDeleteDevice(device) };
+        driver.unload();
+        expect_clean(&sim);
+    }
+
+    /// What frees or reuses the IRP instead of sending it leaks what the routine was set with, and the device.
+    #[test]
+    fn a_completion_routine_that_never_runs_is_noticed() {
+        let free = |irp| unsafe { IoFreeIrp(irp) };
+        let reuse = |irp| {
+            unsafe { IoReuseIrp(irp, STATUS_SUCCESS) };
+            unsafe { IoFreeIrp(irp) };
+        };
+        for lose in [free as fn(PIRP), reuse] {
+            let sim = machine();
+            let (driver, device) = driver(&sim);
+            let seen = Seen::default();
+            let irp = unsafe { IoAllocateIrp(1, FALSE) };
+            assert_eq!(set(device, irp, &seen), STATUS_SUCCESS);
+            lose(irp);
+            unsafe { IoDeleteDevice(device) };
+            assert_eq!(seen.calls.load(Ordering::SeqCst), 0);
+            assert!(held(&sim).contains(&"completion routine"));
+            driver.unload();
+            expect(&sim, &[&COMPLETION_LOST]);
+        }
+    }
+
+    #[test]
+    fn a_completion_routine_is_for_a_device_that_is_there() {
+        let sim = machine();
+        let (driver, device) = driver(&sim);
+        let seen = Seen::default();
+        unsafe { IoDeleteDevice(device) };
+        let irp = unsafe { IoAllocateIrp(1, FALSE) };
+        assert_eq!(set(device, irp, &seen), STATUS_INVALID_PARAMETER);
+        assert_eq!(unsafe { IofCallDriver(device, irp) }, STATUS_INVALID_PARAMETER);
+        unsafe { IoFreeIrp(irp) };
+        driver.unload();
+        expect(&sim, &[&COMPLETION_DEVICE, &CALL_DEVICE]);
+    }
+
+    unsafe extern "C" fn dispatch(_device: PDEVICE_OBJECT, irp: PIRP) -> NTSTATUS {
+        unsafe { (*irp).IoStatus.u.Status = STATUS_NOT_SUPPORTED };
+        unsafe { (*irp).IoStatus.Information = 7 };
+        unsafe { IofCompleteRequest(irp, 0) };
+        STATUS_NOT_SUPPORTED
+    }
+
+    #[test]
+    fn an_irp_that_a_driver_sends_to_its_own_device_comes_back() {
+        let sim = machine();
+        let (driver, device) = driver(&sim);
+        for (own, status, information) in
+            [(false, STATUS_INVALID_DEVICE_REQUEST, 0), (true, STATUS_NOT_SUPPORTED, 7)]
+        {
+            if own {
+                let functions = unsafe { &mut (*driver.object()).MajorFunction };
+                functions[IRP_MJ_INTERNAL_DEVICE_CONTROL] = Some(dispatch);
+            }
+            let seen = Seen::default();
+            let irp = unsafe { IoAllocateIrp(1, FALSE) };
+            assert_eq!(set(device, irp, &seen), STATUS_SUCCESS);
+            let next = unsafe { (*irp).Tail.Overlay.CurrentStackLocation.sub(1) };
+            unsafe { (*next).MajorFunction = IRP_MJ_INTERNAL_DEVICE_CONTROL.try_into().unwrap() };
+            assert_eq!(unsafe { IofCallDriver(device, irp) }, status);
+            assert_eq!(seen.calls.load(Ordering::SeqCst), 1);
+            assert_eq!(seen.status.load(Ordering::SeqCst), status);
+            assert_eq!(seen.information.load(Ordering::SeqCst), information);
+            unsafe { IoFreeIrp(irp) };
+        }
+        unsafe { IoDeleteDevice(device) };
+        driver.unload();
+        expect_clean(&sim);
+    }
+}
