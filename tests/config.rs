@@ -6,8 +6,10 @@ use std::sync::{Arc, Mutex};
 
 use ntsim::fault::Plan;
 use ntsim::registry::Value;
+use ntsim::security::{Ace, Descriptor, READ, Sid};
 use weir::config::schema::{FailMode, POLICY_IMAGE, TABLE};
 use weir::config::{self, Loaded, Settings};
+use weir::control::protocol::noise::Keys;
 use weir::kernel::Status;
 use weir::kernel::irql::Passive;
 use weir::kernel::registry::{Found, Key, MAX_NAME};
@@ -57,7 +59,8 @@ fn without_a_key_the_defaults_hold() {
     let (loaded, events) = load();
     assert_eq!(*loaded.settings, Settings::DEFAULT);
     assert!(loaded.policy_image.is_none());
-    assert_eq!(events, ["SettingsRead { taken: 0, refused: 0 }"]);
+    assert!(loaded.identity.is_none());
+    assert_eq!(events, ["SettingsRead { taken: 0, refused: 0 }", "ControlKeyAbsent"]);
     drop(loaded);
     assert_clean(&sim);
 }
@@ -87,7 +90,7 @@ fn what_stands_in_the_registry_is_taken() {
     let required: Vec<_> = settings.extension_interfaces.as_slice().iter().map(|it| it.required).collect();
     assert_eq!(required, [true, false]);
     assert_eq!(loaded.policy_image.as_ref().unwrap().bytes(), image);
-    assert_eq!(events, ["SettingsRead { taken: 5, refused: 0 }"]);
+    assert_eq!(events, ["SettingsRead { taken: 5, refused: 0 }", "ControlKeyAbsent"]);
     drop(loaded);
     assert_clean(&sim);
 }
@@ -117,6 +120,7 @@ fn a_refused_value_is_told_and_leaves_the_default() {
         r#"SettingRefused { name: "PolicyImage", reason: WrongSize, registry_type: 3, size: 0 }"#,
         "SettingUnknown { name: [82, 105, 110, 103, 82, 101, 99, 111, 114, 100] }",
         "SettingsRead { taken: 0, refused: 7 }",
+        "ControlKeyAbsent",
     ];
     assert_eq!(events, expected);
     drop(loaded);
@@ -164,6 +168,169 @@ fn whatever_call_fails_the_load_ends_with_settings_that_hold() {
         sim.fault(Plan::None);
         assert_clean(&sim);
     }
+}
+
+const KEY: &str = r"\Registry\Machine\SYSTEM\CurrentControlSet\Services\weir\Parameters\Key";
+const PRIVATE: [u8; 32] = [0x42; 32];
+
+/// A machine with a private key, under this descriptor.
+fn with_key(value: Value, descriptor: &Descriptor) -> ntsim::Sim {
+    let sim = boot();
+    sim.registry().create_key(KEY);
+    assert!(sim.registry().set_security(KEY, descriptor.bytes()));
+    sim.registry().set(KEY, "PrivateKey", value);
+    sim
+}
+
+/// What was told of the key, if it was not taken.
+fn told_of_key() -> Option<String> {
+    let (loaded, mut events) = load();
+    events.retain(|event| event.starts_with("ControlKey"));
+    assert_eq!(loaded.identity.is_some(), events.is_empty());
+    if let Some(keys) = &loaded.identity {
+        assert_eq!(keys.public(), Keys::new(&PRIVATE).public());
+    }
+    assert!(events.len() <= 1, "{events:?}");
+    events.pop()
+}
+
+#[test]
+fn a_key_that_only_the_system_can_see_is_taken() {
+    let sim = with_key(Value::Binary(PRIVATE.into()), &Descriptor::closed());
+    assert_eq!(told_of_key(), None);
+    assert_clean(&sim);
+}
+
+#[test]
+fn the_private_key_is_left_in_no_memory_that_is_freed() {
+    for (value, descriptor) in [
+        (Value::Binary(PRIVATE.into()), Descriptor::closed()),
+        (Value::Binary(PRIVATE.into()), Descriptor::of_a_service()),
+        (Value::Binary([PRIVATE, PRIVATE].concat()), Descriptor::closed()),
+        (Value::Raw { kind: 4, data: PRIVATE.into() }, Descriptor::closed()),
+    ] {
+        let sim = with_key(value, &descriptor);
+        sim.watch_secret(&PRIVATE[..8]);
+        let calls = {
+            sim.fault(Plan::None);
+            drop(load());
+            sim.fault_calls()
+        };
+        for call in 2..=calls {
+            sim.fault(Plan::Nth(call));
+            drop(load());
+        }
+        sim.fault(Plan::None);
+        assert_clean(&sim);
+    }
+}
+
+#[test]
+fn a_key_that_others_might_see_is_refused_with_the_reason() {
+    let closed = Descriptor::closed;
+    let with = |ace| {
+        let mut descriptor = closed();
+        descriptor.list.get_or_insert_default().push(ace);
+        descriptor
+    };
+    for (descriptor, reason) in [
+        (Descriptor::of_a_service(), "Admits"),
+        (with(Ace::allow(READ, Sid::EVERYONE)), "Admits"),
+        (with(Ace::allow_callback(READ, Sid::USERS)), "Admits"),
+        (Descriptor { owner: Sid::USERS, ..closed() }, "Owner"),
+        (Descriptor { list: None, ..closed() }, "NoList"),
+        (with(Ace { kind: 77, ..Ace::allow(READ, Sid::SYSTEM) }), "Descriptor"),
+    ] {
+        let sim = with_key(Value::Binary(PRIVATE.into()), &descriptor);
+        let told = format!("ControlKeyRefused {{ reason: {reason}, status: 0x00000000 }}");
+        assert_eq!(told_of_key(), Some(told));
+        assert_clean(&sim);
+    }
+    // A descriptor of many entries is read all the same.
+    let many = vec![Ace::allow(READ, Sid::SYSTEM); 2000];
+    let sim = with_key(Value::Binary(PRIVATE.into()), &Descriptor { list: Some(many), ..closed() });
+    assert_eq!(told_of_key(), None);
+    assert_clean(&sim);
+}
+
+#[test]
+fn a_key_below_what_users_may_read_is_not_closed_by_itself() {
+    let sim = boot();
+    sim.registry().set(KEY, "PrivateKey", Value::Binary(PRIVATE.into()));
+    assert_eq!(told_of_key().unwrap(), "ControlKeyRefused { reason: Admits, status: 0x00000000 }");
+    assert_clean(&sim);
+}
+
+#[test]
+fn what_is_no_key_is_refused_with_the_reason() {
+    for (value, reason) in [
+        (Value::Binary(vec![]), "WrongSize"),
+        (Value::Binary(vec![1; 31]), "WrongSize"),
+        (Value::Binary(vec![1; 33]), "WrongSize"),
+        (Value::Binary(vec![1; 5000]), "WrongSize"),
+        (Value::Sz("0123456789012345".into()), "WrongType"),
+        (Value::Sz("0".repeat(4000)), "WrongType"),
+        (Value::Dword(1), "WrongType"),
+        (Value::Binary(vec![0; 32]), "Zero"),
+    ] {
+        let sim = with_key(value, &Descriptor::closed());
+        let told = format!("ControlKeyRefused {{ reason: {reason}, status: 0x00000000 }}");
+        assert_eq!(told_of_key(), Some(told));
+        assert_clean(&sim);
+    }
+}
+
+#[test]
+fn without_a_key_that_is_told() {
+    let sim = boot();
+    assert_eq!(told_of_key().unwrap(), "ControlKeyAbsent");
+    sim.registry().create_key(KEY);
+    assert_eq!(told_of_key().unwrap(), "ControlKeyAbsent");
+    assert_clean(&sim);
+}
+
+#[test]
+fn whatever_call_fails_there_is_the_key_or_an_event_that_says_why_not() {
+    let sim = with_key(Value::Binary(PRIVATE.into()), &Descriptor::closed());
+    sim.fault(Plan::None);
+    assert_eq!(told_of_key(), None);
+    let calls = sim.fault_calls();
+    let mut refused = 0;
+    for call in 2..=calls {
+        sim.fault(Plan::Nth(call));
+        if let Some(told) = told_of_key() {
+            // Without the settings' key nothing below it is looked for.
+            let expected = "ControlKeyRefused { reason: Unreadable, status: 0xC000009A }";
+            assert_eq!(told, expected, "call {call}");
+            refused += 1;
+        }
+        sim.fault(Plan::None);
+        assert_clean(&sim);
+    }
+    assert!(refused >= 4, "{refused} of {calls}");
+}
+
+#[test]
+fn whom_the_driver_connects_to_must_be_a_peer() {
+    let sim = boot();
+    let key = "31e0303fd6418d2f8c0e78b91f22e8caed0fbe48656dcf4767e4834f701b8f62";
+    let set = |name, values: &[&str]| {
+        let values = values.iter().map(|&value| value.to_owned()).collect();
+        sim.registry().set(PARAMETERS, name, Value::MultiSz(values));
+    };
+    set("ControlPeers", &[&format!("fleet=operator:{key}")]);
+    set("ControlDial", &["FLEET@192.0.2.7:47474", "fleet@[2001:db8::7]:1"]);
+    let (loaded, events) = load();
+    assert_eq!(loaded.settings.control_dial.as_slice().len(), 2);
+    assert_eq!(events[0], "SettingsRead { taken: 2, refused: 0 }");
+    drop(loaded);
+    set("ControlDial", &["fleet@192.0.2.7:47474", "other@192.0.2.8:47474"]);
+    let (loaded, events) = load();
+    assert_eq!(loaded.settings.control_dial.as_slice(), []);
+    let refused = r#"SettingRefused { name: "ControlDial", reason: UnknownPeer, registry_type: 7, size: 0 }"#;
+    assert_eq!(events, [refused, "SettingsRead { taken: 1, refused: 1 }", "ControlKeyAbsent"]);
+    drop(loaded);
+    assert_clean(&sim);
 }
 
 #[test]

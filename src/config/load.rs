@@ -55,7 +55,11 @@ pub fn load(passive: &Passive, service: &[u16]) -> Result<Loaded> {
             trace::emit(&Event::SettingsRead { taken: 0, refused: 0 });
             trace::emit(&Event::ControlKeyAbsent {});
         }
-        Err(status) => trace::emit(&Event::Degraded { part: "settings", status: status.into() }),
+        Err(status) => {
+            trace::emit(&Event::Degraded { part: "settings", status: status.into() });
+            let reason = RefusedKey::Unreadable;
+            trace::emit(&Event::ControlKeyRefused { reason, status: status.into() });
+        }
     }
     Ok(loaded)
 }

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::format;
 use std::net::SocketAddr;
-use std::string::String;
+use std::string::{String, ToString};
 use std::vec;
 use std::vec::Vec;
 
@@ -169,6 +169,120 @@ fn an_endpoint_that_is_none_is_refused_with_the_reason() {
     let mut odd = utf16("127.0.0.1:1");
     odd.push(0);
     assert_eq!(parse("ControlListen", REG_SZ, &odd), Err(Refused::WrongSize));
+}
+
+fn set(name: &str, registry_type: u32, text: &str) -> Result<Settings, Refused> {
+    let mut settings = Settings::DEFAULT;
+    settings.set(name, registry_type, &utf16(text))?;
+    Ok(settings)
+}
+
+#[test]
+fn several_endpoints_are_taken_in_their_order() {
+    let listen = |registry_type, text: &str| {
+        set("ControlListen", registry_type, text)
+            .map(|settings| settings.control_listen.as_slice().iter().map(ToString::to_string).collect())
+    };
+    let expected: Vec<String> = vec!["10.1.2.3:1".into(), "[::1]:2".into()];
+    for end in ["", "\0", "\0\0"] {
+        assert_eq!(listen(REG_MULTI_SZ, &format!("10.1.2.3:1\0[::1]:2{end}")), Ok(expected.clone()));
+    }
+    assert_eq!(listen(REG_MULTI_SZ, "\0"), Ok(Vec::<String>::new()));
+    let many = |count: u32| (1..=count).map(|port| format!("10.1.2.3:{port}\0")).collect::<Vec<_>>().concat();
+    assert_eq!(listen(REG_MULTI_SZ, &many(8)).map(|list: Vec<String>| list.len()), Ok(8));
+    for (registry_type, text, reason) in [
+        (REG_MULTI_SZ, many(9), Refused::TooMany),
+        (REG_MULTI_SZ, "10.1.2.3:1\010.1.2.3:1\0\0".into(), Refused::Duplicate),
+        (REG_MULTI_SZ, "10.1.2.3:1\0\010.1.2.3:2\0\0".into(), Refused::EmbeddedNul),
+        (REG_MULTI_SZ, "10.1.2.3:1\0nowhere\0\0".into(), Refused::BadAddress),
+        (REG_SZ, "10.1.2.3:1\010.1.2.3:2\0".into(), Refused::EmbeddedNul),
+    ] {
+        assert_eq!(listen(registry_type, &text), Err(reason), "{text:?}");
+    }
+}
+
+#[test]
+fn peers_are_taken_in_their_order_with_names_and_keys_of_their_own() {
+    let key = |number: usize| format!("{number:064x}");
+    let peers = |text: &str| {
+        set("ControlPeers", REG_MULTI_SZ, text)
+            .map(|settings| settings.control_peers.as_slice().iter().map(ToString::to_string).collect())
+    };
+    let list = |count: usize| {
+        (0..count).map(|n| format!("peer-{n}=observer:{}\0", key(n))).collect::<Vec<_>>().concat()
+    };
+    let expected: Vec<String> = vec![format!("b=operator:{}", key(1)), format!("a=observer:{}", key(2))];
+    assert_eq!(peers(&format!("b=operator:{}\0a=Observer:{}\0\0", key(1), key(2))), Ok(expected));
+    assert_eq!(peers(&list(64)).map(|list: Vec<String>| list.len()), Ok(64));
+    for (text, reason) in [
+        (list(65), Refused::TooMany),
+        (format!("a=operator:{}\0A=operator:{}\0", key(1), key(2)), Refused::Duplicate),
+        (format!("a=operator:{}\0b=operator:{}\0", key(1), key(1)), Refused::Duplicate),
+        (format!("a=root:{}\0", key(1)), Refused::BadPeer),
+        ("a\0".into(), Refused::BadPeer),
+    ] {
+        assert_eq!(peers(&text), Err(reason), "{text:?}");
+    }
+}
+
+#[test]
+fn whom_to_dial_is_a_peer_and_an_address_that_can_be_dialled() {
+    let dials = |text: &str| {
+        set("ControlDial", REG_MULTI_SZ, text).map(|settings| {
+            let dials = settings.control_dial.as_slice().iter();
+            dials.map(|dial| format!("{} {}", dial.peer, dial.address)).collect::<Vec<_>>()
+        })
+    };
+    let taken = dials("fleet@192.0.2.7:1\0lab@x@[2001:db8::7]:2\0\0");
+    assert_eq!(taken, Ok(vec!["fleet 192.0.2.7:1".into(), "lab@x [2001:db8::7]:2".into()]));
+    for (text, reason) in [
+        ("192.0.2.7:1\0", Refused::BadPeer),
+        ("@192.0.2.7:1\0", Refused::BadPeer),
+        ("a b@192.0.2.7:1\0", Refused::BadPeer),
+        ("fleet@\0", Refused::BadAddress),
+        ("fleet@192.0.2.7\0", Refused::BadAddress),
+        ("fleet@192.0.2.7:0\0", Refused::BadAddress),
+        ("fleet@0.0.0.0:1\0", Refused::BadAddress),
+        ("fleet@192.0.2.7:1\0fleet@192.0.2.7:1\0", Refused::Duplicate),
+    ] {
+        assert_eq!(dials(text), Err(reason), "{text:?}");
+    }
+}
+
+#[test]
+fn a_directory_is_a_path_the_drivers_own_or_none() {
+    let place = |text: &str| {
+        set("PolicyStore", REG_SZ, text).map(|settings| match settings.policy_store.place() {
+            Place::Nowhere => "nowhere".into(),
+            Place::Own => "own".into(),
+            Place::At(path) => String::from_utf16(path).unwrap(),
+        })
+    };
+    for (text, expected) in [
+        ("\0", "nowhere"),
+        (".", "own"),
+        (".\0", "own"),
+        (r"\??\C:\ProgramData\weir", r"\??\C:\ProgramData\weir"),
+        ("\\??\\C:\\Ü\0", "\\??\\C:\\Ü"),
+    ] {
+        assert_eq!(place(text).as_deref(), Ok(expected), "{text:?}");
+    }
+    let long = |length| format!("\\{}", "x".repeat(length));
+    assert_eq!(place(&long(254)).map(|path| path.len()), Ok(255));
+    for (text, reason) in [
+        (long(255), Refused::BadPath),
+        (long(300), Refused::TooLong),
+        ("\\".into(), Refused::BadPath),
+        (r"C:\ProgramData".into(), Refused::BadPath),
+        ("..".into(), Refused::BadPath),
+        ("\\??\\C:\0\\x\0".into(), Refused::EmbeddedNul),
+    ] {
+        assert_eq!(place(&text), Err(reason), "{text:?}");
+    }
+    // A shorter one leaves nothing of a longer one.
+    let mut settings = set("PolicyStore", REG_SZ, &long(200)).unwrap();
+    settings.set("PolicyStore", REG_SZ, &utf16(".")).unwrap();
+    assert_eq!(settings, Settings::DEFAULT);
 }
 
 const A: &str = "{5EE5D4F1-9929-4633-8368-7BC7438B4140}";

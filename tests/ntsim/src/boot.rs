@@ -218,6 +218,11 @@ impl Sim {
         irql::add_processor()
     }
 
+    /// Looks for these bytes in all kernel memory that is freed from here on: a driver overwrites its secrets first.
+    pub fn watch_secret(&self, secret: &[u8]) {
+        pool::watch_secret(secret);
+    }
+
     /// Kernel memory in use.
     pub fn pool_usage(&self) -> pool::Usage {
         pool::usage()

@@ -11,7 +11,7 @@ use std::backtrace::Backtrace;
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};
 use std::ptr;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{LazyLock, Mutex};
 
 use crate::rules;
@@ -30,6 +30,7 @@ rules! {
     POOL_OVERRUN = ("write past the end of a block", "ExAllocatePool2");
     POOL_UNDERRUN = ("write before the start of a block", "ExAllocatePool2");
     POOL_USE_AFTER_FREE = ("write to freed memory", "ExFreePoolWithTag");
+    POOL_SECRET = ("secret left in memory that is freed", "RtlSecureZeroMemory");
 }
 
 /// Fills freed memory.
@@ -158,6 +159,7 @@ pub fn usage() -> Usage {
 }
 
 pub(crate) fn start(quarantine: usize) {
+    watch_secret(&[]);
     QUARANTINE.store(quarantine / SHARDS, Ordering::Relaxed);
 }
 
@@ -246,6 +248,25 @@ unsafe fn all_are<const VALUE: u8>(address: usize, length: usize) -> bool {
     bytes.chunks(RUN).all(|run| *run == [VALUE; RUN][..run.len()])
 }
 
+/// What must be in no block that is freed; empty: nothing is looked for.
+static SECRET: Mutex<Vec<u8>> = Mutex::new(Vec::new());
+/// Whether there is one: asked for every block.
+static WATCHING: AtomicBool = AtomicBool::new(false);
+
+/// Looks for these bytes in every block that is freed from here on.
+pub(crate) fn watch_secret(secret: &[u8]) {
+    *lock(&SECRET) = secret.to_vec();
+    WATCHING.store(!secret.is_empty(), Ordering::Release);
+}
+
+fn holds_secret(bytes: &[u8]) -> bool {
+    if !WATCHING.load(Ordering::Acquire) {
+        return false;
+    }
+    let secret = lock(&SECRET);
+    !secret.is_empty() && bytes.windows(secret.len()).any(|window| window == *secret)
+}
+
 /// # Safety
 /// The block is allocated.
 unsafe fn guards_broken(address: usize, block: &Block) -> Option<&'static Rule> {
@@ -311,7 +332,11 @@ pub(crate) fn release(api: &'static str, kind: Kind, pointer: *mut u8, tag: u32)
             }
             let in_use = dispatcher::check_freed(address, block.size);
             found.extend(in_use.into_iter().map(|detail| (&dispatcher::OBJECT_FREED, detail)));
-            // SAFETY: the block was in the table until now, and nobody else can take it from there again.
+            // SAFETY: the block was in the table until now, and is initialised: it was zeroed, or poisoned.
+            if holds_secret(unsafe { std::slice::from_raw_parts(address as *const u8, block.size) }) {
+                found.push((&POOL_SECRET, describe(address, &block)));
+            }
+            // SAFETY: as above, and nobody else can take it from there again.
             unsafe { (address as *mut u8).write_bytes(POISON, block.size) };
             shard.quarantined += block.size;
             shard.quarantine.push_back((address, block));

@@ -46,7 +46,7 @@ pub mod rule {
     };
     pub use crate::pool::{
         POOL_DOUBLE_FREE, POOL_EXECUTABLE, POOL_INVALID_FREE, POOL_OVERRUN, POOL_PARAMETER, POOL_RAISES,
-        POOL_UNDERRUN, POOL_USE_AFTER_FREE, POOL_WRONG_ROUTINE, POOL_WRONG_TAG,
+        POOL_SECRET, POOL_UNDERRUN, POOL_USE_AFTER_FREE, POOL_WRONG_ROUTINE, POOL_WRONG_TAG,
     };
     pub use crate::sys::cng::RANDOM_ARGUMENTS;
     pub use crate::sys::nt::rule::{

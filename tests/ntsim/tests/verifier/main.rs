@@ -11,6 +11,7 @@ mod device;
 mod driver;
 mod event;
 mod fault;
+mod file;
 mod io;
 mod irql;
 mod lock;

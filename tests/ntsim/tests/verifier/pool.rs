@@ -7,7 +7,7 @@ use ntsim::sys::nt::{
 };
 use ntsim::verify::rule::{
     IRQL_TOO_HIGH, POOL_DOUBLE_FREE, POOL_EXECUTABLE, POOL_INVALID_FREE, POOL_OVERRUN, POOL_PARAMETER,
-    POOL_RAISES, POOL_UNDERRUN, POOL_USE_AFTER_FREE, POOL_WRONG_ROUTINE, POOL_WRONG_TAG,
+    POOL_RAISES, POOL_SECRET, POOL_UNDERRUN, POOL_USE_AFTER_FREE, POOL_WRONG_ROUTINE, POOL_WRONG_TAG,
 };
 use ntsim::{Config, boot};
 
@@ -113,6 +113,24 @@ fn paged_pool_is_for_apc_level_and_below() {
     unsafe { KeLowerIrql(old) };
     unsafe { ExFreePoolWithTag(late, TAG) };
     expect(&sim, &[&IRQL_TOO_HIGH, &IRQL_TOO_HIGH]);
+}
+
+#[test]
+fn a_secret_is_overwritten_before_its_memory_is_freed() {
+    let sim = machine();
+    let hold_secret = |overwritten: bool| {
+        let block = allocate(100);
+        unsafe { block.add(41).copy_from_nonoverlapping(b"hunter2".as_ptr(), 7) };
+        if overwritten {
+            unsafe { block.write_bytes(0, 100) };
+        }
+        free(block);
+    };
+    hold_secret(false);
+    sim.watch_secret(b"hunter2");
+    hold_secret(true);
+    hold_secret(false);
+    expect(&sim, &[&POOL_SECRET]);
 }
 
 #[test]
