@@ -28,6 +28,24 @@ fn form(kind: Kind) -> (&'static str, String) {
     }
 }
 
+const KEY: &str = "
+## The driver's key
+
+The subkey `Key` of `Parameters` holds one value, `PrivateKey`: REG_BINARY, 32 bytes from a generator for keys. Without \
+it, there is no control socket (event ControlKeyAbsent). The subkey must be closed to everybody but the system (S-1-5-18) \
+and administrators (S-1-5-32-544): one of these owns it, it has a list of who may do what, and no entry of that allows \
+anybody else more than KEY_ENUMERATE_SUB_KEYS, KEY_NOTIFY, READ_CONTROL and SYNCHRONIZE, conditions and entries that deny \
+notwithstanding. Entries that are only inherited do not count. Otherwise, the key is refused (event ControlKeyRefused), for \
+it may be known to others: make a new one. A subkey that is made below `Parameters` inherits that users may read it.
+
+## Which policy decides
+
+A policy that was confirmed over the control socket is kept in the directory of `PolicyStore`, together with the digest \
+of `PolicyImage` at that time. After a start it decides for as long as `PolicyImage` is the same. Once that is another \
+one, or gone, the registry has the newer policy, and the stored one waits (event PolicyStoreOutdated). If the registry's is \
+damaged, the stored one decides.
+";
+
 fn registry() -> String {
     let mut page = String::from(
         "# Registry values\n\n\
@@ -45,7 +63,7 @@ fn registry() -> String {
         let doc = doc.split_whitespace().collect::<Vec<_>>().join(" ");
         writeln!(page, "| `{}` | {kind} | {range} | {default} | {doc} |", setting.name).unwrap();
     }
-    page
+    page + KEY
 }
 
 /// Compares a page with what was made from the code, or writes it.
