@@ -127,6 +127,11 @@ pub struct Retained {
 }
 
 impl Connection {
+    /// Lists that the client keeps. The one that its callback is looking at is not among them.
+    pub fn kept_back(&self) -> usize {
+        self.retained.iter().filter(|kept| Some(kept.head) != self.indicating).count()
+    }
+
     pub fn is_connected(&self) -> bool {
         self.stage == Stage::Connected
     }

@@ -328,7 +328,7 @@ impl Socket {
             for extension in &state.extensions {
                 extension.provider.close();
             }
-            (state.calls, state.connection.retained.len())
+            (state.calls, state.connection.kept_back())
         };
         if retained != 0 {
             violation!(API, "socket {}: {retained} lists of indications are not released", socket.id);

@@ -1,6 +1,6 @@
 //! Those who speak with the driver: clients of the control protocol, each with a key of its own.
 
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -131,7 +131,27 @@ impl Peer {
         applied.map(|applied| applied.generation).map_err(|error| format!("applying a policy: {error}"))
     }
 
-    /// Subscribes to events.
+    /// Subscribes to events, and gives no credit but the request's; the subscription's id.
+    ///
+    /// # Errors
+    /// The driver refuses it.
+    pub fn subscribe(&mut self, request: Subscribe<'_>) -> Result<u64, String> {
+        let told = |error: client::Error| format!("subscribe: {error}");
+        let id = self.client.send(&Request::Subscribe(request)).map_err(told)?;
+        self.client.reply(id).map_err(told)?;
+        Ok(id)
+    }
+
+    /// The next message of a subscription, without new credit, if one comes in time.
+    ///
+    /// # Errors
+    /// The connection has ended.
+    pub fn events(&mut self, patience: Duration) -> Result<Option<Message>, String> {
+        wait::check()?;
+        self.client.events(Some(Instant::now() + patience)).map_err(|error| format!("events: {error}"))
+    }
+
+    /// Subscribes to events, and gives credit as they are taken.
     ///
     /// # Errors
     /// The driver refuses it.
@@ -172,16 +192,15 @@ fn name(request: &Request<'_>) -> &'static str {
     REQUESTS.iter().find(|meta| meta.number == request.number()).map_or("a request", |meta| meta.name)
 }
 
-/// A listener for the driver to call, and its port.
+/// A listener for the driver to call.
 ///
 /// # Errors
 /// The system's message.
-pub fn listen() -> Result<(TcpListener, u16), String> {
-    let told = |error: std::io::Error| error.to_string();
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(told)?;
+pub fn listen(port: u16) -> Result<TcpListener, String> {
+    let told = |error: std::io::Error| format!("port {port}: {error}");
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).map_err(told)?;
     listener.set_nonblocking(true).map_err(told)?;
-    let port = listener.local_addr().as_ref().map(SocketAddr::port).map_err(|error| error.to_string())?;
-    Ok((listener, port))
+    Ok(listener)
 }
 
 /// Waits for a call of the driver's.

@@ -1,9 +1,7 @@
 //! The control port: sessions of the protocol over real TCP, as many as there may be, and who is not let in.
 
 use serde_json::{Value, json};
-use weir::control::protocol::message::{
-    Empty, ErrorCode, From, Generation, Hello, Request, Tuple,
-};
+use weir::control::protocol::message::{Empty, ErrorCode, From, Generation, Hello, Request, Tuple};
 use weir::control::protocol::noise::Keys;
 use weir::policy::Direction;
 

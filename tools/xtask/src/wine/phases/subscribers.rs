@@ -3,8 +3,9 @@
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use weir::control::protocol::message::{Answer, From, Request, Subscribe};
-use weir_cli::client::json as readable;
+use weir::control::protocol::message::{Answer, From, Request, Subscribe, Unsubscribe};
+use weir::trace::Keywords;
+use weir_cli::client::{Message, json as readable};
 
 use super::super::client::{First, HELLO, Raw, frame};
 use super::super::peer::{Cast, Peer};
@@ -13,6 +14,14 @@ use super::super::session::Session;
 use super::super::wait;
 use super::control::{STATUS, connected, hang_up, items, sessions};
 use super::{Parameters, ensure};
+
+/// Verdicts, openings and ends of connections: no callbacks of extensions, which never cease.
+const OF_CONNECTIONS: Option<u64> = Some(Keywords::VERDICT.union(Keywords::FLOW).bits());
+
+/// How many were lost, by a list of losses.
+fn sum(losses: &Value) -> u64 {
+    losses.as_array().into_iter().flatten().filter_map(|loss| loss["count"].as_u64()).sum()
+}
 
 /// What a subscription has brought so far.
 #[derive(Default)]
@@ -28,7 +37,7 @@ impl Followed {
         self.events.iter().filter(|event| event["event"] == name).count() as u64
     }
 
-    /// Takes in what has come until nothing does for `patience`, or `enough` says so.
+    /// Takes in what comes until nothing does for `patience`, or `enough` says so.
     fn read(
         &mut self,
         peer: &mut Peer,
@@ -38,15 +47,23 @@ impl Followed {
     ) -> Result<(), String> {
         while !enough(self) {
             let Some(message) = peer.next(follower, patience)? else { break };
-            let Ok(Answer::Events(events)) = message.answer() else { continue };
-            self.events.extend(events.events.iter().map(|event| readable::event(&event)));
-            self.snapshot_ended |= events.snapshot_end == Some(true);
-            let lost = readable::losses(&events);
-            let counts = lost.as_array().into_iter().flatten().filter_map(|loss| loss["count"].as_u64());
-            self.lost += counts.sum::<u64>();
+            self.take(&message);
         }
         Ok(())
     }
+
+    fn take(&mut self, message: &Message) {
+        let Ok(Answer::Events(events)) = message.answer() else { return };
+        self.events.extend(events.events.iter().map(|event| readable::event(&event)));
+        self.snapshot_ended |= events.snapshot_end == Some(true);
+        self.lost += sum(&readable::losses(&events));
+    }
+}
+
+/// How many events about connections the driver has written since the mark.
+fn count_written(session: &mut Session) -> Result<u64, String> {
+    const EVENTS: [&str; 3] = ["ConnectionVerdict", "FlowOpened", "FlowClosed"];
+    EVENTS.iter().map(|name| session.events.count(name)).sum()
 }
 
 /// A subscriber that reads, while connections are decided on.
@@ -61,7 +78,7 @@ fn follow(session: &mut Session, cast: &Cast, port: u16, report: &mut Report) ->
     let listed = peer.list(|from| Request::Connections(From { from }))?;
     ensure(items(&listed, "connections")?.len() as u64 == OPEN, || format!("connections: {listed}"))?;
     let subscribe =
-        Subscribe { credit: 200, level: Some(5), keywords: None, ids: None, snapshot: Some(true) };
+        Subscribe { credit: 2000, level: Some(5), keywords: OF_CONNECTIONS, ids: None, snapshot: Some(true) };
     let mut follower = peer.follow(subscribe)?;
     let mut followed = Followed::default();
     followed.read(&mut peer, &mut follower, Duration::from_secs(2), |followed| followed.snapshot_ended)?;
@@ -71,6 +88,7 @@ fn follow(session: &mut Session, cast: &Cast, port: u16, report: &mut Report) ->
     })?;
     report.held(&format!("a subscriber is told of the {OPEN} connections that are open already, first"));
 
+    session.events.mark()?;
     let begin = Instant::now();
     let load = channel.ask(json!({
         "op": "load", "threads": 2, "connections": CONNECTIONS / 2, "send": 500, "receive": 500, "hold": 4,
@@ -83,13 +101,17 @@ fn follow(session: &mut Session, cast: &Cast, port: u16, report: &mut Report) ->
     channel.ask(json!({ "op": "load_wait", "load": load["load"] }))?;
     followed.read(&mut peer, &mut follower, Duration::from_millis(500), |_| false)?;
     let (verdicts, ends) = (followed.count("ConnectionVerdict"), followed.count("FlowClosed"));
-    ensure(verdicts + followed.lost >= CONNECTIONS && verdicts != 0, || {
-        format!("of {CONNECTIONS} verdicts {verdicts} were told, {} events lost", followed.lost)
+    let (told, written) = (followed.events.len() as u64, count_written(session)?);
+    ensure(told + followed.lost == written && verdicts != 0, || {
+        format!(
+            "{written} events were written, {told} told ({verdicts} verdicts), and {} lost",
+            followed.lost
+        )
     })?;
     let ended = peer.stop(follower)?;
     report.held(&format!(
-        "events follow while {CONNECTIONS} connections are decided on: {verdicts} verdicts, {ends} ends, {} lost, in \
-         {seconds:.1} s; {} sent in all",
+        "events follow while {CONNECTIONS} connections are decided on: of {written} {told} are told ({verdicts} verdicts, \
+         {ends} ends), the {} others as lost, in {seconds:.1} s; {} sent in all",
         followed.lost, ended["sent"]
     ));
     report.fact("events_followed", followed.events.len());
@@ -98,18 +120,27 @@ fn follow(session: &mut Session, cast: &Cast, port: u16, report: &mut Report) ->
 
     // With credit for a few, the others are lost, and counted.
     let mut peer = connected(session, cast, &cast.observer, port)?;
-    let few = Subscribe { credit: 10, level: Some(5), keywords: None, ids: None, snapshot: None };
-    let follower = peer.follow(few)?;
+    let few = Subscribe { credit: 10, level: Some(5), keywords: OF_CONNECTIONS, ids: None, snapshot: None };
+    session.events.mark()?;
+    let subscription = peer.subscribe(few)?;
     let load = channel.ask(json!({
         "op": "load", "threads": 2, "connections": CONNECTIONS / 2, "send": 500, "receive": 500, "hold": 4,
         "remotes": ["198.51.100.1:443"],
     }))?;
     channel.ask(json!({ "op": "load_wait", "load": load["load"] }))?;
-    std::thread::sleep(Duration::from_millis(300));
-    let ended = peer.stop(follower)?;
+    // What was lost is told without credit.
+    let mut followed = Followed::default();
+    while let Some(message) = peer.events(Duration::from_millis(500))? {
+        followed.take(&message);
+    }
+    let ended = peer.ask(&Request::Unsubscribe(Unsubscribe { subscription }))?;
     let sent = ended["sent"].as_u64().unwrap_or(0);
-    let lost: u64 = items(&ended, "lost")?.iter().filter_map(|loss| loss["count"].as_u64()).sum();
-    ensure(sent <= 10 && lost >= CONNECTIONS, || format!("with credit for 10: {ended}"))?;
+    let lost = followed.lost + sum(&ended["lost"]);
+    let written = count_written(session)?;
+    let right = sent == 10 && followed.events.len() == 10 && lost + sent == written;
+    ensure(right, || {
+        format!("with credit for 10: {} events of {written}, {lost} lost; {ended}", followed.events.len())
+    })?;
     hang_up(peer);
     report.held(&format!(
         "with credit for 10 events {sent} are sent, and the {lost} others are counted as lost"
