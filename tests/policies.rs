@@ -251,7 +251,7 @@ fn a_confirmed_policy_stays_and_survives_a_restart() {
     assert!(house.desk.stores(&mut passive()));
     let generation = house.apply_and_confirm(&blocks(24));
     assert_eq!(house.status().state, PolicyState::Confirmed);
-    machine.sim.advance(Duration::from_secs(3600));
+    machine.sim.advance(Duration::from_hours(1));
     house.decides(&blocks(24));
     house.stop();
     let confirmed = &machine.events.named("PolicyConfirmed")[0];
@@ -298,7 +298,7 @@ fn a_policy_is_rolled_back_at_once_when_somebody_asks() {
     assert_eq!(machine.events.named("PolicyRolledBack")[0].text("reason"), "asked");
     // What is confirmed is not rolled back, and the window of what is gone does nothing any more.
     assert_eq!(code(house.roll_back(first)), ErrorCode::NotFound);
-    machine.sim.advance(Duration::from_secs(120));
+    machine.sim.advance(Duration::from_mins(2));
     house.decides(&blocks(24));
     // A number is never used again.
     assert_eq!(house.apply(&blocks(26)), second + 1);
@@ -546,7 +546,7 @@ fn a_volume_that_comes_later_brings_its_policy_unless_one_was_applied() {
         machine.sim.files().set_present(true);
         if let Some(generation) = generation {
             assert_eq!(house.confirm(generation), Ok(Done::Confirmed { generation }));
-            machine.sim.advance(Duration::from_secs(120));
+            machine.sim.advance(Duration::from_mins(2));
             house.decides(&blocks(25));
             house.stop();
             assert_eq!(restart_finds(&machine), Some(digest(&blocks(25))));

@@ -20,7 +20,9 @@ fn form(kind: Kind) -> (&'static str, String) {
         Kind::Endpoints => {
             ("REG_SZ, REG_MULTI_SZ", "`ADDRESS:PORT` or `[ADDRESS]:PORT` each, at most 8, or empty".into())
         }
-        Kind::Dials => ("REG_MULTI_SZ", "`PEER@ADDRESS:PORT` or `PEER@[ADDRESS]:PORT` each, at most 8".into()),
+        Kind::Dials => {
+            ("REG_MULTI_SZ", "`PEER@ADDRESS:PORT` or `PEER@[ADDRESS]:PORT` each, at most 8".into())
+        }
         Kind::Peers => ("REG_MULTI_SZ", "`NAME=ROLE:KEY` each, at most 64".into()),
         Kind::Directory => ("REG_SZ", "an absolute path, `.`, or empty".into()),
         Kind::Extensions => ("REG_MULTI_SZ", "`{NPIID}=required` or `{NPIID}=optional` each".into()),

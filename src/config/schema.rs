@@ -282,7 +282,7 @@ macro_rules! listed {
             fn take(&mut self, value: &Value<'_>) -> bool {
                 let Value::$kind(texts) = *value else { return false };
                 // Each has been read before, so that none is left out.
-                self.refill(texts.filter_map(|text| $entry(text).ok()));
+                self.refill(texts.iter().filter_map(|text| $entry(text).ok()));
                 true
             }
         }
@@ -582,21 +582,29 @@ impl<'a> Texts<'a> {
         let text = text.strip_suffix(&[NUL]).unwrap_or(text);
         let text = text.strip_suffix(&[NUL]).unwrap_or(text);
         let texts = Self { rest: Some(text).filter(|text| !text.is_empty()), single: false };
-        if { texts }.any(<[Unit]>::is_empty) { Err(Refused::EmbeddedNul) } else { Ok(texts) }
+        if texts.iter().any(<[Unit]>::is_empty) { Err(Refused::EmbeddedNul) } else { Ok(texts) }
+    }
+
+    /// One after the other.
+    pub fn iter(self) -> impl Iterator<Item = Text<'a>> {
+        Each(self)
     }
 }
 
-impl<'a> Iterator for Texts<'a> {
+struct Each<'a>(Texts<'a>);
+
+impl<'a> Iterator for Each<'a> {
     type Item = Text<'a>;
 
     fn next(&mut self) -> Option<Text<'a>> {
-        let rest = self.rest?;
-        let end = rest.iter().position(|&unit| unit == NUL).filter(|_| !self.single);
+        let Self(Texts { rest: left, single }) = self;
+        let rest = (*left)?;
+        let end = rest.iter().position(|&unit| unit == NUL).filter(|_| !*single);
         let Some((text, after)) = end.and_then(|end| rest.split_at_checked(end)) else {
-            self.rest = None;
+            *left = None;
             return Some(rest);
         };
-        self.rest = after.split_first().map(|(_, after)| after);
+        *left = after.split_first().map(|(_, after)| after);
         Some(text)
     }
 }
@@ -607,10 +615,10 @@ fn distinct<'a, T: PartialEq>(
     most: usize,
     read: impl Fn(Text<'a>) -> Result<T, Refused>,
 ) -> Result<(), Refused> {
-    for (index, text) in texts.enumerate() {
+    for (index, text) in texts.iter().enumerate() {
         let entry = read(text)?;
         // Few enough to be read again and again, and too many to be kept on the stack.
-        if texts.take(index).any(|earlier| read(earlier).is_ok_and(|earlier| earlier == entry)) {
+        if texts.iter().take(index).any(|earlier| read(earlier).is_ok_and(|earlier| earlier == entry)) {
             return Err(Refused::Duplicate);
         }
         if index >= most {
@@ -651,9 +659,9 @@ fn peer(text: Text<'_>) -> Result<Peer, Refused> {
 
 /// Reads each peer, which must have a name and a key of its own.
 fn peers(texts: Texts<'_>) -> Result<(), Refused> {
-    for (index, text) in texts.enumerate() {
+    for (index, text) in texts.iter().enumerate() {
         let entry = peer(text)?;
-        for earlier in texts.take(index) {
+        for earlier in texts.iter().take(index) {
             entry.fits(&[peer(earlier)?]).map_err(|_| Refused::Duplicate)?;
         }
         if index >= MAX_PEERS {

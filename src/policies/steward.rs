@@ -165,14 +165,12 @@ impl Work {
         });
         let mut stored = None;
         if let Some(store) = &mut self.store {
-            match store.read(passive) {
-                Ok(found) => stored = found,
+            if let Ok(found) = store.read(passive) {
+                stored = found;
+            } else {
                 // Told by the store. The volume may not be there yet.
-                Err(_) => {
-                    unusable = unusable.saturating_add(1);
-                    let due = after(FIRST_RETRY);
-                    self.late = Some(Late { due, delay: FIRST_RETRY });
-                }
+                unusable = unusable.saturating_add(1);
+                self.late = Some(Late { due: after(FIRST_RETRY), delay: FIRST_RETRY });
             }
         }
         let mut decided = false;
@@ -228,18 +226,14 @@ impl Work {
     /// Tries again to read the store.
     fn retry(&mut self, passive: &mut Passive, delay: Interval) {
         let Some(store) = &mut self.store else { return };
-        match store.read(passive) {
-            Ok(stored) => {
-                self.late = None;
-                if stored.as_ref().is_some_and(|stored| self.is_newest(stored)) {
-                    self.restore(passive, stored);
-                    self.tell_status(passive);
-                }
+        if let Ok(stored) = store.read(passive) {
+            if stored.as_ref().is_some_and(|stored| self.is_newest(stored)) {
+                self.restore(passive, stored);
+                self.tell_status(passive);
             }
-            Err(_) => {
-                let delay = Interval::from_100ns(delay.as_100ns().saturating_mul(2)).min(LONGEST_RETRY);
-                self.late = Some(Late { due: after(delay), delay });
-            }
+        } else {
+            let delay = Interval::from_100ns(delay.as_100ns().saturating_mul(2)).min(LONGEST_RETRY);
+            self.late = Some(Late { due: after(delay), delay });
         }
     }
 

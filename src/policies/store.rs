@@ -31,12 +31,30 @@ enum Location {
     At(PoolSlice<u16>),
 }
 
+/// Which slot counts.
+#[derive(Clone, Copy, Debug)]
+enum Newest {
+    /// The directory could not be used so far.
+    Unknown,
+    Neither,
+    One {
+        slot: u8,
+        sequence: u64,
+    },
+}
+
+impl Newest {
+    fn of(stored: Option<&Stored>) -> Self {
+        stored
+            .map_or(Self::Neither, |stored| Self::One { slot: stored.slot, sequence: stored.header.sequence })
+    }
+}
+
 /// The store.
 #[derive(Debug)]
 pub struct Store {
     location: Location,
-    /// The slot that counts, and its sequence, once that is known; `None` in it: neither does.
-    newest: Option<Option<(u8, u64)>>,
+    newest: Newest,
     /// A slot that was written to in vain, and might count all the same.
     torn: Option<u8>,
 }
@@ -63,7 +81,7 @@ impl Store {
                 Location::At(PoolSlice::try_from_fn(tags::STORE, path.len(), unit)?)
             }
         };
-        Ok(Some(Self { location, newest: None, torn: None }))
+        Ok(Some(Self { location, newest: Newest::Unknown, torn: None }))
     }
 
     fn open<'p>(&self, passive: &'p Passive) -> Result<Directory<'p>> {
@@ -95,7 +113,7 @@ impl Store {
                 Err(damaged) => damaged.tell(slot),
             }
         }
-        self.newest = Some(newest.as_ref().map(|stored| (stored.slot, stored.header.sequence)));
+        self.newest = Newest::of(newest.as_ref());
         Ok(newest)
     }
 
@@ -104,19 +122,17 @@ impl Store {
     /// # Errors
     /// Why it could not be written; the one before still counts.
     pub fn write(&mut self, passive: &mut Passive, policies: &Policies, registry: &[u8; 32]) -> Result {
-        let newest = match self.newest {
-            Some(newest) => newest,
-            // The directory could not be used before.
-            None => self.read(passive)?.map(|stored| (stored.slot, stored.header.sequence)),
-        };
-        let (slot, sequence) = match newest {
-            Some((slot, sequence)) => (slot ^ 1, sequence.saturating_add(1)),
-            None => (0, 1),
+        if let Newest::Unknown = self.newest {
+            drop(self.read(passive)?);
+        }
+        let (slot, sequence) = match self.newest {
+            Newest::One { slot, sequence } => (slot ^ 1, sequence.saturating_add(1)),
+            Newest::Neither | Newest::Unknown => (0, 1),
         };
         let written = self.write_slot(passive, policies, registry, slot, sequence);
         match written {
             Ok(()) => {
-                self.newest = Some(Some((slot, sequence)));
+                self.newest = Newest::One { slot, sequence };
                 self.torn = None;
             }
             Err(status) => {

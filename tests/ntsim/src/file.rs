@@ -183,19 +183,16 @@ pub(crate) fn open(
             return Err(STATUS_OBJECT_PATH_NOT_FOUND);
         }
         let mut spelled = disk.nodes.get(&path).map(|node| node.path.clone()).unwrap_or_default();
-        for (index, part) in parts.iter().enumerate() {
-            // What is above must be a directory; the volume's own root is no node.
-            let above = disk.nodes.get(&path).is_some_and(|node| node.data.is_none());
-            if index > 1 && !above {
-                return Err(STATUS_OBJECT_PATH_NOT_FOUND);
-            }
+        let mut above = Vec::new();
+        for part in parts {
+            above.clone_from(&path);
             path.push(SEPARATOR);
             path.extend(fold(part));
             spelled.push('\\');
             spelled += &String::from_utf16_lossy(part);
         }
-        let above = path.iter().rposition(|&unit| unit == SEPARATOR).map(|at| &path[..at]);
-        if !above.is_some_and(|above| disk.nodes.get(above).is_some_and(|node| node.data.is_none())) {
+        let is_directory = |node: &Node| node.data.is_none();
+        if !disk.nodes.get(&above).is_some_and(is_directory) {
             return Err(STATUS_OBJECT_PATH_NOT_FOUND);
         }
         let there = disk.nodes.get(&path).map(|node| node.data.is_none());
