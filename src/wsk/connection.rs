@@ -210,7 +210,7 @@ impl<T: ConnectionEvents> ConnectionSocket<T> {
     }
 
     /// Makes the socket, binds it to the wildcard address of `remote`'s family, and asks for the connection.
-    /// [`ConnectionEvents::connected`] follows. Once for each socket.
+    /// [`ConnectionEvents::connected`] follows. Once for each socket, and not beside [`ConnectionSocket::close`].
     ///
     /// # Errors
     /// [`DialError`]. Every step before the connection itself is waited for, within bounds; a socket that was made is
@@ -277,10 +277,10 @@ impl<T: ConnectionEvents> ConnectionSocket<T> {
         // SAFETY: a connection socket, and inside its gate.
         let table = unsafe { call.raw.dispatch::<WSK_PROVIDER_CONNECTION_DISPATCH>() };
         let socket = call.raw.as_ptr();
+        let bind = table.WskBind.ok_or((Step::Bind, Status::NOT_SUPPORTED))?;
         let bound = step(passive, setup, |irp, setup| {
-            let function = table.WskBind?;
             // SAFETY: the address is the IRP's own, in non-paged pool until the completion.
-            Some(Status(unsafe { function(socket, address::as_psockaddr(&raw mut setup.address), 0, irp) }))
+            Status(unsafe { bind(socket, address::as_psockaddr(&raw mut setup.address), 0, irp) })
         });
         bound.map_err(|(_, status)| (Step::Bind, status))?;
         let function = table.WskConnect.ok_or((Step::Connect, Status::NOT_SUPPORTED))?;

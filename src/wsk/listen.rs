@@ -11,7 +11,6 @@ use crate::kernel::irp::{Called, Completion, Irp, Started};
 use crate::kernel::irql::{AtMostDispatch, Passive};
 use crate::kernel::pool::PoolArc;
 use crate::kernel::{Result, Status};
-use crate::sys::nt::PIRP;
 use crate::sys::wsk::{
     IPPROTO_IPV6, IPV6_V6ONLY, NPI_WSK_INTERFACE_ID, SO_EXCLUSIVEADDRUSE, SOCKADDR_INET, SOL_SOCKET,
     WSK_FLAG_LISTEN_SOCKET, WSK_PROVIDER_BASIC_DISPATCH, WSK_PROVIDER_LISTEN_DISPATCH, WSK_SOCKET,
@@ -92,30 +91,24 @@ impl<L: ListenEvents> ListenSocket<L> {
 
         let mut setup = setup;
         if self.address.ip() == IpAddr::V6(core::net::Ipv6Addr::UNSPECIFIED) {
-            setup.buffers_mut().option = 0;
-            let set = step(passive, setup, |irp, setup| {
-                // SAFETY: the option is the IRP's own.
-                unsafe { set_option(table, socket, (IPPROTO_IPV6, IPV6_V6ONLY), &mut setup.option, irp) }
-            });
+            // SAFETY: not closed, and its own table.
+            let set = unsafe { set_option(passive, table, socket, setup, (IPPROTO_IPV6, IPV6_V6ONLY), 0) };
             (setup, _) = set.map_err(|(_, status)| Step::DualStack.failed()(status))?;
         }
 
         // Before bind, and with an IRP. A provider that cannot is used all the same: the operator is told.
-        setup.buffers_mut().option = 1;
-        let set = step(passive, setup, |irp, setup| {
-            // SAFETY: the option is the IRP's own.
-            unsafe { set_option(table, socket, (SOL_SOCKET, SO_EXCLUSIVEADDRUSE), &mut setup.option, irp) }
-        });
+        // SAFETY: as above.
+        let set = unsafe { set_option(passive, table, socket, setup, (SOL_SOCKET, SO_EXCLUSIVEADDRUSE), 1) };
         self.exclusive = set.as_ref().map(|_| ()).map_err(|(_, status)| *status);
         let setup = match set {
             Ok((setup, _)) | Err((Some(setup), _)) => setup,
             Err((None, _)) => fresh_setup(None, self.address).map_err(Step::Allocate.failed())?,
         };
 
+        let function = table.WskBind.ok_or(Status::NOT_SUPPORTED).map_err(Step::Bind.failed())?;
         let bound = step(passive, setup, |irp, setup| {
-            let function = table.WskBind?;
             // SAFETY: the address is the IRP's own, in non-paged pool until the completion.
-            Some(Status(unsafe { function(socket, address::as_psockaddr(&raw mut setup.address), 0, irp) }))
+            Status(unsafe { function(socket, address::as_psockaddr(&raw mut setup.address), 0, irp) })
         });
         let (mut setup, _) = bound.map_err(|(_, status)| Step::Bind.failed()(status))?;
 
@@ -123,12 +116,13 @@ impl<L: ListenEvents> ListenSocket<L> {
             return Ok(());
         }
         setup.buffers_mut().address = address::unspecified();
-        let asked = step(passive, setup, |irp, setup| {
-            let function = table.WskGetLocalAddress?;
-            // SAFETY: as above; large enough for both families.
-            Some(Status(unsafe { function(socket, address::as_psockaddr(&raw mut setup.address), irp) }))
-        });
         // Nobody could be told of a port that nobody knows.
+        let function = table.WskGetLocalAddress.ok_or(Status::NOT_SUPPORTED);
+        let function = function.map_err(Step::LocalAddress.failed())?;
+        let asked = step(passive, setup, |irp, setup| {
+            // SAFETY: as above; large enough for both families.
+            Status(unsafe { function(socket, address::as_psockaddr(&raw mut setup.address), irp) })
+        });
         let (setup, _) = asked.map_err(|(_, status)| Step::LocalAddress.failed()(status))?;
         self.address = address::from_inet(&setup.buffers().address)
             .ok_or(Status::UNSUCCESSFUL)
@@ -332,32 +326,38 @@ fn fresh_setup<L: ListenEvents>(owner: Option<PoolArc<L>>, address: SocketAddr) 
     Irp::try_new(1, Setup { owner, address: address::to_sockaddr(&address), option: 0 })
 }
 
-/// WskControlSocket for a socket option, with an IRP.
+/// WskControlSocket for a socket option of four bytes, with an IRP.
 ///
 /// # Safety
-/// The socket is not closed, `table` is its own, and `irp` owns `option`.
-unsafe fn set_option(
+/// The socket is not closed, and `table` is its own.
+#[expect(clippy::type_complexity, reason = "as of `step`")]
+unsafe fn set_option<L: ListenEvents>(
+    passive: &Passive,
     table: &WSK_PROVIDER_LISTEN_DISPATCH,
     socket: *mut WSK_SOCKET,
+    mut setup: Irp<Setup<L>>,
     (level, option): (u32, u32),
-    value: &mut u32,
-    irp: PIRP,
-) -> Option<Status> {
-    let function = table.Basic.WskControlSocket?;
-    // SAFETY: the caller's promises; an option of four bytes, no output.
-    let status = unsafe {
-        function(
-            socket,
-            WskSetOption,
-            option,
-            level,
-            size_of::<u32>(),
-            core::ptr::from_mut(value).cast(),
-            0,
-            null_mut(),
-            null_mut(),
-            irp,
-        )
+    value: u32,
+) -> core::result::Result<(Irp<Setup<L>>, usize), (Option<Irp<Setup<L>>>, Status)> {
+    let Some(function) = table.Basic.WskControlSocket else {
+        return Err((Some(setup), Status::NOT_SUPPORTED));
     };
-    Some(Status(status))
+    setup.buffers_mut().option = value;
+    step(passive, setup, |irp, setup| {
+        // SAFETY: the caller's promises; the option is the IRP's own; no output.
+        Status(unsafe {
+            function(
+                socket,
+                WskSetOption,
+                option,
+                level,
+                size_of::<u32>(),
+                (&raw mut setup.option).cast(),
+                0,
+                null_mut(),
+                null_mut(),
+                irp,
+            )
+        })
+    })
 }

@@ -162,7 +162,7 @@ impl Provider<'_> {
         self.control(WSK_SET_STATIC_EVENT_CALLBACKS, Some(&mut control), None::<&mut u32>).exact()
     }
 
-    /// WskSocket for TCP, in the category of `flags`. The socket arrives in the IRP's information.
+    /// WskSocket for TCP, in the category of the flags. The socket arrives in the IRP's information.
     ///
     /// # Safety
     /// `dispatch` is the category's client table, `context` what its functions expect, both valid until the
@@ -170,18 +170,18 @@ impl Provider<'_> {
     /// ready for a call.
     pub(super) unsafe fn socket(
         &self,
-        family: ADDRESS_FAMILY,
-        flags: u32,
+        (family, flags): (ADDRESS_FAMILY, u32),
         context: PVOID,
         dispatch: *const c_void,
         security: PVOID,
         irp: PIRP,
-    ) -> Option<Status> {
+    ) -> Status {
         // SAFETY: the table is valid until the capture is released.
         let function: PFN_WSK_SOCKET = unsafe { (*self.npi.Dispatch).WskSocket };
-        let function = function?;
+        // A provider without it is none; the IRP counts as ignored.
+        let Some(function) = function else { return Status::NOT_SUPPORTED };
         // SAFETY: the caller's promises; no owner: the default.
-        let status = unsafe {
+        Status(unsafe {
             function(
                 self.npi.Client,
                 family,
@@ -195,8 +195,7 @@ impl Provider<'_> {
                 security,
                 irp,
             )
-        };
-        Some(Status(status))
+        })
     }
 }
 

@@ -235,34 +235,26 @@ pub enum Closing {
     Issued,
 }
 
-/// Makes one request of a socket's making, and waits for it. `issue` returns `None` where the provider has no such
-/// function. The IRP comes back unless it was never completed.
+/// Makes one request of a socket's making, and waits for it. The IRP comes back unless it was never completed.
 #[expect(clippy::type_complexity, reason = "the request comes back either way")]
 pub(super) fn step<T: Send + Sync + 'static>(
     passive: &Passive,
     request: Irp<Setup<T>>,
-    issue: impl FnOnce(PIRP, &mut Setup<T>) -> Option<Status>,
+    issue: impl FnOnce(PIRP, &mut Setup<T>) -> Status,
 ) -> core::result::Result<(Irp<Setup<T>>, usize), (Option<Irp<Setup<T>>>, Status)> {
-    let mut missing = false;
-    let called = request.call(passive, STEP, |irp, setup| {
-        issue(irp, setup).unwrap_or_else(|| {
-            missing = true;
-            Status::NOT_SUPPORTED
-        })
-    });
-    match called {
+    match request.call(passive, STEP, issue) {
         Called::Completed(irp, Completion { status, information }) => match status.exact() {
             Ok(()) => Ok((irp, information)),
             Err(status) => Err((Some(irp), status)),
         },
         Called::NotMade(irp) => Err((Some(irp), Status::INSUFFICIENT_RESOURCES)),
-        Called::NeverCompleted(_) if missing => Err((None, Status::NOT_SUPPORTED)),
         Called::NeverCompleted(status) => Err((None, status)),
     }
 }
 
 /// WskSocket, in the category of `flags`, with a security descriptor or the default one. The share of the owner that
-/// becomes WSK's context comes back with the socket.
+/// becomes WSK's context comes back with the socket. A socket that is made by a request that was given up is nobody's:
+/// WskDeregister waits for it.
 ///
 /// # Safety
 /// `dispatch` is the category's client table, whose functions expect a share of a `T`.
@@ -276,9 +268,10 @@ pub(super) unsafe fn make<T: Send + Sync + 'static>(
 ) -> Result<(Irp<Setup<T>>, RawSocket, NonNull<()>)> {
     let descriptor = security.as_ref().map_or(null_mut(), Cached::as_raw);
     let made = step(passive, setup, |irp, setup| {
-        let context = setup.owner.as_ref()?.as_raw();
-        // SAFETY: the caller's table; the request has the share as long as it may make a socket.
-        unsafe { provider.socket(family, flags, context.as_ptr().cast(), dispatch, descriptor, irp) }
+        let context = setup.owner.as_ref().map_or(null_mut(), |owner| owner.as_raw().as_ptr().cast());
+        // SAFETY: the caller's table; the request has the share as long as it may make a socket, and the descriptor
+        // stays as long.
+        unsafe { provider.socket((family, flags), context, dispatch, descriptor, irp) }
     });
     if let (Err((None, _)), Some(security)) = (&made, security) {
         security.abandon();
