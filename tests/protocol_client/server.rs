@@ -85,7 +85,7 @@ pub struct Served {
     subscription: Option<Subscription>,
 }
 
-/// The next frame, through a reader that is given one piece after the other; `None` at the stream's end.
+/// The next frame, through a reader that is given one piece after the other; `None`: there is none any more.
 fn frame(stream: &mut TcpStream, reader: &mut Reader, ahead: &mut Vec<u8>) -> Option<Vec<u8>> {
     let mut buffer = vec![0; MAX_FRAME];
     loop {
@@ -97,9 +97,9 @@ fn frame(stream: &mut TcpStream, reader: &mut Reader, ahead: &mut Vec<u8>) -> Op
         }
         // An odd size, so that frames are cut anywhere.
         let mut piece = [0; 1021];
-        match stream.read(&mut piece).unwrap() {
-            0 => return None,
-            count => ahead.extend(&piece[..count]),
+        match stream.read(&mut piece) {
+            Ok(0) | Err(_) => return None,
+            Ok(count) => ahead.extend(&piece[..count]),
         }
     }
 }

@@ -17,6 +17,8 @@ pub enum Area {
     Policy,
     /// One classification, with its event on and off
     Wfp,
+    /// The control plane: handshakes, requests, events to subscribers, memory
+    Control,
 }
 
 #[derive(clap::Args)]
@@ -35,6 +37,7 @@ pub fn run(args: &BenchArgs) -> ExitCode {
         Area::Run => ("weir-cli", "replay"),
         Area::Policy => ("weir-cli", "policy"),
         Area::Wfp => ("weir-cli", "classify"),
+        Area::Control => ("weir-cli", "control"),
     };
     let mut command = Command::new("cargo");
     command.args(["bench", "--locked", "--quiet", "-p", package, "--bench", bench, "--"]);

@@ -14,13 +14,7 @@ use crate::{keys, place};
 #[derive(clap::Args, Clone, Debug)]
 pub struct ConnectArgs {
     /// Where the driver listens; without it, where the last `weir run --stay` does
-    #[arg(
-        long,
-        value_name = "HOST[:PORT]",
-        global = true,
-        conflicts_with = "listen",
-        help_heading = "Connection"
-    )]
+    #[arg(long, value_name = "HOST[:PORT]", global = true, help_heading = "Connection")]
     host: Option<String>,
     /// Wait here for a driver that dials out, instead of calling one
     #[arg(long, value_name = "ADDR:PORT", global = true, help_heading = "Connection")]
@@ -64,6 +58,9 @@ impl ConnectArgs {
     /// # Errors
     /// Something is missing or wrong.
     pub fn way(&self) -> Result<Way, Failure> {
+        if self.host.is_some() && self.listen.is_some() {
+            return Err(Failure::Usage("--host and --listen: the driver listens, or it dials".into()));
+        }
         let left = if self.driver_key.is_none() || self.host.is_none() { place::running()? } else { None };
         let file = self.key.clone().map_or_else(place::operator_key, Ok)?;
         if self.key.is_none() && !file.exists() {

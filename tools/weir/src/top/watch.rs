@@ -23,6 +23,9 @@ const CREDIT: u32 = 50_000;
 /// Parts of the list of connections that are asked for each time: a view is to cost the driver little.
 const PARTS: usize = 64;
 
+/// Policies whose rules' names are kept: connections outlive the policy that decided on them.
+const REMEMBERED: usize = 16;
+
 /// Verdicts, or how many a second.
 #[derive(Clone, Copy, PartialEq, Debug, Default)]
 pub struct Verdicts<N> {
@@ -227,8 +230,8 @@ pub struct Watch {
     verdicts_before: Verdicts<u64>,
     delivered_before: Option<u64>,
     bytes_before: HashMap<u64, [u64; 2]>,
-    /// The rules' names, and of which generation.
-    rules: (u32, Vec<String>),
+    /// The rules' names, by the generation of the policy; of the last few.
+    rules: BTreeMap<u32, Vec<String>>,
 }
 
 impl Watch {
@@ -257,7 +260,7 @@ impl Watch {
             verdicts_before: Verdicts::default(),
             delivered_before: None,
             bytes_before: HashMap::new(),
-            rules: (0, Vec::new()),
+            rules: BTreeMap::new(),
         })
     }
 
@@ -301,8 +304,8 @@ impl Watch {
     /// The driver says no, or does not answer.
     pub fn look(&mut self) -> Result<View, Error> {
         let mut view = View { standing: self.standing()?, ..View::default() };
-        if self.rules.0 != view.standing.generation {
-            self.rules = (view.standing.generation, self.rule_names()?);
+        if !self.rules.contains_key(&view.standing.generation) {
+            self.read_rules()?;
         }
         let now = Instant::now();
         let before = self.looked.replace(now);
@@ -331,13 +334,18 @@ impl Watch {
         })
     }
 
-    fn rule_names(&mut self) -> Result<Vec<String>, Error> {
+    fn read_rules(&mut self) -> Result<(), Error> {
         let pages = self.client.pages(|from| Request::PolicyShow(From { from }))?;
-        let mut names = Vec::new();
         for page in &pages {
-            names.extend(record!(page, PolicyShow)?.rules.iter().map(|rule| rule.name.to_owned()));
+            let policy = record!(page, PolicyShow)?;
+            // The policy may change between two parts; they are told by their generations.
+            let names = self.rules.entry(policy.generation).or_default();
+            names.extend(policy.rules.iter().map(|rule| rule.name.to_owned()));
         }
-        Ok(names)
+        while self.rules.len() > REMEMBERED {
+            self.rules.pop_first();
+        }
+        Ok(())
     }
 
     fn rate_verdicts(&mut self, view: &mut View) {
@@ -384,7 +392,7 @@ impl Watch {
                 let rates = [0, 1].map(|way| view.per_second(now[way].saturating_sub(before[way])));
                 bytes.insert(row.connection, now);
                 view.traffic = [view.traffic[0] + rates[0], view.traffic[1] + rates[1]];
-                view.talkers.push(talker(&row, rates, &self.rules.1));
+                view.talkers.push(talker(&row, rates, &self.rules));
             }
             from = part.next;
             if from.is_none() {
@@ -397,12 +405,14 @@ impl Watch {
     }
 }
 
-fn talker(row: &Connection, rates: [f64; 2], rules: &[String]) -> Talker {
+fn talker(row: &Connection, rates: [f64; 2], rules: &BTreeMap<u32, Vec<String>>) -> Talker {
     let rule = match row.rule {
         None => "default".into(),
         Some(rule) => {
-            let name = usize::try_from(rule).ok().and_then(|rule| rules.get(rule));
-            name.cloned().unwrap_or_else(|| rule.to_string())
+            let names = rules.get(&row.generation);
+            let name = names.and_then(|names| names.get(usize::try_from(rule).ok()?));
+            // Of a policy that was gone before this view began.
+            name.cloned().unwrap_or_else(|| format!("{rule} of generation {}", row.generation))
         }
     };
     Talker {
