@@ -729,6 +729,7 @@ fn weirs_own_listener_is_exempt_from_the_policy_and_nothing_else_is() {
         let mut machine = Machine::boot();
         machine.policy(BLOCK_ALL);
         machine.set("ControlListen", Registry::Sz(listen.into()));
+        machine.key();
         machine.load().unwrap();
         let listening = machine.events.wait_for("ControlListening", 1);
         let port = u16::try_from(listening[0].number("port")).unwrap();

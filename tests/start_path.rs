@@ -23,6 +23,7 @@ fn machine(control: bool) -> Machine {
     machine.policy(POLICY);
     if control {
         machine.set("ControlListen", Registry::Sz("127.0.0.1:0".into()));
+        machine.key();
     }
     machine
 }

@@ -3,6 +3,16 @@
 //!
 //! Handles are the kernel's own (OBJ_KERNEL_HANDLE), and for synchronous use: each call returns when it is done. What
 //! has been written is safe from a loss of power only once [`File::flush`] has returned.
+//!
+//! ```compile_fail,E0502
+//! use weir::kernel::{file::Directory, irql::Passive};
+//! fn raises_with_a_directory_open(passive: &mut Passive, path: &[u16]) {
+//!     let directory = Directory::open(passive, path);
+//!     let raised = passive.raise();
+//!     drop(directory); // would be ZwClose at DISPATCH_LEVEL
+//!     drop(raised);
+//! }
+//! ```
 
 use core::marker::PhantomData;
 use core::mem::MaybeUninit;

@@ -101,10 +101,11 @@ impl Store {
     /// The directory cannot be used, which is told; it may be later.
     pub fn read(&mut self, passive: &Passive) -> Result<Option<Stored>> {
         let directory = self.open(passive).inspect_err(|status| refuse(DIRECTORY, "directory", *status))?;
-        let mut order = [header(passive, &directory, 0), header(passive, &directory, 1)];
-        order.sort_unstable_by_key(|found| core::cmp::Reverse(found.map(|(_, header)| header.sequence)));
+        let (first, second) = (header(passive, &directory, 0), header(passive, &directory, 1));
+        let sequence = |found: &Option<(u8, Header)>| found.map(|(_, header)| header.sequence);
+        let newer = if sequence(&second) > sequence(&first) { [second, first] } else { [first, second] };
         let mut newest = None;
-        for (slot, header) in order.into_iter().flatten() {
+        for (slot, header) in newer.into_iter().flatten() {
             match twice(|| image(passive, &directory, slot, &header)) {
                 Ok(image) => {
                     newest = Some(Stored { slot, header, image });

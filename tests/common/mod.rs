@@ -140,6 +140,14 @@ impl Machine {
         self.sim.registry().set(PARAMETERS, name, value);
     }
 
+    /// Gives the driver a private key that only the system can see: without one there is no control socket.
+    pub fn key(&self) {
+        let key = format!("{PARAMETERS}\\Key");
+        self.sim.registry().create_key(&key);
+        self.sim.registry().set_security(&key, ntsim::security::Descriptor::closed().bytes());
+        self.sim.registry().set(&key, "PrivateKey", Registry::Binary(vec![0x42; 32]));
+    }
+
     /// Compiles a policy and puts it into the registry.
     #[track_caller]
     pub fn policy(&self, text: &str) {

@@ -5,7 +5,6 @@
 //! of power leaves is made of a [journal](Files::record), by [`after_power_loss`].
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::sync::Mutex;
 
 use crate::registry::fold;
@@ -55,8 +54,6 @@ struct Disk {
     capacity: Option<usize>,
     /// The volume is not there yet.
     absent: bool,
-    /// The folder of the host that holds a directory's files too.
-    mirror: Option<(Vec<u16>, PathBuf)>,
 }
 
 struct Node {
@@ -271,24 +268,8 @@ fn put(data: &mut Vec<u8>, offset: usize, bytes: &[u8]) {
 }
 
 /// Page "ZwFlushBuffersFile".
-///
-/// # Panics
-/// When the host's folder of a mirrored directory cannot be written to.
 pub(crate) fn flush(open: &Open) {
-    with(|disk| {
-        let path = &open.0.path;
-        disk.note(path, Change::Flushed);
-        let Some((directory, folder)) = &disk.mirror else { return };
-        let Some(name) = path.strip_prefix(&directory[..]).and_then(|rest| rest.strip_prefix(&[SEPARATOR]))
-        else {
-            return;
-        };
-        let file = folder.join(String::from_utf16_lossy(name));
-        let data = disk.nodes.get(path).and_then(|node| node.data.clone()).unwrap_or_default();
-        if let Err(error) = std::fs::write(&file, data) {
-            panic!("{}: {error}", file.display());
-        }
-    });
+    with(|disk| disk.note(&open.0.path, Change::Flushed));
 }
 
 /// Its size, and whether it is a directory.
@@ -373,23 +354,6 @@ impl Files {
     /// Whether the volume is there: early in a boot it is not.
     pub fn set_present(self, present: bool) {
         with(|disk| disk.absent = !present);
-    }
-
-    /// Has a directory's files in a folder of the host too: reads them now, and writes each when it is flushed.
-    ///
-    /// # Errors
-    /// What the host says of the folder.
-    pub fn mirror(self, directory: &str, folder: &std::path::Path) -> std::io::Result<()> {
-        std::fs::create_dir_all(folder)?;
-        self.create_directory(directory);
-        for entry in std::fs::read_dir(folder)? {
-            let entry = entry?;
-            if let (true, Some(name)) = (entry.file_type()?.is_file(), entry.file_name().to_str()) {
-                self.write(&format!("{directory}\\{name}"), &std::fs::read(entry.path())?);
-            }
-        }
-        with(|disk| disk.mirror = Some((fold_path(directory), folder.to_owned())));
-        Ok(())
     }
 }
 
