@@ -2,7 +2,8 @@
 
     client.py HOST PORT PRIVATE_KEY DRIVER_KEY ROLE
 
-Speaks with the responder of tests/protocol_client.rs, and fails where that does not answer as the page says.
+Speaks with the responder of tests/protocol_client.rs, or (ROLE `driver`) with a driver as its operator, and fails
+where that does not answer as the page says.
 """
 
 import hashlib
@@ -205,11 +206,97 @@ def change_keys(client):
             assert client.answer(2, ident)[0] == 133_800_000_000_000_000
 
 
+def gather(client, number, ident):
+    """All parts of a long list."""
+    rows, start = [], None
+    while True:
+        part = client.ask(number, {} if start is None else {0: start}, ident)
+        rows += part[{10: 6}.get(number, 0)]
+        start = part.get({10: 7}.get(number, 1))
+        if start is None:
+            return rows
+
+
+def drive(client):
+    """A driver that has a policy and has seen traffic: all that can be asked for, whatever it has seen."""
+    welcome = client.ask(1, {0: 7, 1: "client.py"}, 1)
+    assert welcome[0] == 1 and welcome[4] == 1, welcome
+    status = client.ask(3, {}, 2)
+    assert status[3] is True and status[4] == 1 and status[5] >= 1 and len(status[7]) == 32, status
+    assert client.ask(2, {}, 3)[0] >= status[2] >= status[1]
+    client.request(2, {})
+    assert client.refused(99, {}, 4)[0] == ERRORS["unknown-request"]
+    wrong = client.refused(1, {0: "one"}, 5)
+    assert (wrong[0], wrong[3]) == (ERRORS["malformed"], 0), wrong
+
+    counters = {row[0]: row[1] for row in gather(client, 4, 6)}
+    assert counters["connections.tracked"] == status[10], counters
+    sessions = gather(client, 5, 7)
+    assert any(row[0] == welcome[2] and row[6] == welcome[3] for row in sessions), sessions
+    assert all(len(row[1]) == 16 for row in gather(client, 6, 8))
+    connections = gather(client, 7, 9)
+    assert len(connections) == status[10] == len({row[0] for row in connections})
+    assert all(len(row[3]) in (4, 16) and len(row[3]) == len(row[5]) for row in connections)
+    rules = gather(client, 10, 10)
+    assert [row[0] for row in rules] == list(range(status[6]))
+
+    # The policy comes down, and goes up again.
+    image = b""
+    while True:
+        part = client.ask(11, {0: status[5], 1: len(image)}, 11)
+        if not part[1]:
+            break
+        image += part[1]
+    assert len(image) == part[0] and hashlib.blake2s(image).digest() == status[7]
+    for spoil in (True, False):
+        begun = client.ask(12, {0: len(image), 1: status[7]}, 12)
+        # All chunks are under way at once.
+        offsets = range(0, len(image), begun[1])
+        for offset in offsets:
+            chunk = image[offset : offset + begun[1]]
+            if spoil and offset == 0:
+                chunk = b"\xff" + chunk[1:]
+            client.request(13, {0: begun[0], 1: offset, 2: chunk}, 1000 + offset)
+        for offset in offsets:
+            client.answer(13, 1000 + offset)
+        if spoil:
+            assert client.refused(14, {0: begun[0]}, 13)[0] == ERRORS["digest"]
+    applied = client.ask(14, {0: begun[0], 1: 60, 2: status[5]}, 14)
+    assert (applied[0], applied[1], applied[2]) == (status[5] + 1, status[6], 60), applied
+    assert client.ask(3, {}, 15)[4] == 2
+    assert client.ask(15, {0: applied[0]}, 16) == {0: applied[0]}
+    assert client.ask(3, {}, 17)[4] == 1
+
+    row = connections[0]
+    told = client.ask(17, {0: row[1], 1: row[2], 2: row[3], 3: row[4], 4: row[5], 5: row[6]}, 18)
+    assert told[2] == applied[0] and (told.get(1) is None or told[3][-1][2] == 0), told
+
+    # All that is open already, with less credit than there is of it.
+    assert client.ask(20, {0: 2, 3: [41], 4: True}, 40) == {}
+    opened = []
+    while True:
+        message = client.events.pop(0) if client.events else client.receive()
+        assert message[0] == 257 and message[1] == 40, message
+        record = message[2]
+        assert record[0] == len(opened) and 1 not in record, record
+        opened += record[3]
+        if record.get(2):
+            break
+        if record[3]:
+            client.request(21, {0: 40, 1: len(record[3])})
+    assert {event[2] for event in opened} == {row[0] for row in connections}, opened
+    assert client.ask(22, {0: 40}, 41)[0] == len(opened)
+
+
 def main():
     host, port, private, driver, role = sys.argv[1:]
     client = Client(host, int(port), bytes.fromhex(private), bytes.fromhex(driver))
     if role == "stranger":
         raise AssertionError("a stranger was let in")
+    if role == "driver":
+        drive(client)
+        print("done", role)
+        return
     look(client, {"observer": 0, "operator": 1}[role])
     if role == "observer":
         assert client.refused(12, {0: 1, 1: bytes(32)}, 50)[0] == ERRORS["not-permitted"]

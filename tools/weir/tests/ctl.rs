@@ -266,6 +266,33 @@ fn top_prints_one_look_where_there_is_no_terminal() {
     running.end();
 }
 
+#[test]
+fn a_client_written_from_the_page_in_another_language_works_with_the_driver() {
+    let python = std::env::var("WEIR_TEST_PYTHON").unwrap_or_else(|_| "python3".into());
+    let checked = Command::new(&python).args(["-c", "import cbor2, noise.connection"]).output();
+    if !checked.is_ok_and(|output| output.status.success()) {
+        println!("skipped: no Python with the packages noiseprotocol and cbor2 (WEIR_TEST_PYTHON names one)");
+        return;
+    }
+    let running = Running::start();
+    let told: Value = serde_json::from_slice(&std::fs::read(running.file("running.json")).unwrap()).unwrap();
+    let (host, port) = told["control"].as_str().unwrap().rsplit_once(':').unwrap();
+    let private = std::fs::read_to_string(running.file("operator.key")).unwrap();
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/protocol_client/client.py");
+    let driver = told["driver_key"].as_str().unwrap();
+    let client = |private: &str| {
+        let arguments = [script, host, port, private.trim(), driver, "driver"];
+        Command::new(&python).args(arguments).output().unwrap()
+    };
+    let output = client(&private);
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "done driver\n", "{error}");
+    let stranger = client(&"77".repeat(32));
+    let said = String::from_utf8_lossy(&stranger.stdout);
+    assert_eq!((stranger.status.code(), &*said), (Some(3), "the driver has closed the connection\n"));
+    running.end();
+}
+
 /// Runs `weir top` in a terminal of its own, by util-linux's `script`, and types into it. `None`: there is no `script`.
 fn in_a_terminal(running: &Running, size: &str, typed: &[u8]) -> Option<(String, Option<i32>)> {
     let weir = env!("CARGO_BIN_EXE_weir");

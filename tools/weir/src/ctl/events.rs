@@ -20,7 +20,7 @@ pub struct EventsArgs {
     /// Show what happens from now on, until interrupted
     #[arg(long, short)]
     follow: bool,
-    /// Begin with the connections that are open already
+    /// Begin with the connections that are open already, if FlowOpened is among the events that are shown
     #[arg(long, requires = "follow")]
     snapshot: bool,
     /// Events up to this level: critical, error, warning, information, verbose
