@@ -728,6 +728,7 @@ fn weirs_own_listener_is_exempt_from_the_policy_and_nothing_else_is() {
     for listen in ["127.0.0.1:47474", "127.0.0.1:0"] {
         let mut machine = Machine::boot();
         machine.policy(BLOCK_ALL);
+        machine.key();
         machine.set("ControlListen", Registry::Sz(listen.into()));
         machine.key();
         machine.load().unwrap();
@@ -748,6 +749,41 @@ fn weirs_own_listener_is_exempt_from_the_policy_and_nothing_else_is() {
         let events = machine.finish();
         assert_eq!(events.named("ConnectionVerdict").len(), 4, "the exempt are no business of the policy");
     }
+}
+
+#[test]
+fn weirs_own_connections_to_controllers_are_exempt_from_the_policy_and_nothing_else_is() {
+    let mut machine = Machine::boot();
+    machine.policy(BLOCK_ALL);
+    machine.key();
+    let controllers = ["root@198.51.100.7:4433", "root@[2001:db8:1::7]:4434"];
+    machine.set("ControlDial", Registry::MultiSz(controllers.map(Into::into).to_vec()));
+    machine.load().unwrap();
+    let connect = |protocol, remote: &str, port, app: Option<&str>| {
+        let local = if remote.contains(':') { "2001:db8::1" } else { "192.0.2.1" };
+        let mut peer = Peer::new(protocol, local, 50_000, remote, port);
+        peer.app = app.map(str::to_owned);
+        peer.connect().action
+    };
+    assert_eq!(connect(TCP, "198.51.100.7", 4433, Some("System")), PERMITTED);
+    assert_eq!(connect(TCP, "2001:db8:1::7", 4434, Some("System")), PERMITTED);
+    assert_eq!(connect(TCP, "198.51.100.8", 4433, Some("System")), BLOCKED);
+    assert_eq!(connect(TCP, "198.51.100.7", 4434, Some("System")), BLOCKED);
+    assert_eq!(connect(TCP, "2001:db8:1::8", 4434, Some("System")), BLOCKED);
+    assert_eq!(connect(UDP, "198.51.100.7", 4433, Some("System")), BLOCKED);
+    assert_eq!(connect(TCP, "198.51.100.7", 4433, Some(r"\device\harddiskvolume3\system")), BLOCKED);
+    assert_eq!(connect(TCP, "198.51.100.7", 4433, None), BLOCKED);
+    machine.finish();
+}
+
+#[test]
+fn without_a_key_there_is_no_control_socket() {
+    let mut machine = Machine::boot();
+    machine.set("ControlListen", Registry::Sz("127.0.0.1:0".into()));
+    machine.load().unwrap();
+    let events = machine.finish();
+    assert_eq!(events.named("ControlKeyAbsent").len(), 1);
+    assert_eq!(events.named("ControlListening").len(), 0);
 }
 
 #[test]

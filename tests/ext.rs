@@ -229,7 +229,11 @@ fn a_listener_without_its_required_interface_is_not_opened() {
 #[test]
 fn a_required_interface_that_weir_does_not_speak_is_missing() {
     let extensions = required_interface(Guid { data1: 1, data2: 2, data3: 3, data4: [4; 8] });
-    let plane = plane(wsk::Config::default(), supported(), &Settings { extension_interfaces: extensions, ..parameters() });
+    let plane = plane(
+        wsk::Config::default(),
+        supported(),
+        &Settings { extension_interfaces: extensions, ..parameters() },
+    );
     plane.wait_told("the failure is told", |told| *told == Told::ListenFailed(STATUS_NOT_SUPPORTED));
     let why = Told::Refused { session: 0, required: true, status: STATUS_NOT_SUPPORTED };
     plane.wait_told("the reason is told", |told| *told == why);

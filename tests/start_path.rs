@@ -22,8 +22,9 @@ fn machine(control: bool) -> Machine {
     let machine = Machine::boot();
     machine.policy(POLICY);
     if control {
-        machine.set("ControlListen", Registry::Sz("127.0.0.1:0".into()));
         machine.key();
+        machine.set("ControlListen", Registry::Sz("127.0.0.1:0".into()));
+        machine.set("ControlDial", Registry::MultiSz(vec!["root@192.0.2.9:443".into()]));
     }
     machine
 }

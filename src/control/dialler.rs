@@ -1,9 +1,7 @@
 //! Controllers that weir connects to by itself: each again and again, later each time it fails.
 #![forbid(unsafe_code)]
 
-use crate::kernel::irql::Passive;
-use crate::kernel::random;
-use crate::kernel::time::{self, Interval};
+use crate::kernel::time::Interval;
 use core::net::SocketAddr;
 
 /// How long to wait before a target is tried again, at first, in units of 100 ns; doubled each time.
@@ -52,81 +50,69 @@ impl Target {
         }
     }
 
-    /// There is a session for it.
-    pub(super) fn begun(&mut self) {
-        self.state = State::Busy(time::since_boot().as_100ns());
+    /// There is a session for it, now, in units of 100 ns since boot.
+    pub(super) fn begun(&mut self, now: u64) {
+        self.state = State::Busy(now);
     }
 
-    /// Its session has ended, or there could be none. `was_open`: it is known who was there.
-    pub(super) fn ended(&mut self, passive: &Passive, was_open: bool) {
-        let now = time::since_boot().as_100ns();
+    /// Its session has ended now, or there could be none. `was_open`: it is known who was there. `chance` is random.
+    pub(super) fn ended(&mut self, now: u64, was_open: bool, chance: u8) {
         if let State::Busy(since) = self.state
             && was_open
             && now.saturating_sub(since) >= GOOD
         {
             self.back_off = BACK_OFF_FIRST;
         }
-        self.state = State::Waiting(now.saturating_add(jittered(passive, self.back_off)));
+        self.state = State::Waiting(now.saturating_add(jittered(self.back_off, chance)));
         self.back_off = self.back_off.saturating_mul(2).min(BACK_OFF_LAST);
     }
 }
 
 /// Three quarters to five quarters of `interval`, so that hosts that lost their controller together do not come back
 /// together.
-fn jittered(passive: &Passive, interval: u64) -> u64 {
-    let mut byte = [0x80];
-    // Without randomness it is the interval itself.
-    if random::fill(passive, &mut byte).is_err() {
-        byte = [0x80];
-    }
-    let [byte] = byte;
+fn jittered(interval: u64, chance: u8) -> u64 {
     let quarter = interval / 4;
-    interval.saturating_sub(quarter).saturating_add((quarter / 128).saturating_mul(byte.into()))
+    interval.saturating_sub(quarter).saturating_add((quarter / 128).saturating_mul(chance.into()))
 }
 
-#[cfg(all(test, feature = "sim"))]
+#[cfg(test)]
 mod tests {
-    use super::{BACK_OFF_FIRST, BACK_OFF_LAST, State, Target};
-    use crate::kernel::irql::Passive;
-    use crate::kernel::time;
+    use super::{BACK_OFF_FIRST, BACK_OFF_LAST, GOOD, Target};
 
-    #[test]
-    fn tries_are_further_apart_each_time_and_never_at_the_same_moment() {
-        let _sim = ntsim::boot(ntsim::Config::default());
-        // SAFETY: a test's thread is at PASSIVE_LEVEL.
-        let passive = unsafe { Passive::assume() };
-        let mut target = Target::new("127.0.0.1:1".parse().unwrap(), 0);
-        assert_eq!(target.due(), Some(0));
-        let mut expected = BACK_OFF_FIRST;
-        let mut waits = std::vec::Vec::new();
-        for _ in 0..12 {
-            target.begun();
-            assert_eq!(target.due(), None);
-            let before = time::since_boot().as_100ns();
-            target.ended(&passive, false);
-            let wait = target.due().unwrap() - before;
-            let slack = 10_000_000;
-            assert!((expected * 3 / 4..=expected * 5 / 4 + slack).contains(&wait), "{wait} {expected}");
-            waits.push(wait * 1_000 / expected);
-            expected = (expected * 2).min(BACK_OFF_LAST);
-        }
-        waits.dedup();
-        assert!(waits.len() > 6, "{waits:?}");
+    fn target() -> Target {
+        Target::new("127.0.0.1:1".parse().unwrap(), 0)
     }
 
     #[test]
-    fn a_connection_that_was_good_begins_anew_and_one_that_never_opened_does_not() {
-        let _sim = ntsim::boot(ntsim::Config::default());
-        // SAFETY: a test's thread is at PASSIVE_LEVEL.
-        let passive = unsafe { Passive::assume() };
-        for (was_open, since, anew) in [(true, 0, true), (false, 0, false), (true, u64::MAX, false)] {
-            let mut target = Target { back_off: BACK_OFF_LAST, ..Target::new("[::1]:1".parse().unwrap(), 0) };
-            let now = time::since_boot().as_100ns();
-            target.state = State::Busy(since.min(now));
-            // Since boot there has to have been time enough.
-            let good = was_open && now.saturating_sub(since.min(now)) >= super::GOOD;
-            target.ended(&passive, was_open);
-            assert_eq!(target.back_off == 2 * BACK_OFF_FIRST, anew && good);
+    fn tries_are_further_apart_each_time_and_spread() {
+        for chance in [0, 0x80, 0xFF] {
+            let mut target = target();
+            assert_eq!(target.due(), Some(0));
+            let mut expected = BACK_OFF_FIRST;
+            for now in 0..12 {
+                target.begun(now);
+                assert_eq!(target.due(), None);
+                target.ended(now, false, chance);
+                let wait = target.due().unwrap() - now;
+                let share = wait * 1000 / expected;
+                let bounds = match chance {
+                    0 => 740..=750,
+                    0x80 => 990..=1000,
+                    _ => 1240..=1250,
+                };
+                assert!(bounds.contains(&share), "{share}");
+                expected = (expected * 2).min(BACK_OFF_LAST);
+            }
+        }
+    }
+
+    #[test]
+    fn only_a_connection_that_was_good_begins_anew() {
+        for (was_open, lasted, anew) in [(true, GOOD, true), (false, GOOD, false), (true, GOOD - 1, false)] {
+            let mut target = Target { back_off: BACK_OFF_LAST, ..target() };
+            target.begun(7);
+            target.ended(7 + lasted, was_open, 0);
+            assert_eq!(target.back_off == 2 * BACK_OFF_FIRST, anew, "{was_open} {lasted}");
         }
     }
 }

@@ -13,7 +13,7 @@ use super::speech::{Left, Speaker};
 use crate::kernel::irql::Passive;
 use crate::kernel::pool::{PoolArc, PoolBox, PoolSlice, tags};
 use crate::kernel::time::{self, Interval};
-use crate::kernel::{Result, Status};
+use crate::kernel::{Result, Status, random};
 use crate::trace;
 use crate::wsk::{CaptureError, Closing, EVENTS, ListenSocket, Provider, Registration, status};
 use core::net::SocketAddr;
@@ -71,6 +71,15 @@ pub(super) fn run(passive: &mut Passive, context: PoolBox<Context>) {
     if abandoned != 0 {
         let operation = "a WSK request was never completed";
         trace::emit(&trace::Event::Fault { operation, status: Status::PENDING.into() });
+    }
+}
+
+/// A random byte; without randomness, the one in the middle.
+fn chance(passive: &Passive) -> u8 {
+    let mut byte = [0];
+    match random::fill(passive, &mut byte) {
+        Ok(()) => u8::from_le_bytes(byte),
+        Err(_) => 0x80,
     }
 }
 
@@ -256,11 +265,11 @@ impl<'w> Worker<'w> {
                 continue;
             }
             let Ok(number) = u8::try_from(number) else { return };
-            target.begun();
+            target.begun(now);
             if let Err(status) = Session::dial(passive, self.shared, self.provider, target.remote(), number) {
                 let (remote, remote_port) = (target.remote().ip(), target.remote().port());
                 trace::emit(&trace::Event::ControlDialFailed { remote, remote_port, status: status.into() });
-                target.ended(passive, false);
+                target.ended(now, false, chance(passive));
             }
         }
     }
@@ -333,7 +342,7 @@ impl<'w> Worker<'w> {
             if let Some(target) =
                 session.target().and_then(|target| self.targets.get_mut(usize::from(target)))
             {
-                target.ended(passive, session.peer().is_some());
+                target.ended(time::since_boot().as_100ns(), session.peer().is_some(), chance(passive));
             }
             session.gone(passive);
         }

@@ -12,14 +12,19 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use ntsim::registry::Value as Registry;
+use ntsim::security::Descriptor;
 #[allow(clippy::wildcard_imports, reason = "the constants of six layers")]
 use ntsim::sys::fwp::*;
 use ntsim::sys::nt::{DISPATCH_LEVEL, GUID, HANDLE, NTSTATUS, PASSIVE_LEVEL};
 use ntsim::wfp::{ClassifyRequest, FlowRef, Outcome, flow_create, flow_end};
+use weir::control::protocol::noise::Keys;
 use weir::trace::events::Value;
 use weir::trace::{Event, Keywords, Level, sink};
 
 pub const PARAMETERS: &str = "\\Registry\\Machine\\SYSTEM\\CurrentControlSet\\Services\\weir\\Parameters";
+
+/// The private key of the peer `root`.
+pub const OPERATOR: [u8; 32] = [0x01; 32];
 
 pub const TCP: u8 = 6;
 pub const UDP: u8 = 17;
@@ -140,12 +145,14 @@ impl Machine {
         self.sim.registry().set(PARAMETERS, name, value);
     }
 
-    /// Gives the driver a private key that only the system can see: without one there is no control socket.
+    /// Gives the driver a key that only the system can read, and a peer `root` that may do everything.
     pub fn key(&self) {
+        let registry = self.sim.registry();
         let key = format!("{PARAMETERS}\\Key");
-        self.sim.registry().create_key(&key);
-        self.sim.registry().set_security(&key, ntsim::security::Descriptor::closed().bytes());
-        self.sim.registry().set(&key, "PrivateKey", Registry::Binary(vec![0x42; 32]));
+        registry.set(&key, "PrivateKey", Registry::Binary(vec![0xD0; 32]));
+        assert!(registry.set_security(&key, Descriptor::closed().bytes()));
+        let operator = Keys::new(&OPERATOR);
+        self.set("ControlPeers", Registry::MultiSz(vec![format!("root=operator:{}", operator.public())]));
     }
 
     /// Compiles a policy and puts it into the registry.

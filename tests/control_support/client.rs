@@ -5,7 +5,7 @@ use std::io;
 use weir::control::protocol::frame::{HEADER, header};
 use weir::control::protocol::message::{Answer, ErrorCode, Events, Failure, Reply, Request};
 use weir::control::protocol::noise::{FIRST, Initiator, Keys, Responder, SECOND, Transport};
-use weir::control::protocol::{MAX_FRAME, MAX_MESSAGE, seal};
+use weir::control::protocol::{MAX_FRAME, MAX_MESSAGE, OVERHEAD, seal};
 
 use super::DRIVER;
 
@@ -55,6 +55,15 @@ impl Client {
         let transport = responder.accept(&[0x77; 32], &mut message).map_err(io::Error::other)?;
         send_frame(&peer, &message)?;
         Ok(Self { peer, transport, next: 1 })
+    }
+
+    /// The frame of whatever is to be sent as a message.
+    pub fn seal(&mut self, message: &[u8]) -> Vec<u8> {
+        let mut buffer = vec![0; message.len() + OVERHEAD];
+        buffer[HEADER..HEADER + message.len()].copy_from_slice(message);
+        let length = seal(&mut self.transport, &mut buffer, message.len()).unwrap();
+        assert_eq!(length, buffer.len());
+        buffer
     }
 
     /// A request's frame, encrypted.

@@ -1,0 +1,576 @@
+//! What an operator and an observer can ask for over a control connection, and what becomes of it.
+#![cfg(feature = "sim")]
+
+mod control_support;
+
+use control_support::client::Client;
+use control_support::{OBSERVER, Plane, eventually, parameters};
+use ntsim::wsk;
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+use weir::config::Settings;
+use weir::control::protocol::message::{
+    Answer, Begin, Chunk, Commit, Credit, Empty, ErrorCode, From, Generation, Hello, ListWriter, PolicyState,
+    ReadImage, Reply, Request, Status, Subscribe, Tuple, Unsubscribe,
+};
+use weir::control::protocol::noise::Digest;
+use weir::control::protocol::role::Role;
+use weir::flow::{Decided, Inserted, Key};
+use weir::policy::{Action, Direction, Family};
+use weir::trace::{self, Event, NtStatus};
+
+const FROM: From = From { from: None };
+const FAULT: Event<'_> = Event::Fault { operation: "a fault", status: NtStatus(-5) };
+/// Its id.
+const FAULT_ID: u16 = 9;
+
+fn plane() -> Plane {
+    Plane::start(wsk::Config::default(), &parameters())
+}
+
+fn compile(text: &str) -> Vec<u8> {
+    weir_cli::policy::compile(text).expect("the policy compiles").image
+}
+
+fn blocking(port: u16) -> Vec<u8> {
+    compile(&format!(
+        "version = 1\ndefault = \"allow\"\n[[rule]]\nname = \"no-{port}\"\naction = \"block\"\nprotocol = \"tcp\"\nremote_port = {port}\n"
+    ))
+}
+
+fn digest(image: &[u8]) -> [u8; 32] {
+    let mut digest = Digest::default();
+    digest.update(image);
+    digest.finish()
+}
+
+#[track_caller]
+fn status<R>(client: &mut Client, look: impl FnOnce(Status<'_>) -> R) -> R {
+    client.ask(&Request::Status(Empty {}), |answer| match answer {
+        Ok(Reply::Status(status)) => look(status),
+        other => panic!("{other:?}"),
+    })
+}
+
+/// Sends a policy up; the number of the upload.
+#[track_caller]
+fn upload(client: &mut Client, image: &[u8], announced: [u8; 32]) -> u32 {
+    let begin = Begin { size: u32::try_from(image.len()).unwrap(), digest: announced };
+    let (number, most) = client.ask(&Request::PolicyBegin(begin), |answer| match answer {
+        Ok(Reply::PolicyBegin(begun)) => (begun.upload, begun.chunk as usize),
+        other => panic!("{other:?}"),
+    });
+    let mut offset = 0;
+    for bytes in image.chunks(most) {
+        let chunk = Chunk { upload: number, offset, bytes };
+        offset += u32::try_from(bytes.len()).unwrap();
+        client.ask(&Request::PolicyChunk(chunk), |answer| match answer {
+            Ok(Reply::PolicyChunk(uploaded)) => assert_eq!(uploaded.received, offset),
+            other => panic!("{other:?}"),
+        });
+    }
+    number
+}
+
+/// Sends a policy up and lets it decide; its generation.
+#[track_caller]
+fn apply(client: &mut Client, image: &[u8], window: Option<u32>) -> u32 {
+    let number = upload(client, image, digest(image));
+    client.ask(&Request::PolicyCommit(Commit { upload: number, window, replaces: None }), |answer| {
+        match answer {
+            Ok(Reply::PolicyCommit(applied)) => applied.generation,
+            other => panic!("{other:?}"),
+        }
+    })
+}
+
+fn subscribe(credit: u32) -> Subscribe<'static> {
+    Subscribe { credit, level: Some(5), keywords: None, ids: None, snapshot: None }
+}
+
+#[test]
+fn both_sides_say_who_they_are() {
+    let plane = plane();
+    for (private, name, role) in
+        [(control_support::OPERATOR, "root", Role::Operator), (OBSERVER, "eye", Role::Observer)]
+    {
+        let mut client = Client::connect(plane.connect(), &private).unwrap();
+        client.ask(&Request::Hello(Hello { version: 7, client: Some("a test") }), |answer| {
+            let Ok(Reply::Hello(welcome)) = answer else { panic!("{answer:?}") };
+            assert_eq!((welcome.version, welcome.peer, welcome.role), (1, name, role));
+            assert_eq!(welcome.driver, env!("CARGO_PKG_VERSION"));
+            // Applying and snapshots; nothing is stored here.
+            assert_eq!(welcome.capabilities, 0b101);
+        });
+        assert_eq!(client.refused(&Request::Hello(Hello { version: 0, client: None })), ErrorCode::Version);
+    }
+    plane.end();
+}
+
+#[test]
+fn an_observer_looks_and_changes_nothing() {
+    let plane = plane();
+    let mut eye = Client::connect(plane.connect(), &OBSERVER).unwrap();
+    let image = blocking(23);
+    let begin = Request::PolicyBegin(Begin { size: 5, digest: digest(&image) });
+    let chunk = Request::PolicyChunk(Chunk { upload: 1, offset: 0, bytes: &[1] });
+    let commit = Request::PolicyCommit(Commit { upload: 1, window: None, replaces: None });
+    let generation = Generation { generation: 1 };
+    for request in
+        [begin, chunk, commit, Request::PolicyConfirm(generation), Request::PolicyRollback(generation)]
+    {
+        assert_eq!(eye.refused(&request), ErrorCode::NotPermitted, "{request:?}");
+    }
+    status(&mut eye, |status| assert_eq!(status.policy, PolicyState::Absent));
+    eye.ask(&Request::PolicyShow(FROM), |answer| assert!(matches!(answer, Ok(Reply::PolicyShow(_)))));
+    plane.end();
+}
+
+#[test]
+fn what_is_unknown_or_malformed_is_answered_and_the_connection_goes_on() {
+    let plane = plane();
+    let mut client = plane.client();
+    // {0: 99, 1: 5, 2: {}}, and what is no message at all.
+    for (message, code) in [
+        (&[0xA3, 0x00, 0x18, 99, 0x01, 0x05, 0x02, 0xA0][..], ErrorCode::UnknownRequest),
+        (&[0xA3, 0x00, 0x0D, 0x01, 0x05, 0x02, 0xA0], ErrorCode::Malformed),
+    ] {
+        let frame = client.seal(message);
+        client.peer.send(&frame).unwrap();
+        let answer = client.receive().unwrap();
+        let Ok((Some(5), Answer::Error(failure))) = Answer::decode(&answer) else { panic!("{answer:x?}") };
+        assert_eq!(failure.code, code);
+    }
+    // Without an id there is nobody to answer.
+    for message in [&[0xFF][..], &[0xA2, 0x00, 0x18, 99, 0x02, 0xA0]] {
+        let frame = client.seal(message);
+        client.peer.send(&frame).unwrap();
+    }
+    status(&mut client, |_| ());
+    plane.end();
+}
+
+#[test]
+fn counters_and_sessions_tell_what_is() {
+    let plane = plane();
+    let mut client = plane.client();
+    let mut other = Client::connect(plane.connect(), &OBSERVER).unwrap();
+    status(&mut other, |_| ());
+    let unknown = plane.connect();
+    eventually("it is accepted", || plane.control().counters().accepted == 3);
+    client.ask(&Request::Counters(FROM), |answer| {
+        let Ok(Reply::Counters(counters)) = answer else { panic!("{answer:?}") };
+        let counters: BTreeMap<_, _> =
+            counters.counters.iter().map(|counter| (counter.name.to_owned(), counter.value)).collect();
+        assert_eq!(counters["control.accepted"], 3);
+        assert_eq!(counters["control.authenticated"], 2);
+        assert_eq!(counters["control.sessions"], 3);
+        assert_eq!(counters["connections.tracked"], 0);
+        assert_eq!(counters["ring.lost.verdict.full"], 0);
+        assert!(counters.len() > 30, "{counters:?}");
+    });
+    client.ask(&Request::Sessions(FROM), |answer| {
+        let Ok(Reply::Sessions(sessions)) = answer else { panic!("{answer:?}") };
+        let mut sessions: Vec<_> = sessions.sessions.iter().collect();
+        sessions.sort_by_key(|session| session.session);
+        let peers: Vec<_> = sessions.iter().map(|session| session.peer).collect();
+        assert_eq!(peers, [Some("root"), Some("eye"), None]);
+        assert!(
+            sessions.iter().all(|session| !session.dialled && session.remote == IpAddr::from([127, 0, 0, 1]))
+        );
+        assert!(sessions[0].received > 96 && sessions[0].sent > 48);
+    });
+    drop(unknown);
+    plane.end();
+}
+
+#[test]
+fn a_policy_goes_up_decides_is_shown_explained_and_read() {
+    let plane = plane();
+    let mut client = plane.client();
+    let rules: String = (0..1200)
+        .map(|rule| {
+            format!(
+                "[[rule]]\nname = \"a rule with the number {rule}\"\naction = \"block\"\nremote_port = {}\n",
+                rule + 1
+            )
+        })
+        .collect();
+    let image = compile(&format!("version = 1\ndefault = \"allow\"\n{rules}"));
+    assert!(image.len() > 2 * 16_384);
+    let generation = apply(&mut client, &image, None);
+    status(&mut client, |status| {
+        assert_eq!((status.policy, status.generation), (PolicyState::Provisional, generation));
+        assert_eq!((status.rules, status.digest), (1200, Some(digest(&image))));
+        assert!(status.rollback_in.is_some_and(|left| (50_000..=60_000).contains(&left)), "{status:?}");
+    });
+
+    let (mut from, mut shown) = (None, Vec::new());
+    loop {
+        from = client.ask(&Request::PolicyShow(From { from }), |answer| {
+            let Ok(Reply::PolicyShow(policy)) = answer else { panic!("{answer:?}") };
+            assert_eq!((policy.total, policy.generation), (1200, generation));
+            assert_eq!(policy.default_action, Some(Action::Allow));
+            shown.extend(policy.rules.iter().map(|rule| (rule.rule, rule.name.to_owned(), rule.action)));
+            policy.next
+        });
+        if from.is_none() {
+            break;
+        }
+    }
+    let expected: Vec<_> =
+        (0..1200).map(|rule| (rule, format!("a rule with the number {rule}"), Action::Block)).collect();
+    assert_eq!(shown, expected);
+
+    let tuple = Tuple {
+        direction: Direction::Out,
+        protocol: Some(6),
+        local: None,
+        local_port: None,
+        remote: Some(IpAddr::from([192, 0, 2, 1])),
+        remote_port: Some(1001),
+        application: Some(r"\device\harddiskvolume2\windows\system32\svchost.exe"),
+        from: None,
+    };
+    let (mut from, mut tried) = (None, Vec::new());
+    loop {
+        from = client.ask(&Request::Explain(Tuple { from, ..tuple }), |answer| {
+            let Ok(Reply::Explain(explanation)) = answer else { panic!("{answer:?}") };
+            assert_eq!((explanation.action, explanation.rule), (Action::Block, Some(1000)));
+            tried.extend(explanation.steps.iter().map(|step| (step.rule, step.failed)));
+            explanation.next
+        });
+        if from.is_none() {
+            break;
+        }
+    }
+    // Every rule before it fails for its remote port alone.
+    let expected: Vec<_> = (0..1000).map(|rule| (rule, 8)).chain([(1000, 0)]).collect();
+    assert_eq!(tried, expected);
+
+    let mut read = Vec::new();
+    loop {
+        let offset = u32::try_from(read.len()).unwrap();
+        let more = client.ask(&Request::PolicyRead(ReadImage { generation, offset }), |answer| {
+            let Ok(Reply::PolicyRead(part)) = answer else { panic!("{answer:?}") };
+            assert_eq!(part.size as usize, image.len());
+            read.extend_from_slice(part.bytes);
+            !part.bytes.is_empty()
+        });
+        if !more {
+            break;
+        }
+    }
+    assert_eq!(read, image);
+    let other = ReadImage { generation: generation + 1, offset: 0 };
+    assert_eq!(client.refused(&Request::PolicyRead(other)), ErrorCode::Conflict);
+    plane.end();
+}
+
+#[test]
+fn a_policy_is_confirmed_by_another_operators_connection_or_rolled_back() {
+    let plane = plane();
+    let mut client = plane.client();
+    let first = apply(&mut client, &blocking(23), None);
+    assert_eq!(
+        client.refused(&Request::PolicyConfirm(Generation { generation: first + 1 })),
+        ErrorCode::Conflict
+    );
+    drop(client);
+    let mut client = plane.client();
+    client.ask(&Request::PolicyConfirm(Generation { generation: first }), |answer| {
+        assert!(matches!(answer, Ok(Reply::PolicyConfirm(Generation { generation })) if generation == first));
+    });
+    status(&mut client, |status| assert_eq!(status.policy, PolicyState::Confirmed));
+
+    let second = apply(&mut client, &blocking(25), Some(3600));
+    // Another one while it is provisional is not taken.
+    let image = blocking(26);
+    let upload = upload(&mut client, &image, digest(&image));
+    let commit = Commit { upload, window: None, replaces: None };
+    assert_eq!(client.refused(&Request::PolicyCommit(commit)), ErrorCode::Busy);
+    client.ask(&Request::PolicyRollback(Generation { generation: second }), |answer| {
+        assert!(
+            matches!(answer, Ok(Reply::PolicyRollback(Generation { generation })) if generation == first)
+        );
+    });
+    status(&mut client, |status| {
+        assert_eq!((status.policy, status.generation), (PolicyState::Confirmed, first))
+    });
+    plane.end();
+}
+
+#[test]
+fn a_policy_that_nobody_confirms_goes_when_its_window_is_over_whoever_is_there() {
+    let plane = plane();
+    let mut client = plane.client();
+    apply(&mut client, &blocking(23), Some(1));
+    client.peer.reset();
+    drop(client);
+    eventually("it is gone", || {
+        std::thread::sleep(Duration::from_millis(50));
+        status(&mut plane.client(), |status| status.policy == PolicyState::Absent)
+    });
+    plane.end();
+}
+
+#[test]
+fn a_policy_that_is_not_what_was_announced_or_no_policy_changes_nothing() {
+    let plane = plane();
+    let mut client = plane.client();
+    let image = blocking(23);
+    let number = upload(&mut client, &image, [7; 32]);
+    let commit = |upload| Request::PolicyCommit(Commit { upload, window: None, replaces: None });
+    assert_eq!(client.refused(&commit(number)), ErrorCode::Digest);
+    assert_eq!(client.refused(&commit(number + 1)), ErrorCode::NotFound);
+    let number = upload(&mut client, b"no policy", digest(b"no policy"));
+    assert_eq!(client.refused(&commit(number)), ErrorCode::PolicyRefused);
+    assert_eq!(client.refused(&commit(number)), ErrorCode::NotFound);
+    let zero = Begin { size: 0, digest: [0; 32] };
+    assert_eq!(client.refused(&Request::PolicyBegin(zero)), ErrorCode::Malformed);
+    let huge = Begin { size: u32::MAX, digest: [0; 32] };
+    assert_eq!(client.refused(&Request::PolicyBegin(huge)), ErrorCode::Limit);
+    let generation = Generation { generation: 1 };
+    assert_eq!(client.refused(&Request::PolicyConfirm(generation)), ErrorCode::NotFound);
+    status(&mut client, |status| assert_eq!((status.policy, status.generation), (PolicyState::Absent, 0)));
+    plane.end();
+}
+
+#[test]
+fn events_are_sent_as_far_as_there_is_credit_and_losses_are_told_exactly() {
+    let plane = plane();
+    let mut client = plane.client();
+    client.send(Some(77), &Request::Subscribe(subscribe(3)));
+    let answer = client.receive().unwrap();
+    assert!(matches!(Answer::decode(&answer), Ok((Some(77), Answer::Reply(Reply::Subscribe(Empty {}))))));
+    for _ in 0..10 {
+        trace::emit(&FAULT);
+    }
+    let (mut sent, mut lost) = (0, 0);
+    let mut take = |client: &mut Client| {
+        client.events(|id, events| {
+            assert_eq!((id, events.first), (77, sent));
+            for event in events.events.iter() {
+                assert_eq!((event.id, event.values().count()), (FAULT_ID, 2));
+                sent += 1;
+            }
+            for loss in events.lost.unwrap_or_default().iter() {
+                assert_eq!(loss.event, FAULT_ID);
+                lost += loss.count;
+            }
+            sent + lost
+        })
+    };
+    while take(&mut client) < 10 {}
+    client.send(None, &Request::Credit(Credit { subscription: 77, credit: 100 }));
+    status(&mut client, |_| ());
+    trace::emit(&FAULT);
+    while take(&mut client) < 11 {}
+    assert_eq!((sent, lost), (4, 7));
+    client.ask(&Request::Unsubscribe(Unsubscribe { subscription: 77 }), |answer| {
+        let Ok(Reply::Unsubscribe(ended)) = answer else { panic!("{answer:?}") };
+        assert_eq!((ended.sent, ended.lost.len()), (4, 0));
+    });
+    assert_eq!(client.refused(&Request::Unsubscribe(Unsubscribe { subscription: 77 })), ErrorCode::NotFound);
+    plane.end();
+}
+
+#[test]
+fn a_subscription_gets_what_it_asked_for_and_there_is_one_at_a_time() {
+    let plane = plane();
+    let mut client = plane.client();
+    let mut place = [0; 16];
+    let mut ids = ListWriter::new(&mut place);
+    ids.push(&FAULT_ID).unwrap();
+    let wanted = Subscribe { ids: Some(ids.finish()), ..subscribe(1000) };
+    client.ask(&Request::Subscribe(wanted), |answer| assert!(answer.is_ok(), "{answer:?}"));
+    assert_eq!(client.refused(&Request::Subscribe(subscribe(1))), ErrorCode::Limit);
+    let wrong = Subscribe { level: Some(9), ..subscribe(1) };
+    assert_eq!(plane.client().refused(&Request::Subscribe(wrong)), ErrorCode::Malformed);
+    trace::emit(&Event::FiltersGone {});
+    trace::emit(&FAULT);
+    let ids = client.events(|_, events| events.events.iter().map(|event| event.id).collect::<Vec<_>>());
+    assert_eq!(ids, [FAULT_ID]);
+    plane.end();
+}
+
+/// Connections in the table.
+fn connections(plane: &Plane, count: u16) {
+    for port in 0..count {
+        let key = Key {
+            family: Family::V4,
+            protocol: 6,
+            local: [192, 0, 2, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+            remote: [198, 51, 100, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+            local_port: port,
+            remote_port: 443,
+        };
+        let decided = Decided { action: Action::Audit, rule: Some(3), generation: 2 };
+        let mut passive = control_support::passive();
+        let flows = &plane.parts().flows;
+        let raised = passive.raise();
+        let made =
+            flows.insert(flows.next_number(), key, Direction::Out, port.into(), decided, &raised.token());
+        let Ok(Inserted::New(connection)) = made else { panic!("no connection") };
+        connection.count(Direction::Out, 2, 1000 + u64::from(port));
+    }
+}
+
+#[test]
+fn connections_are_listed_whole() {
+    let plane = plane();
+    connections(&plane, 900);
+    let mut client = plane.client();
+    let (mut from, mut listed) = (None, BTreeMap::new());
+    loop {
+        from = client.ask(&Request::Connections(From { from }), |answer| {
+            let Ok(Reply::Connections(part)) = answer else { panic!("{answer:?}") };
+            for connection in part.connections.iter() {
+                assert_eq!(
+                    (connection.verdict, connection.rule, connection.generation),
+                    (Action::Audit, Some(3), 2)
+                );
+                assert_eq!(connection.remote, IpAddr::from([198, 51, 100, 7]));
+                listed.insert(connection.local_port, (connection.packets_out, connection.bytes_out));
+            }
+            part.next
+        });
+        if from.is_none() {
+            break;
+        }
+    }
+    assert!(listed.into_iter().eq((0..900).map(|port| (port, (2, 1000 + u64::from(port))))));
+    plane.end();
+}
+
+#[test]
+fn a_snapshot_waits_for_credit_and_loses_nothing() {
+    let plane = plane();
+    connections(&plane, 500);
+    let mut client = plane.client();
+    let wanted = Subscribe { keywords: Some(0x10), snapshot: Some(true), ..subscribe(1) };
+    client.send(Some(5), &Request::Subscribe(wanted));
+    client.receive().unwrap();
+    let (mut ports, mut over) = (Vec::new(), false);
+    while !over {
+        client.events(|_, events| {
+            assert!(events.lost.is_none());
+            ports.extend(events.events.iter().map(|event| {
+                assert_eq!(event.id, 41);
+                format!("{:?}", event.values().nth(4))
+            }));
+            over = events.snapshot_end == Some(true);
+        });
+        client.send(None, &Request::Credit(Credit { subscription: 5, credit: 60 }));
+    }
+    ports.sort_unstable();
+    ports.dedup();
+    assert_eq!(ports.len(), 500);
+    plane.end();
+}
+
+#[test]
+fn a_subscriber_that_reads_nothing_loses_its_own_events_and_costs_nobody_else_any() {
+    let settings = Settings { control_max_sessions: 8, ..parameters() };
+    let plane = Plane::start(wsk::Config::default(), &settings);
+    let mut stuck: Vec<_> = (0..3).map(|_| plane.client()).collect();
+    for client in &mut stuck {
+        client.ask(&Request::Subscribe(subscribe(u32::MAX)), |answer| assert!(answer.is_ok()));
+        client.peer.stall(true);
+    }
+    let mut reader = plane.client();
+    reader.ask(&Request::Subscribe(subscribe(u32::MAX)), |answer| assert!(answer.is_ok()));
+    let wanted = 60_000;
+    let mut got = 0;
+    std::thread::scope(|scope| {
+        let emitter = scope.spawn(|| {
+            for number in 0..wanted {
+                trace::emit(&FAULT);
+                if number % 50 == 0 {
+                    std::thread::sleep(Duration::from_micros(300));
+                }
+            }
+        });
+        while got < wanted {
+            got += reader.events(|_, events| {
+                assert!(events.lost.is_none(), "{events:?}");
+                events.events.len()
+            });
+        }
+        emitter.join().unwrap();
+    });
+    // They have room for some, and hear how many they have missed.
+    for client in &mut stuck {
+        client.peer.stall(false);
+        let (mut sent, mut lost) = (0, 0);
+        while sent + lost < wanted as u64 {
+            client.events(|_, events| {
+                assert_eq!(events.first, sent);
+                sent += events.events.len() as u64;
+                lost += events.lost.unwrap_or_default().iter().map(|loss| loss.count).sum::<u64>();
+            });
+        }
+        assert!(lost > 0 && sent > 100, "{sent} {lost}");
+    }
+    plane.end();
+}
+
+/// Emits events until it is dropped.
+struct Emitter {
+    over: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Emitter {
+    fn start() -> Self {
+        let over = Arc::new(AtomicBool::new(false));
+        let thread = std::thread::spawn({
+            let over = Arc::clone(&over);
+            move || {
+                while !over.load(Ordering::Relaxed) {
+                    trace::emit(&FAULT);
+                    std::thread::yield_now();
+                }
+            }
+        });
+        Self { over, thread: Some(thread) }
+    }
+}
+
+impl Drop for Emitter {
+    fn drop(&mut self) {
+        self.over.store(true, Ordering::Relaxed);
+        self.thread.take().map(JoinHandle::join);
+    }
+}
+
+#[test]
+fn subscribers_that_come_and_go_while_events_are_told_leave_nothing_behind() {
+    let settings = Settings { control_max_sessions: 64, control_connect_burst: 100, ..parameters() };
+    let plane = Plane::start(wsk::Config::default(), &settings);
+    let emitter = Emitter::start();
+    for round in 0..60 {
+        let mut client = plane.client();
+        client.ask(&Request::Subscribe(subscribe(10_000)), |answer| assert!(answer.is_ok()));
+        client.events(|_, events| assert!(!events.events.is_empty()));
+        match round % 3 {
+            0 => client.peer.end(),
+            1 => client.peer.reset(),
+            _ => {
+                let mut ended = false;
+                client.send(Some(9), &Request::Unsubscribe(Unsubscribe { subscription: 1 }));
+                while !ended {
+                    let message = client.receive().unwrap();
+                    ended =
+                        matches!(Answer::decode(&message), Ok((Some(9), Answer::Reply(Reply::Unsubscribe(_)))));
+                }
+            }
+        }
+    }
+    drop(emitter);
+    plane.end();
+}
