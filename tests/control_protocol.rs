@@ -335,7 +335,7 @@ fn a_policy_that_is_not_what_was_announced_or_no_policy_changes_nothing() {
     let huge = Begin { size: u32::MAX, digest: [0; 32] };
     assert_eq!(client.refused(&Request::PolicyBegin(huge)), ErrorCode::Limit);
     let generation = Generation { generation: 1 };
-    assert_eq!(client.refused(&Request::PolicyConfirm(generation)), ErrorCode::NotFound);
+    assert_eq!(client.refused(&Request::PolicyConfirm(generation)), ErrorCode::Conflict);
     status(&mut client, |status| assert_eq!((status.policy, status.generation), (PolicyState::Absent, 0)));
     plane.end();
 }
@@ -565,8 +565,10 @@ fn subscribers_that_come_and_go_while_events_are_told_leave_nothing_behind() {
                 client.send(Some(9), &Request::Unsubscribe(Unsubscribe { subscription: 1 }));
                 while !ended {
                     let message = client.receive().unwrap();
-                    ended =
-                        matches!(Answer::decode(&message), Ok((Some(9), Answer::Reply(Reply::Unsubscribe(_)))));
+                    ended = matches!(
+                        Answer::decode(&message),
+                        Ok((Some(9), Answer::Reply(Reply::Unsubscribe(_))))
+                    );
                 }
             }
         }
