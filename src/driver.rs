@@ -162,6 +162,7 @@ impl Driver {
         let policies = step("policy", Policies::try_new(passive))?;
         let policies = self.policies.insert(step("policy", PoolArc::try_new(tags::POLICY, policies))?);
         let sources = Sources {
+            service,
             registry: policy_image,
             store: settings.policy_store.place(),
             driver: device.driver(),

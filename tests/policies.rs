@@ -68,7 +68,8 @@ impl<'m> House<'m> {
         let Loaded { settings, policy_image, .. } = config::load(&passive, &utf16(SERVICE))?;
         let policies = PoolArc::try_new(tags::POLICY, Policies::try_new(&passive)?)?;
         let fail_mode = settings.fail_mode;
-        let sources = Sources { registry: policy_image, store, driver: None, fail_mode };
+        let service = utf16(SERVICE);
+        let sources = Sources { service: &service, registry: policy_image, store, driver: None, fail_mode };
         let (steward, unusable) = Steward::start(&mut passive, policies.clone(), sources)?;
         let desk = steward.desk();
         Ok(Self { machine, policies, steward: Some(steward), desk, unusable })
@@ -369,6 +370,13 @@ fn the_registrys_policy_decides_again_once_it_is_another_one() {
     // As it was when the stored one was confirmed.
     registry(Some(blocks(23)));
     assert_eq!(restart_finds(&machine), Some(digest(&blocks(24))));
+
+    // What is confirmed while the registry has another one already, for the next start, is the later word.
+    let house = House::start(&machine);
+    registry(Some(blocks(27)));
+    house.apply_and_confirm(&blocks(28));
+    house.stop();
+    assert_eq!(restart_finds(&machine), Some(digest(&blocks(28))));
 
     // What is confirmed under the new one is kept beside it.
     registry(Some(blocks(25)));

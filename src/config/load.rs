@@ -64,6 +64,21 @@ pub fn load(passive: &Passive, service: &[u16]) -> Result<Loaded> {
     Ok(loaded)
 }
 
+/// Reads the registry's policy anew: what a start would find now. `None` for one that would be refused, too.
+///
+/// # Errors
+/// What the registry answers, but for what is not there; `STATUS_INSUFFICIENT_RESOURCES`.
+pub fn policy_image(passive: &Passive, service: &[u16]) -> Result<Option<Value>> {
+    let key = match open(passive, service) {
+        Err(Status::OBJECT_NAME_NOT_FOUND) => return Ok(None),
+        opened => opened?,
+    };
+    let name = Name::from_text(POLICY_IMAGE.name)?;
+    let Found::Value(value) = key.value(&name, POLICY_IMAGE.kind.maximum_size())? else { return Ok(None) };
+    let fits = parse(POLICY_IMAGE.name, value.kind(), value.bytes()).is_ok();
+    Ok(Some(value).filter(|_| fits))
+}
+
 fn open<'p>(passive: &'p Passive, service: &[u16]) -> Result<Key<'p>> {
     let service = Key::open(passive, service)?;
     let name = Utf16::<{ PARAMETERS.len() }>::from_text(PARAMETERS)?;

@@ -7,13 +7,14 @@ use super::desk::{Desk, Done, Order, Outcome, PolicyStatus, Refusal, Ticket, Wha
 use super::force::{Bytes, Policies, Policy, Unfit};
 use super::slot::digest;
 use super::store::{Store, Stored};
+use crate::config;
 use crate::config::schema::Place;
 use crate::control::protocol::message::{ErrorCode, PolicyState};
 use crate::kernel::Result;
 use crate::kernel::device::DriverObject;
 use crate::kernel::event::{Event, Kind, Waited};
 use crate::kernel::irql::Passive;
-use crate::kernel::pool::{PoolArc, PoolBox, tags};
+use crate::kernel::pool::{PoolArc, PoolBox, PoolSlice, tags};
 use crate::kernel::registry::Value;
 use crate::kernel::thread::Thread;
 use crate::kernel::time::{self, Interval};
@@ -35,7 +36,9 @@ const NO_DIGEST: [u8; 32] = [0; 32];
 /// Where policies come from at the start.
 #[derive(Debug)]
 pub struct Sources<'a> {
-    /// The bytes of `PolicyImage` in the registry.
+    /// The path of the service's registry key.
+    pub service: &'a [u16],
+    /// The bytes of `PolicyImage` in there.
     pub registry: Option<Value>,
     /// Where confirmed policies are stored.
     pub store: Place<'a>,
@@ -70,6 +73,8 @@ impl Steward {
     ) -> Result<(Self, u32)> {
         let desk = Desk::try_new()?;
         let store = Store::at(sources.store, sources.driver)?;
+        let unit = |index: usize| sources.service.get(index).copied().unwrap_or_default();
+        let service = PoolSlice::try_from_fn(tags::POLICY, sources.service.len(), unit)?;
         desk.set_stores(passive, store.is_some());
         let stop = PoolArc::try_new(tags::SYNC, Event::try_new(Kind::Notification)?)?;
         let work = Work {
@@ -78,6 +83,7 @@ impl Steward {
             policies,
             provisional: None,
             store,
+            service,
             registry: NO_DIGEST,
             late: None,
         };
@@ -111,6 +117,8 @@ struct Work {
     provisional: Option<Provisional>,
     /// `None`: nothing is stored.
     store: Option<Store>,
+    /// The path of the service's registry key.
+    service: PoolSlice<u16>,
     /// The digest of the registry's policy at the start.
     registry: [u8; 32],
     /// The store could not be read, and nobody has applied a policy since the start.
@@ -297,8 +305,16 @@ impl Work {
         self.expect_provisional(passive, generation)?;
         let stored = self.store.is_some();
         if let Some(store) = &mut self.store {
+            // Somebody may have changed it since the start, for the next one: this confirmation is the later word.
+            let registry = config::policy_image(passive, &self.service).map_err(|status| {
+                Refusal::failed(
+                    status,
+                    "the registry's policy could not be read; this one still awaits its confirmation",
+                )
+            })?;
+            let registry = registry.map_or(NO_DIGEST, |image| digest(image.bytes()));
             // One that a restart would not find is not confirmed.
-            store.write(passive, &self.policies, &self.registry).map_err(|status| {
+            store.write(passive, &self.policies, &registry).map_err(|status| {
                 Refusal::failed(status, "the policy could not be stored, and still awaits its confirmation")
             })?;
         }
