@@ -66,6 +66,8 @@ impl Steward {
     ///
     /// # Errors
     /// `STATUS_INSUFFICIENT_RESOURCES`, and what PsCreateSystemThread returns.
+    // What it makes passes over the stack, on the way down from DriverEntry.
+    #[inline(never)]
     pub fn start(
         passive: &mut Passive,
         policies: PoolArc<Policies>,

@@ -101,14 +101,13 @@ impl Store {
     /// The directory cannot be used, which is told; it may be later.
     pub fn read(&mut self, passive: &Passive) -> Result<Option<Stored>> {
         let directory = self.open(passive).inspect_err(|status| refuse(DIRECTORY, "directory", *status))?;
-        let (first, second) = (header(passive, &directory, 0), header(passive, &directory, 1));
-        let sequence = |found: &Option<(u8, Header)>| found.map(|(_, header)| header.sequence);
-        let newer = if sequence(&second) > sequence(&first) { [second, first] } else { [first, second] };
+        let (first, second) = (sequence(passive, &directory, 0), sequence(passive, &directory, 1));
+        let newer = if second > first { [1, 0] } else { [0, 1] };
         let mut newest = None;
-        for (slot, header) in newer.into_iter().flatten() {
-            match twice(|| image(passive, &directory, slot, &header)) {
-                Ok(image) => {
-                    newest = Some(Stored { slot, header, image });
+        for slot in newer.into_iter().filter(|slot| if *slot == 0 { first } else { second }.is_some()) {
+            match twice(|| stored(passive, &directory, slot)) {
+                Ok(stored) => {
+                    newest = Some(stored);
                     break;
                 }
                 Err(damaged) => damaged.tell(slot),
@@ -237,16 +236,17 @@ fn name(slot: u8) -> Option<&'static [u16]> {
     NAMES.get(usize::from(slot)).map(<[u16; 8]>::as_slice)
 }
 
-/// The header of a slot, unless the slot is empty, or cannot be used, which is told.
-fn header(passive: &Passive, directory: &Directory<'_>, slot: u8) -> Option<(u8, Header)> {
-    let read = || -> core::result::Result<Header, Unusable> {
+/// The sequence that the header of a slot says, unless the slot is empty, or cannot be used, which is told.
+fn sequence(passive: &Passive, directory: &Directory<'_>, slot: u8) -> Option<u64> {
+    let read = || -> core::result::Result<u64, Unusable> {
         let file = open(passive, directory, slot)?;
         let mut bytes = [0; HEADER];
         let length = file.read(0, &mut bytes)?;
-        Ok(Header::decode(bytes.get(..length).unwrap_or_default(), file.size()?)?)
+        let header = Header::decode(bytes.get(..length).unwrap_or_default(), file.size()?)?;
+        Ok(header.sequence)
     };
     match twice(read) {
-        Ok(header) => Some((slot, header)),
+        Ok(sequence) => Some(sequence),
         Err(Unusable::Unreadable(Status::OBJECT_NAME_NOT_FOUND)) => None,
         Err(damaged) => {
             damaged.tell(slot);
@@ -255,29 +255,20 @@ fn header(passive: &Passive, directory: &Directory<'_>, slot: u8) -> Option<(u8,
     }
 }
 
-/// The image of a slot, whole.
-fn image(
-    passive: &Passive,
-    directory: &Directory<'_>,
-    slot: u8,
-    header: &Header,
-) -> core::result::Result<Bytes, Unusable> {
+/// The policy of a slot, whole.
+#[inline(never)]
+fn stored(passive: &Passive, directory: &Directory<'_>, slot: u8) -> core::result::Result<Stored, Unusable> {
     let file = open(passive, directory, slot)?;
-    let length = usize::try_from(header.size).map_err(|_| Damage::Size)?.saturating_add(HEADER);
-    if length > LARGEST {
-        return Err(Damage::Size.into());
-    }
+    let size = file.size()?;
+    let length = usize::try_from(size).ok().filter(|length| *length <= LARGEST).ok_or(Damage::Size)?;
     let mut bytes = PoolSlice::try_zeroed(tags::STORE, length)?;
     if file.read(0, &mut bytes)? != length {
         return Err(Damage::Size.into());
     }
-    // It is the file whose header was read before.
-    if Header::decode(&bytes, u64::try_from(length).map_err(|_| Damage::Size)?)? != *header {
-        return Err(Damage::Header.into());
-    }
+    let header = Header::decode(&bytes, size)?;
     let image = Bytes::after(HEADER, bytes);
     header.check(image.as_slice())?;
-    Ok(image)
+    Ok(Stored { slot, header, image })
 }
 
 fn open<'p>(passive: &'p Passive, directory: &Directory<'p>, slot: u8) -> Result<File<'p>> {
