@@ -171,8 +171,13 @@ impl Plane {
         let board = PoolArc::try_new(tags::DRIVER, Board::new(1))?;
         let settings = PoolBox::try_copy(tags::CONFIGURATION, parameters)?;
         let keys = PoolBox::try_new(tags::CONFIGURATION, Keys::new(&DRIVER))?;
-        let sources =
-            Sources { registry: None, store: Place::Nowhere, driver: None, fail_mode: FailMode::Open };
+        let sources = Sources {
+            service: &[],
+            registry: None,
+            store: Place::Nowhere,
+            driver: None,
+            fail_mode: FailMode::Open,
+        };
         let (steward, _) = Steward::start(&mut passive, policies.clone(), sources)?;
         let host = Host {
             settings,
