@@ -11,7 +11,7 @@
 //! | --- | --- |
 //! | settings | their defaults hold (see [`crate::config`]); refused only if memory for those is wanting |
 //! | device object | refused |
-//! | policy | a damaged one is not taken, and without one the fail mode decides: degraded, not refused |
+//! | policy | the thread for it is needed; a damaged one is not taken, a store that cannot be read is tried again, and without any the fail mode decides: degraded, not refused |
 //! | rings, table of connections, dispatcher thread | refused: events would be lost unseen |
 //! | control socket | degraded: the policy holds without it |
 //! | callouts | refused: nothing would be decided |
@@ -20,7 +20,7 @@
 //! # Stop
 //! The one order in which nothing is left behind, also for a start that failed half-way (`Driver::stop`): control
 //! sockets, so that nobody steers a driver that is going, and while the policy still holds, for their end may take a
-//! while; filters, with the subscription to the engine's state and the session; the gate of the callouts; flow
+//! while; the policies' steward, which takes back what was not confirmed; filters, with the subscription to the engine's state and the session; the gate of the callouts; flow
 //! contexts; callouts; dispatcher, which delivers what is left; device.
 
 use core::ptr::{NonNull, null_mut};

@@ -411,7 +411,7 @@ schema! {
         /// `\??\C:\ProgramData\weir`. It is made if it is not there. A single `.`: the directory that the system
         /// keeps for the driver's data (IoGetDriverDirectory), or where it keeps none,
         /// `\SystemRoot\System32\drivers\DriverData\weir`. Empty: nothing is kept, and a confirmed policy ends
-        /// with the driver.
+        /// with the driver. Whoever may write there decides which policy a restart finds.
         policy_store: Directory = "PolicyStore" Kind::Directory, Directory::OWN, ".", Restart;
         /// What happens to connections while no policy is loaded: open lets them pass, closed blocks them.
         fail_mode: FailMode = "FailMode" Kind::Choice(FailMode::NAMES),
