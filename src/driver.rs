@@ -20,8 +20,9 @@
 //! # Stop
 //! The one order in which nothing is left behind, also for a start that failed half-way (`Driver::stop`): control
 //! sockets, so that nobody steers a driver that is going, and while the policy still holds, for their end may take a
-//! while; the policies' steward, which takes back what was not confirmed; filters, with the subscription to the engine's state and the session; the gate of the callouts; flow
-//! contexts; callouts; dispatcher, which delivers what is left; device.
+//! while; the policies' steward, which takes back what was not confirmed; filters, with the subscription to the
+//! engine's state and the session; the gate of the callouts; flow contexts; callouts; dispatcher, which delivers what
+//! is left; device.
 
 use core::ptr::{NonNull, null_mut};
 use core::sync::atomic::{AtomicPtr, Ordering};

@@ -192,10 +192,10 @@ fn several_endpoints_are_taken_in_their_order() {
     assert_eq!(listen(REG_MULTI_SZ, &many(8)).map(|list: Vec<String>| list.len()), Ok(8));
     for (registry_type, text, reason) in [
         (REG_MULTI_SZ, many(9), Refused::TooMany),
-        (REG_MULTI_SZ, "10.1.2.3:1\010.1.2.3:1\0\0".into(), Refused::Duplicate),
-        (REG_MULTI_SZ, "10.1.2.3:1\0\010.1.2.3:2\0\0".into(), Refused::EmbeddedNul),
+        (REG_MULTI_SZ, "10.1.2.3:1\x0010.1.2.3:1\0\0".into(), Refused::Duplicate),
+        (REG_MULTI_SZ, "10.1.2.3:1\0\x0010.1.2.3:2\0\0".into(), Refused::EmbeddedNul),
         (REG_MULTI_SZ, "10.1.2.3:1\0nowhere\0\0".into(), Refused::BadAddress),
-        (REG_SZ, "10.1.2.3:1\010.1.2.3:2\0".into(), Refused::EmbeddedNul),
+        (REG_SZ, "10.1.2.3:1\x0010.1.2.3:2\0".into(), Refused::EmbeddedNul),
     ] {
         assert_eq!(listen(registry_type, &text), Err(reason), "{text:?}");
     }
