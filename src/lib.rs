@@ -21,6 +21,7 @@
 //! | [`driver`] | the order of start and stop; owns every part | yes |
 //! | [`control`] | the control socket, and its protocol | protocol: no |
 //! | [`wfp`] | engine session, callouts, classification | yes |
+//! | [`board`] | how the driver stands as a whole | yes |
 //! | [`dispatch`] | the dispatcher's thread; from records to events | yes |
 //! | [`flow`] | identity and life of a connection | yes |
 //! | [`ext`] | extension interfaces of control connections | yes |
@@ -50,6 +51,8 @@ pub mod ring;
 pub mod trace;
 
 #[cfg(kernel)]
+pub mod board;
+#[cfg(kernel)]
 pub mod dispatch;
 #[cfg(kernel)]
 pub mod driver;
@@ -57,8 +60,6 @@ pub mod driver;
 pub mod ext;
 #[cfg(kernel)]
 pub mod flow;
-#[cfg(kernel)]
-pub mod board;
 #[cfg(kernel)]
 pub mod kernel;
 #[cfg(kernel)]

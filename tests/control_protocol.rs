@@ -576,3 +576,30 @@ fn subscribers_that_come_and_go_while_events_are_told_leave_nothing_behind() {
     drop(emitter);
     plane.end();
 }
+
+#[test]
+fn a_hundred_sessions_that_follow_events_need_less_than_four_mebibytes() {
+    let settings = Settings {
+        control_max_sessions: 100,
+        control_connect_burst: 200,
+        control_max_unauthenticated: 100,
+        ..parameters()
+    };
+    let plane = Plane::start(wsk::Config::default(), &settings);
+    plane.address();
+    let before = plane.sim.pool_usage().bytes;
+    let mut clients: Vec<_> = (0..100).map(|_| plane.client()).collect();
+    for client in &mut clients {
+        client.ask(&Request::Subscribe(subscribe(u32::MAX)), |answer| assert!(answer.is_ok()));
+    }
+    // As much as they can ever have: they take nothing, and much happens.
+    clients.iter().for_each(|client| client.peer.stall(true));
+    for _ in 0..20_000 {
+        trace::emit(&FAULT);
+    }
+    let used = plane.sim.pool_usage().bytes - before;
+    println!("{used} bytes, {} each", used / 100);
+    assert!(used < 4 << 20, "{used}");
+    drop(clients);
+    plane.end();
+}

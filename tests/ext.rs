@@ -16,6 +16,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 use weir::config::Settings;
+use weir::control::protocol::message::{Empty, Request};
 use weir::ext::Totals;
 use weir::ext::connection_v1::{
     CONNECTION_EVENT_BACKLOG, CONNECTION_EVENT_METRIC, CONNECTION_EVENT_STATE, CONNECTION_EVENT_VENDOR,
@@ -147,9 +148,8 @@ fn a_listener_that_is_opened_again_is_registered_again() {
 #[test]
 fn not_supported_is_a_normal_answer() {
     let plane = plane_with(Script::NotSupported);
-    let peer = plane.connect();
-    peer.send(b"works").unwrap();
-    eventually("the connection works", || plane.control().counters().received == 5);
+    let mut client = plane.client();
+    client.ask(&Request::Ping(Empty {}), |answer| assert!(answer.is_ok()));
     let refused = Told::Refused { session: 1, required: false, status: STATUS_NOT_SUPPORTED };
     plane.wait_told("the refusal is told", |told| *told == refused);
     assert_eq!(plane.control().extensions(), Totals { refused: 2, ..Totals::default() });
@@ -161,9 +161,8 @@ fn only_exactly_success_grants() {
     // The sim fills the output with an address that must not be touched.
     for status in [STATUS_EVENT_PENDING, STATUS_PENDING, STATUS_ACCESS_DENIED, STATUS_UNSUCCESSFUL] {
         let plane = plane_with(Script::Fail(status));
-        let peer = plane.connect();
-        peer.send(b"works").unwrap();
-        eventually("the connection works", || plane.control().counters().received == 5);
+        let mut client = plane.client();
+        client.ask(&Request::Ping(Empty {}), |answer| assert!(answer.is_ok()));
         plane.wait_told("the failure is told", |told| {
             *told == Told::Failed { session: 1, required: false, status }
         });

@@ -25,7 +25,7 @@ use core::sync::atomic::Ordering;
 use zeroize::Zeroizing;
 
 /// How many messages a session may send and be sent before it is another one's turn.
-const AT_ONCE: usize = 16;
+const AT_ONCE: usize = 4;
 /// How many connections that were open already are told of at once.
 const SNAPSHOT_AT_ONCE: usize = 128;
 /// A second, in units of 100 ns.

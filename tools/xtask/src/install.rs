@@ -1,9 +1,10 @@
 //! What the project's commands need besides Rust: installed where that can be done, else named with the exact command.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::process::Command;
 
-use crate::step::has;
+use crate::step::{has, root};
 
 /// Something of the machine that is missing, with the command that brings it.
 #[derive(Debug)]
@@ -43,6 +44,45 @@ pub fn packages(names: &[&str], may: bool) -> Result<(), Missing> {
     } else {
         bring(&names, "sh", &["-c", &script], may)
     }
+}
+
+/// What a client of another ecosystem needs: a Noise library, which needs a cryptographic one, and a CBOR library.
+const PYTHON_PACKAGES: [&str; 2] = ["noiseprotocol==0.3.1", "cbor2==6.3.0"];
+const PYTHON_CHECK: &str = "import cbor2, noise.connection";
+
+/// The interpreter of the tests' own environment, which [`python`] makes.
+pub fn python_path() -> PathBuf {
+    root().join("target/python/bin/python3")
+}
+
+/// Makes an environment of Python with the packages that tests use, in `target`.
+///
+/// # Errors
+/// It could not be made.
+pub fn python() -> Result<(), Missing> {
+    let path = python_path();
+    let path = path.to_string_lossy();
+    if Command::new(&*path).args(["-c", PYTHON_CHECK]).output().is_ok_and(|output| output.status.success()) {
+        return Ok(());
+    }
+    if !has("python3", "--version")
+        || !Command::new("python3")
+            .args(["-c", "import ensurepip"])
+            .output()
+            .is_ok_and(|output| output.status.success())
+    {
+        packages(&["python3-venv"], true)?;
+    }
+    let folder = root().join("target/python");
+    bring(
+        "the tests' environment of Python",
+        "python3",
+        &["-m", "venv", "--clear", &folder.to_string_lossy()],
+        true,
+    )?;
+    let arguments =
+        ["-m", "pip", "install", "--quiet"].into_iter().chain(PYTHON_PACKAGES).collect::<Vec<_>>();
+    bring(&PYTHON_PACKAGES.join(" "), &path, &arguments, true)
 }
 
 /// Has rustup add to the toolchain in use.

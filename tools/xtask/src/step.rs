@@ -4,6 +4,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
 
+use crate::install;
+
+/// The variable that tells tests which Python to use.
+const PYTHON: &str = "WEIR_TEST_PYTHON";
+
 /// The top of the tree.
 pub fn root() -> PathBuf {
     let tools = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("."));
@@ -29,8 +34,12 @@ impl Step {
         let start = Instant::now();
         let mut words = self.command.split_whitespace();
         let program = words.next().unwrap_or_default();
-        let status =
-            Command::new(program).args(words).envs(self.env.iter().copied()).current_dir(root()).status();
+        let mut command = Command::new(program);
+        command.args(words).envs(self.env.iter().copied()).current_dir(root());
+        if std::env::var_os(PYTHON).is_none() {
+            command.env(PYTHON, install::python_path());
+        }
+        let status = command.status();
         let passed = match status {
             Ok(status) => status.success(),
             Err(error) => {

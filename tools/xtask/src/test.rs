@@ -16,13 +16,13 @@ pub enum Area {
     Sys,
     /// The filter engine, callouts, flows, start and stop, faults on the start path
     Wfp,
-    /// Winsock Kernel sockets and the control port
+    /// Winsock Kernel sockets, the control port and its protocol, policies from remote
     Control,
     /// Extension interfaces
     Ext,
     /// The dispatch ring, with its models
     Ring,
-    /// Policies, captures and `weir run`, also under valgrind
+    /// The operator's commands: policies, captures, `weir run`, `weir ctl`; a replay under valgrind
     Run,
     /// The image for Windows: built, checked, built again elsewhere
     Image,
@@ -79,7 +79,7 @@ fn steps(area: Area) -> Vec<Step> {
             step(
                 "kernel primitives, configuration and the driver's units hold",
                 "cargo test --locked -p weir --lib --test abi --test kernel --test kernel_irp --test config \
-                 --test reference",
+                 --test files --test reference",
             ),
             Step {
                 what: "misuse of IRQL does not compile, and for the stated reason",
@@ -95,10 +95,20 @@ fn steps(area: Area) -> Vec<Step> {
                 "cargo test --locked -p weir --test driver --test start_path --test unload",
             ),
         ],
-        Area::Control => vec![step(
-            "sockets and the control port keep their life cycles",
-            "cargo test --locked -p weir --test wsk --test control",
-        )],
+        Area::Control => vec![
+            step(
+                "sockets keep the rules of Winsock Kernel and their life cycles",
+                "cargo test --locked -p weir --test wsk --test wsk_rules",
+            ),
+            step(
+                "the control port and its protocol, as operators, strangers and another ecosystem see them",
+                "cargo test --locked -p weir --test control --test control_protocol --test protocol_client",
+            ),
+            step(
+                "a policy is applied, confirmed, rolled back and stored, whatever fails",
+                "cargo test --locked -p weir --test policies",
+            ),
+        ],
         Area::Ext => {
             vec![step(
                 "extension interfaces are registered as documented",
@@ -114,7 +124,10 @@ fn steps(area: Area) -> Vec<Step> {
             },
         ],
         Area::Run => vec![
-            step("policies, captures and replays", "cargo test --locked -p weir-cli"),
+            step(
+                "policies, captures, replays, keys and control connections",
+                "cargo test --locked -p weir-cli",
+            ),
             Step {
                 what: "a replay is clean under valgrind",
                 command: "cargo run --locked --release -p weir-cli -- run --quiet --policy \
@@ -153,6 +166,7 @@ fn install() -> Result<(), String> {
                 .map_err(|error| error.to_string())?;
         }
     }
+    install::python().map_err(|error| error.to_string())?;
     let missing: Vec<_> = PROGRAMS
         .iter()
         .filter(|(program, argument, _)| !has(program, argument))
