@@ -11,7 +11,7 @@ use super::protocol::frame::{self, HEADER};
 use super::protocol::limit::Rate;
 use super::protocol::message::MAX_LIST;
 use super::protocol::noise::{FIRST, Initiator, KEY, Responder, SECOND};
-use super::protocol::{MAX_FRAME, seal};
+use super::protocol::{MAX_FRAME, MAX_MESSAGE, seal};
 use super::requests::{self, Office};
 use super::session::{End, Phase, Session};
 use super::shared::Shared;
@@ -340,9 +340,11 @@ enum Next {
     Nothing(Left),
 }
 
-/// A frame's length, and what follows it.
+/// A frame's length, and room for the largest message: the tag comes behind it.
 fn parts(buffer: &mut [u8]) -> Option<(&mut [u8; HEADER], &mut [u8])> {
-    buffer.split_first_chunk_mut()
+    let (head, rest) = buffer.split_first_chunk_mut()?;
+    let room = rest.len().min(MAX_MESSAGE);
+    Some((head, rest.get_mut(..room)?))
 }
 
 /// A random private key for one handshake.
