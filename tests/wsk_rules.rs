@@ -6,7 +6,7 @@
 //! | rule | where |
 //! | --- | --- |
 //! | an IRP is completed whatever the call returns; one that is never touched is told apart | `kernel_irp` |
-//! | capture waits with a bound, and never in DriverEntry; another version is found | `wsk`, `driver` |
+//! | capture waits with a bound, and never in DriverEntry; another version is found | `wsk`, `control` |
 //! | calls are over before the close; extension functions too | `wsk` |
 //! | a graceful end that never comes is cut short; one in good order is no reset | `wsk` |
 //! | dead listeners are made anew, with back-off | `control` |
@@ -101,6 +101,26 @@ fn data_that_cannot_be_mapped_are_brought_by_a_request() {
         assert_eq!(connection.log().data, data);
         connection.close();
     });
+}
+
+/// A reading that fails at a later MDL has taken nothing. The naive driver loses what it read before, or reads it twice.
+#[test]
+fn a_reading_that_fails_midway_loses_and_repeats_nothing() {
+    for seed in 0..6 {
+        for nth in 1..8 {
+            let config = wsk::Config { seed, ..wsk::Config::default() };
+            listening(config, |sim, _, listening| {
+                let (connection, peer) = listening.pair();
+                sim.fault(Plan::Api { name: "MmGetSystemAddressForMdlSafe", nth });
+                let data = pattern(3000);
+                peer.send(&data).unwrap();
+                Connection::take_rest(&connection, data.len());
+                assert_eq!(connection.log().data, data);
+                sim.fault(Plan::None);
+                connection.close();
+            });
+        }
+    }
 }
 
 /// Nothing is retained, so nothing has to be released before the close, and no network adapter waits for its buffers. The
@@ -276,6 +296,29 @@ fn closing_ends_what_is_pending_and_comes_last() {
             assert!(!connection.socket.receive(&mut passive(), &connection, 1));
             assert!(!connection.socket.query_ideal_backlog(&mut passive(), &connection));
             peer.wait_reset().unwrap();
+        });
+    }
+}
+
+/// Closing waits until calls on other threads have returned, and lets no more in. The naive driver closes beneath them:
+/// CALLS_AT_CLOSE, SOCKET_GONE.
+#[test]
+fn calls_on_other_threads_are_over_before_the_close() {
+    for config in every() {
+        listening(config, |_, _, listening| {
+            let (connection, _peer) = listening.pair();
+            std::thread::scope(|scope| {
+                for _ in 0..3 {
+                    scope.spawn(|| {
+                        while Connection::send(&connection, b"x").is_ok() {
+                            connection.socket.query_ideal_backlog(&mut passive(), &connection);
+                        }
+                    });
+                }
+                eventually("they are about it", || connection.log().sent.len() > 20);
+                connection.socket.close(&mut passive());
+            });
+            connection.close();
         });
     }
 }
@@ -716,6 +759,26 @@ fn a_request_that_was_armed_and_is_not_made_leaves_nothing() {
         let mut irp = Irp::try_new(1, ()).unwrap();
         sim.fault(Plan::Api { name: "IoSetCompletionRoutineEx", nth: 1 });
         assert_eq!(irp.arm(), Err(Status::INSUFFICIENT_RESOURCES));
+    });
+}
+
+/// A completion routine that cannot be set is a request that is not made. The naive driver ignores what
+/// IoSetCompletionRoutineEx returns, and sends an IRP without a routine.
+#[test]
+fn a_request_that_cannot_be_made_comes_back() {
+    use weir::kernel::irp::{Bounds, Called};
+    use weir::kernel::time::Interval;
+    clean(plain(Completion::Inline), |sim, _| {
+        let second = Interval::from_millis(1000);
+        let bounds = Bounds { pending: second, settle: second };
+        sim.fault(Plan::Api { name: "IoSetCompletionRoutineEx", nth: 1 });
+        let irp = Irp::try_new(1, 7).unwrap();
+        let called = irp.call(&passive(), bounds, |_, _| unreachable!("it is not made"));
+        let Called::NotMade(irp) = called else { panic!("it was made") };
+        sim.fault(Plan::Api { name: "IoSetCompletionRoutineEx", nth: 1 });
+        let handler = |_: Irp<i32>, _, _: &mut _| unreachable!("it is not made");
+        let started = irp.start(&mut passive(), handler, |_| (), |_, ()| unreachable!("it is not made"));
+        assert_eq!(*started.unwrap_err().buffers(), 7);
     });
 }
 
