@@ -64,6 +64,14 @@ impl Raw {
         }
     }
 
+    /// Has this machine take in little that is not read.
+    ///
+    /// # Errors
+    /// The system's message.
+    pub fn take_little(&self) -> Result<(), String> {
+        rustix::net::sockopt::set_socket_recv_buffer_size(&self.0, 4096).map_err(|error| error.to_string())
+    }
+
     pub fn port(&self) -> u16 {
         self.0.local_addr().map_or(0, |address| address.port())
     }

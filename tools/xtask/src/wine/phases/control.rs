@@ -109,6 +109,11 @@ pub fn run(
     session.events.mark()?;
     let mut operator = connected(session, cast, &cast.operator, port)?;
     let mut observer = connected(session, cast, &cast.observer, port)?;
+    let sockets = session.drive("netio")?.ask(json!({ "op": "sockets" }))?;
+    let listening = items(&sockets, "sockets")?.iter().filter(|socket| socket["category"] == "listen");
+    let secured: Vec<_> = listening.map(|socket| socket["secured"] == true).collect();
+    ensure(secured == [true], || format!("listeners with a security descriptor: {sockets}"))?;
+    report.held("the listening socket has a security descriptor");
     let asked = requests(&mut operator, &observer)?;
     report.held(&format!(
         "an operator and an observer are known by their keys; {asked} kinds of requests are answered"

@@ -48,7 +48,7 @@ pub fn run(
     let made = detached.number("callbacks").unwrap_or_default();
     let lost: u64 = session
         .events
-        .since(|event| event.is("RingLoss"))?
+        .since(|event| event.is("RingLoss") && event.text("kind") == "extension-event")?
         .iter()
         .filter_map(|event| event.number("count"))
         .sum();

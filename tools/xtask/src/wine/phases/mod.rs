@@ -5,6 +5,7 @@ mod control;
 mod cycles;
 mod dial;
 mod extensions;
+mod faults;
 mod hostile;
 mod keys;
 mod policy;
@@ -247,6 +248,7 @@ pub fn stand_ins(run: &Run, report: &mut Report) {
     let _told = report.phase("classification", |report| classification::run(session, report));
     let _told = report.phase("subscribers", |report| subscribers::run(session, &parameters, cast, report));
     let _told = report.phase("extensions", |report| extensions::run(session, &parameters, cast, report));
+    let _told = report.phase("calls that fail", |report| faults::run(session, run, &parameters, report));
     let _told = report.phase("policies from remote", |report| policy::run(session, run, report));
     let _told = report.phase("a controller that is called", |report| dial::run(session, run, report));
     let _told = report.phase("the driver's key", |report| keys::run(session, run, report));

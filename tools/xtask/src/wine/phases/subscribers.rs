@@ -98,7 +98,7 @@ fn follow(session: &mut Session, cast: &Cast, port: u16, report: &mut Report) ->
     let all = |followed: &Followed| followed.count("ConnectionVerdict") + followed.lost >= CONNECTIONS;
     followed.read(&mut peer, &mut follower, Duration::from_secs(3), all)?;
     let seconds = begin.elapsed().as_secs_f64();
-    channel.ask(json!({ "op": "load_wait", "load": load["load"] }))?;
+    channel.ask(json!({ "op": "load_wait", "load": load["load"], "stop": false }))?;
     followed.read(&mut peer, &mut follower, Duration::from_millis(500), |_| false)?;
     let (verdicts, ends) = (followed.count("ConnectionVerdict"), followed.count("FlowClosed"));
     let (told, written) = (followed.events.len() as u64, count_written(session)?);
@@ -118,16 +118,29 @@ fn follow(session: &mut Session, cast: &Cast, port: u16, report: &mut Report) ->
     channel.ask(json!({ "op": "close" }))?;
     hang_up(peer);
 
-    // With credit for a few, the others are lost, and counted.
+    for (credit, about) in
+        [(10, "with credit for 10 events"), (1_000_000, "who reads late is told as much as is kept")]
+    {
+        let (sent, lost) = unread(session, cast, port, credit)?;
+        ensure(u64::from(credit) >= sent, || format!("{sent} events sent with credit for {credit}"))?;
+        report.held(&format!("{about}: {sent} are sent, and the {lost} others are counted as lost"));
+    }
+    Ok(())
+}
+
+/// A subscriber that reads when all is over; how many events were sent, and how many lost.
+fn unread(session: &mut Session, cast: &Cast, port: u16, credit: u32) -> Result<(u64, u64), String> {
+    const CONNECTIONS: u64 = 2000;
+    let mut channel = session.drive("fwpkclnt")?;
     let mut peer = connected(session, cast, &cast.observer, port)?;
-    let few = Subscribe { credit: 10, level: Some(5), keywords: OF_CONNECTIONS, ids: None, snapshot: None };
+    let subscribe = Subscribe { credit, level: Some(5), keywords: OF_CONNECTIONS, ids: None, snapshot: None };
     session.events.mark()?;
-    let subscription = peer.subscribe(few)?;
+    let subscription = peer.subscribe(subscribe)?;
     let load = channel.ask(json!({
         "op": "load", "threads": 2, "connections": CONNECTIONS / 2, "send": 500, "receive": 500, "hold": 4,
         "remotes": ["198.51.100.1:443"],
     }))?;
-    channel.ask(json!({ "op": "load_wait", "load": load["load"] }))?;
+    channel.ask(json!({ "op": "load_wait", "load": load["load"], "stop": false }))?;
     // What was lost is told without credit.
     let mut followed = Followed::default();
     while let Some(message) = peer.events(Duration::from_millis(500))? {
@@ -137,20 +150,18 @@ fn follow(session: &mut Session, cast: &Cast, port: u16, report: &mut Report) ->
     let sent = ended["sent"].as_u64().unwrap_or(0);
     let lost = followed.lost + sum(&ended["lost"]);
     let written = count_written(session)?;
-    let right = sent == 10 && followed.events.len() == 10 && lost + sent == written;
+    let right = sent == followed.events.len() as u64 && lost + sent == written;
     ensure(right, || {
-        format!("with credit for 10: {} events of {written}, {lost} lost; {ended}", followed.events.len())
+        format!("credit for {credit}: {} events of {written}, {lost} lost; {ended}", followed.events.len())
     })?;
     hang_up(peer);
-    report.held(&format!(
-        "with credit for 10 events {sent} are sent, and the {lost} others are counted as lost"
-    ));
-    Ok(())
+    Ok((sent, lost))
 }
 
 /// A subscriber that gives credit without end and never reads.
 pub fn stalled(cast: &Cast, port: u16) -> Result<Raw, String> {
     let mut client = Raw::connect(port)?;
+    client.take_little()?;
     let mut transport = client.shake_hands(First::new(cast, &cast.observer)?)?;
     let hello = frame(&mut transport, &HELLO)?;
     client.send(&hello)?;
@@ -162,6 +173,7 @@ pub fn stalled(cast: &Cast, port: u16) -> Result<Raw, String> {
 
 fn never_reads(session: &mut Session, cast: &Cast, port: u16, report: &mut Report) -> Result<(), String> {
     const STALLED: usize = 3;
+    session.events.mark()?;
     let mut peer = connected(session, cast, &cast.operator, port)?;
     let clients = (0..STALLED).map(|_| stalled(cast, port)).collect::<Result<Vec<_>, _>>()?;
     let mut channel = session.drive("fwpkclnt")?;
@@ -183,10 +195,18 @@ fn never_reads(session: &mut Session, cast: &Cast, port: u16, report: &mut Repor
         format!("a request took {slowest:?} beside subscribers that do not read")
     })?;
     let listed = peer.list(sessions)?;
-    let lost: u64 = items(&listed, "sessions")?.iter().filter_map(|session| session["lost"].as_u64()).sum();
+    let of_stalled = |session: &&Value| session["peer"] == "observer";
+    let stalled: Vec<_> = items(&listed, "sessions")?.iter().filter(of_stalled).collect();
+    let lost: u64 = stalled.iter().filter_map(|session| session["lost"].as_u64()).sum();
+    // One that takes nothing for long is ended, which is told as well.
+    let ended = session.events.count("ControlClosed")?;
+    ensure(stalled.len() as u64 + ended == STALLED as u64, || format!("{ended} ended, and {listed}"))?;
+    ensure(lost > 0 || stalled.is_empty(), || {
+        format!("nothing is lost for those who do not read: {listed}")
+    })?;
     report.held(&format!(
         "{STALLED} subscribers that never read, while {} connections are decided on: {asked} requests of another are \
-         answered, in {:.0} ms at most; {lost} events lost for those who do not read",
+         answered, in {:.0} ms at most; {lost} events are lost for those who do not read, of whom {ended} were ended",
         told["permitted"].as_u64().unwrap_or(0) + told["blocked"].as_u64().unwrap_or(0),
         slowest.as_secs_f64() * 1000.0
     ));
