@@ -24,7 +24,9 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 use weir::kernel::Status;
 use weir::kernel::irp::Irp;
-use weir::wsk::{CONNECTION_EVENTS, Closing, Disconnected, EVENTS, RECEIVE_SIZE, SendBuffer, Step};
+use weir::wsk::{
+    CONNECTION_EVENTS, Closing, DialError, Disconnected, EVENTS, RECEIVE_SIZE, SendBuffer, Step,
+};
 use wsk_support::{
     Connection, Listening, clean, eventually, every, fast, listening, passive, pattern, plain, run,
 };
@@ -446,6 +448,51 @@ fn a_socket_that_is_never_made_is_given_up() {
         assert!(connection.socket.is_closed());
         assert_eq!(connection.log().closed, 0);
     });
+}
+
+/// Whatever hangs, hangs no more than itself: steps of a socket's making are cancelled in their time, the rest by the
+/// close. The naive driver waits for each of them.
+#[test]
+fn whatever_hangs_ends_with_its_socket() {
+    let stalled: [&'static [&'static str]; 7] = [
+        &["WskBind"],
+        &["WskConnect"],
+        &["WskSend"],
+        &["WskReceive"],
+        &["WskDisconnect"],
+        &["WskControlSocket"],
+        &["WskGetLocalAddress"],
+    ];
+    for stalled in stalled {
+        let config = wsk::Config { stalled, ..plain(Completion::Pending) };
+        fast(config, 0, |provider| {
+            let listening = Listening::open(provider, "127.0.0.1:0");
+            let fails = ["WskBind", "WskGetLocalAddress"].contains(&stalled[0]);
+            assert_eq!(
+                listening.as_ref().err().map(|error| error.status),
+                fails.then_some(Status::CANCELLED)
+            );
+            let server = memory::listen("127.0.0.1:0".parse().unwrap()).unwrap();
+            let (connection, dialled) = Connection::dial(provider, server.local()).unwrap();
+            if let Err(error) = dialled {
+                assert_eq!(stalled[0], "WskBind");
+                assert_eq!(
+                    error,
+                    DialError { step: Step::Bind, status: Status::CANCELLED, closing: Closing::Issued }
+                );
+            } else if stalled[0] != "WskConnect" {
+                eventually("it is connected", || connection.log().connected == [Ok(())]);
+                Connection::send(&connection, b"x").unwrap();
+                connection.socket.receive(&mut passive(), &connection, 1);
+                connection.socket.query_ideal_backlog(&mut passive(), &connection);
+                connection.socket.disconnect(&mut passive(), &connection);
+            }
+            connection.close();
+            if let Ok(listening) = listening {
+                listening.close();
+            }
+        });
+    }
 }
 
 /// WskConnect wants a bound socket. The naive driver connects at once, and gets STATUS_INVALID_DEVICE_STATE.
