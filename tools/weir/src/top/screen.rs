@@ -87,19 +87,19 @@ type Column = (&'static str, Constraint, fn(&Talker) -> String);
 
 /// The columns that a terminal of that width has room for.
 fn columns(width: u16) -> Vec<Column> {
-    let remote: Column = ("remote", Constraint::Fill(1), |talker| talker.remote.clone());
-    let local: Column = ("local", Constraint::Fill(1), |talker| talker.local.clone());
-    let received: Column = ("received", Constraint::Length(12), |talker| rate(talker.rates[0]));
-    let sent: Column = ("sent", Constraint::Length(12), |talker| rate(talker.rates[1]));
+    let remote: Column = ("remote", Constraint::Fill(3), |talker| talker.remote.clone());
+    let local: Column = ("local", Constraint::Fill(3), |talker| talker.local.clone());
+    let received: Column = ("received", Constraint::Length(11), |talker| rate(talker.rates[0]));
+    let sent: Column = ("sent", Constraint::Length(11), |talker| rate(talker.rates[1]));
     let verdict: Column = ("", Constraint::Length(5), |talker| talker.verdict.into());
     let way: Column = ("way", Constraint::Length(3), |talker| talker.way.into());
     let protocol: Column = ("proto", Constraint::Length(6), |talker| talker.protocol.clone());
     let total: Column =
         ("in all", Constraint::Length(10), |talker| bytes(talker.bytes[0].saturating_add(talker.bytes[1])));
-    let rule: Column = ("rule", Constraint::Fill(1), |talker| talker.rule.clone());
+    let rule: Column = ("rule", Constraint::Fill(2), |talker| talker.rule.clone());
     match width {
         0..72 => vec![remote, received, sent],
-        72..110 => vec![verdict, way, remote, received, sent, rule],
+        72..130 => vec![verdict, way, remote, received, sent, rule],
         _ => vec![verdict, way, protocol, local, remote, received, sent, total, rule],
     }
 }
@@ -175,7 +175,7 @@ mod tests {
 
     #[test]
     fn a_wide_terminal_shows_all_of_it() {
-        let screen = drawn(120, 30);
+        let screen = drawn(140, 30);
         for text in [
             "weir 0.1.0",
             "generation 2, 12 rules, rolled back in 42 s unless confirmed",
@@ -194,7 +194,7 @@ mod tests {
 
     #[test]
     fn every_size_of_terminal_is_drawn() {
-        for width in [1, 2, 20, 49, 71, 72, 109, 110, 200] {
+        for width in [1, 2, 20, 49, 71, 72, 129, 130, 200] {
             for height in [1, 2, 3, 4, 5, 10, 24, 60] {
                 let screen = drawn(width, height);
                 if width >= 20 {
