@@ -9,7 +9,7 @@
 //!   (PFN_WSK_ACCEPT_EVENT, PFN_WSK_RECEIVE_EVENT);
 //! - the accepted socket's context and dispatch table are set before anyone else hears of the socket;
 //! - after STATUS_REQUEST_NOT_ACCEPTED the accepted socket is WSK's to close, and is not touched;
-//! - received data is taken or refused at once, never retained (no STATUS_PENDING, hence no WskRelease);
+//! - received data is copied or left at once, in part if need be, never retained (no STATUS_PENDING, hence no WskRelease);
 //! - a socket's context is a share of its owner that lasts until close has completed.
 
 #![allow(non_snake_case, reason = "callbacks have the documentation's parameter names")]
