@@ -49,6 +49,16 @@ pub fn search(folder: &Path, others: &[&str]) -> Result<usize, String> {
     Ok(searched)
 }
 
+/// Whether an exception that nobody handles was in what a driver has called, as the stand-in tells it: not in a driver, and the
+/// first caller is in that one.
+pub fn failed_below(folder: &Path, driver: &str) -> bool {
+    let text = fs::read_to_string(folder.join("fwpkclnt.log")).unwrap_or_default();
+    let mut lines = text.lines().skip_while(|line| !line.contains("CRASH: exception"));
+    let caller = format!("CRASH:   called from {driver}+");
+    let outside = lines.next().is_some_and(|line| !line.contains(".sys+"));
+    outside && lines.next().is_some_and(|line| line.contains(&caller))
+}
+
 #[cfg(test)]
 mod tests {
     #[test]
@@ -62,5 +72,24 @@ mod tests {
         std::fs::write(folder.join("netio.log"), "12 netio 4 VIOLATION: a socket is left\n").unwrap();
         assert!(super::search(&folder, &[]).unwrap_err().contains("a socket is left"));
         std::fs::remove_dir_all(&folder).unwrap();
+    }
+
+    #[test]
+    fn a_failure_is_laid_to_who_has_called() {
+        let folder = std::env::temp_dir().join(format!("weir-failed-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let log = |at: &str, caller: &str| {
+            let text = format!(
+                "1 fwpkclnt 4 netio.sys is loaded\n2 fwpkclnt 4 CRASH: exception 0xc0000005 at {at}, parameters [0, 0]\n\
+                 2 fwpkclnt 4 CRASH:   called from {caller}+0x10\n"
+            );
+            std::fs::write(folder.join("fwpkclnt.log"), text).unwrap();
+            super::failed_below(&folder, "netio.sys")
+        };
+        assert!(log("0x7b01f03b", "netio.sys"));
+        assert!(!log("0x7b01f03b", "weir.sys"));
+        assert!(!log("weir.sys+0x1234", "netio.sys"));
+        std::fs::remove_dir_all(&folder).unwrap();
+        assert!(!super::failed_below(&folder, "netio.sys"));
     }
 }

@@ -3,18 +3,33 @@
 
 use std::path::PathBuf;
 
-use super::super::Run;
 use super::super::report::Report;
 use super::super::session::{Netio, Session};
+use super::super::{Run, logs};
 use super::control::{STATUS, connected, hang_up, items, sessions};
 use super::{Parameters, classification, ensure, load, told, unload};
 
 /// STATUS_NOT_IMPLEMENTED.
 const NOT_IMPLEMENTED: u32 = 0xC000_0002;
 
+/// How often the session is tried: when a listener with a pending accept is closed, Wine's netio.sys sometimes takes up the
+/// accept after it has forgotten it, and reads at NULL.
+const TRIES: usize = 4;
+
 pub fn wine_netio(run: &Run, report: &mut Report) {
-    let logs = run.logs.join("wine-netio");
-    let _told = report.phase("Wine's own netio.sys", |report| told(&logs.clone(), alone(run, logs, report)));
+    let _told = report.phase("Wine's own netio.sys", |report| {
+        let mut tries = (1..=TRIES).map(|number| run.logs.join(format!("wine-netio-{number}")));
+        loop {
+            let Some(logs) = tries.next() else {
+                return Err(format!("it has failed by itself {TRIES} times: see {}", run.logs.display()));
+            };
+            let outcome = told(&logs, alone(run, logs.clone(), report));
+            if outcome.is_ok() || !logs::failed_below(&logs, "netio.sys") {
+                return outcome;
+            }
+            report.say("   Wine's netio.sys has failed by itself, and is tried again");
+        }
+    });
 }
 
 fn alone(run: &Run, logs: PathBuf, report: &mut Report) -> Result<(), String> {
