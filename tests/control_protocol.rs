@@ -11,8 +11,9 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use weir::config::Settings;
+use weir::control::protocol::MAX_MESSAGE;
 use weir::control::protocol::message::{
     Answer, Begin, Chunk, Commit, Credit, Empty, ErrorCode, From, Generation, Hello, ListWriter, PolicyState,
     ReadImage, Reply, Request, Status, Subscribe, Tuple, Unsubscribe,
@@ -546,6 +547,32 @@ impl Drop for Emitter {
         self.over.store(true, Ordering::Relaxed);
         self.thread.take().map(JoinHandle::join);
     }
+}
+
+#[test]
+fn a_subscriber_that_reads_slowly_gets_full_messages() {
+    let plane = plane();
+    let mut client = plane.client();
+    client.ask(&Request::Subscribe(subscribe(u32::MAX)), |answer| assert!(answer.is_ok()));
+    let emitter = Emitter::start();
+    let (mut sent, mut longest) = (0, 0);
+    let start = Instant::now();
+    while longest < MAX_MESSAGE - 64 && start.elapsed() < Duration::from_secs(20) {
+        // Now and then it takes nothing for a while.
+        client.peer.stall(true);
+        std::thread::sleep(Duration::from_millis(20));
+        client.peer.stall(false);
+        for _ in 0..200 {
+            let message = client.receive().unwrap();
+            longest = longest.max(message.len());
+            let Ok((Some(_), Answer::Events(events))) = Answer::decode(&message) else { panic!("no events") };
+            assert_eq!(events.first, sent);
+            sent += events.events.len() as u64;
+        }
+    }
+    drop(emitter);
+    assert!(longest >= MAX_MESSAGE - 64, "{longest}");
+    plane.end();
 }
 
 #[test]
