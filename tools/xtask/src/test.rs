@@ -49,6 +49,7 @@ const VALGRIND: &[(&str, &str)] = &[
     ("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER", MEMCHECK),
 ];
 
+#[expect(clippy::too_many_lines, reason = "a list")]
 fn steps(area: Area) -> Vec<Step> {
     let step = |what, command| Step { what, command, env: &[] };
     match area {

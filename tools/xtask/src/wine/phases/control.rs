@@ -151,7 +151,9 @@ pub fn run(
 
 /// Ends a session; its number.
 pub fn hang_up(peer: Peer) -> u64 {
-    peer.session()
+    let number = peer.session();
+    drop(peer);
+    number
 }
 
 /// As many sessions as there may be, and one more; and one after the other.

@@ -79,9 +79,9 @@ fn follow(session: &mut Session, cast: &Cast, port: u16, report: &mut Report) ->
     ensure(items(&listed, "connections")?.len() as u64 == OPEN, || format!("connections: {listed}"))?;
     let subscribe =
         Subscribe { credit: 2000, level: Some(5), keywords: OF_CONNECTIONS, ids: None, snapshot: Some(true) };
-    let mut follower = peer.follow(subscribe)?;
+    let mut following = peer.follow(subscribe)?;
     let mut followed = Followed::default();
-    followed.read(&mut peer, &mut follower, Duration::from_secs(2), |followed| followed.snapshot_ended)?;
+    followed.read(&mut peer, &mut following, Duration::from_secs(2), |followed| followed.snapshot_ended)?;
     let told = followed.count("FlowOpened");
     ensure(followed.snapshot_ended && told >= OPEN, || {
         format!("a snapshot of {told} connections, not {OPEN}")
@@ -96,10 +96,10 @@ fn follow(session: &mut Session, cast: &Cast, port: u16, report: &mut Report) ->
     }))?;
     let mut followed = Followed::default();
     let all = |followed: &Followed| followed.count("ConnectionVerdict") + followed.lost >= CONNECTIONS;
-    followed.read(&mut peer, &mut follower, Duration::from_secs(3), all)?;
+    followed.read(&mut peer, &mut following, Duration::from_secs(3), all)?;
     let seconds = begin.elapsed().as_secs_f64();
     channel.ask(json!({ "op": "load_wait", "load": load["load"], "stop": false }))?;
-    followed.read(&mut peer, &mut follower, Duration::from_millis(500), |_| false)?;
+    followed.read(&mut peer, &mut following, Duration::from_millis(500), |_| false)?;
     let (verdicts, ends) = (followed.count("ConnectionVerdict"), followed.count("FlowClosed"));
     let (told, written) = (followed.events.len() as u64, count_written(session)?);
     ensure(told + followed.lost == written && verdicts != 0, || {
@@ -108,7 +108,7 @@ fn follow(session: &mut Session, cast: &Cast, port: u16, report: &mut Report) ->
             followed.lost
         )
     })?;
-    let ended = peer.stop(follower)?;
+    let ended = peer.stop(following)?;
     report.held(&format!(
         "events follow while {CONNECTIONS} connections are decided on: of {written} {told} are told ({verdicts} verdicts, \
          {ends} ends), the {} others as lost, in {seconds:.1} s; {} sent in all",
