@@ -126,3 +126,83 @@ impl<'d> Data<'d> {
         Ok(done)
     }
 }
+
+#[cfg(all(test, feature = "sim"))]
+mod tests {
+    use super::*;
+    use crate::kernel::mdl::MdlBuffer;
+    use std::vec;
+    use std::vec::Vec;
+
+    /// MDLs over these parts, linked to a chain.
+    fn chain(parts: &[&[u8]]) -> Vec<MdlBuffer> {
+        let mut mdls = Vec::new();
+        for part in parts {
+            let mut mdl = MdlBuffer::try_new(part.len()).unwrap();
+            mdl.copy_from_slice(part);
+            mdls.push(mdl);
+        }
+        for pair in mdls.windows(2) {
+            // SAFETY: both are there as long as the vector.
+            unsafe { (*pair[0].as_mdl()).Next = pair[1].as_mdl() };
+        }
+        mdls
+    }
+
+    fn indication(chain: &[MdlBuffer], offset: u32, length: usize) -> WSK_DATA_INDICATION {
+        let mdl = chain.first().map_or(null_mut(), MdlBuffer::as_mdl);
+        WSK_DATA_INDICATION { Next: null_mut(), Buffer: WSK_BUF { Mdl: mdl, Offset: offset, Length: length } }
+    }
+
+    /// All that there is, `piece` bytes at a time.
+    fn read(mut data: Data<'_>, piece: usize) -> Vec<u8> {
+        let mut all = Vec::new();
+        let mut into = vec![0; piece];
+        while !data.is_empty() {
+            let before = data.len();
+            let read = data.read(&mut into).unwrap();
+            assert!(read <= before);
+            all.extend_from_slice(&into[..read]);
+        }
+        all
+    }
+
+    #[test]
+    fn lists_of_chains_are_read_in_pieces_of_any_size() {
+        let _sim = ntsim::boot(ntsim::Config::default());
+        let first = chain(&[b"xxab", b"cde", b"f", b"ghzz"]);
+        let last = chain(&[b"yij"]);
+        for piece in 1..12 {
+            let mut tail = indication(&last, 1, 2);
+            // An indication of nothing between the others.
+            let mut nothing = indication(&[], 0, 0);
+            nothing.Next = &raw mut tail;
+            let mut head = indication(&first, 2, 8);
+            head.Next = &raw mut nothing;
+            // SAFETY: all of it is there.
+            let data = unsafe { Data::indicated(&raw const head, 10) };
+            assert_eq!(read(data, piece), b"abcdefghij");
+        }
+    }
+
+    #[test]
+    fn a_list_that_holds_less_than_was_said_ends_where_it_ends() {
+        let _sim = ntsim::boot(ntsim::Config::default());
+        let parts = chain(&[b"abc"]);
+        let mut second = indication(&[], 0, 4);
+        let mut head = indication(&parts, 0, 3);
+        head.Next = &raw mut second;
+        // SAFETY: all of it is there.
+        let data = unsafe { Data::indicated(&raw const head, 7) };
+        assert_eq!(read(data, 2), b"abc");
+    }
+
+    #[test]
+    fn what_a_request_brought_is_no_more_than_its_buffer() {
+        let _sim = ntsim::boot(ntsim::Config::default());
+        let parts = chain(&[b"abcdef"]);
+        assert_eq!(read(Data::brought(&parts[0], 4), 3), b"abcd");
+        assert_eq!(Data::brought(&parts[0], 4096).len(), 6);
+        assert!(!Data::brought(&parts[0], 4).is_indicated());
+    }
+}
