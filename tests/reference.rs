@@ -45,7 +45,7 @@ it may be known to others: make a new one. A subkey that is made below `Paramete
 A policy that was confirmed over the control socket is kept in the directory of `PolicyStore`, together with the digest \
 of `PolicyImage` at that time. After a start it decides for as long as `PolicyImage` is the same. Once that is another \
 one, or gone, the registry has the newer policy, and the stored one waits (event PolicyStoreOutdated). If the registry's is \
-damaged, the stored one decides.
+damaged or cannot be read, the stored one decides.
 ";
 
 fn registry() -> String {

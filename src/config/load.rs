@@ -64,19 +64,32 @@ pub fn load(passive: &Passive, service: &[u16]) -> Result<Loaded> {
     Ok(loaded)
 }
 
-/// Reads the registry's policy anew: what a start would find now. `None` for one that would be refused, too.
+/// What the registry has for a policy.
+#[derive(Debug)]
+pub enum RegistryPolicy {
+    Absent,
+    /// A value that is refused.
+    Refused,
+    Image(Value),
+}
+
+/// Reads the registry's policy anew: what a start would find now.
 ///
 /// # Errors
 /// What the registry answers, but for what is not there; `STATUS_INSUFFICIENT_RESOURCES`.
-pub fn policy_image(passive: &Passive, service: &[u16]) -> Result<Option<Value>> {
+pub fn policy_image(passive: &Passive, service: &[u16]) -> Result<RegistryPolicy> {
     let key = match open(passive, service) {
-        Err(Status::OBJECT_NAME_NOT_FOUND) => return Ok(None),
+        Err(Status::OBJECT_NAME_NOT_FOUND) => return Ok(RegistryPolicy::Absent),
         opened => opened?,
     };
     let name = Name::from_text(POLICY_IMAGE.name)?;
-    let Found::Value(value) = key.value(&name, POLICY_IMAGE.kind.maximum_size())? else { return Ok(None) };
-    let fits = parse(POLICY_IMAGE.name, value.kind(), value.bytes()).is_ok();
-    Ok(Some(value).filter(|_| fits))
+    Ok(match key.value(&name, POLICY_IMAGE.kind.maximum_size())? {
+        Found::Absent => RegistryPolicy::Absent,
+        Found::Value(value) if parse(POLICY_IMAGE.name, value.kind(), value.bytes()).is_ok() => {
+            RegistryPolicy::Image(value)
+        }
+        Found::Value(_) | Found::TooLong { .. } => RegistryPolicy::Refused,
+    })
 }
 
 fn open<'p>(passive: &'p Passive, service: &[u16]) -> Result<Key<'p>> {

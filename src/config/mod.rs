@@ -17,7 +17,7 @@ pub mod schema;
 #[cfg(kernel)]
 mod load;
 #[cfg(kernel)]
-pub use load::{Loaded, load, policy_image};
+pub use load::{Loaded, RegistryPolicy, load, policy_image};
 pub use schema::Settings;
 
 #[cfg(test)]

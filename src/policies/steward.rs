@@ -7,8 +7,8 @@ use super::desk::{Desk, Done, Order, Outcome, PolicyStatus, Refusal, Ticket, Wha
 use super::force::{Bytes, Policies, Policy, Unfit};
 use super::slot::digest;
 use super::store::{Store, Stored};
-use crate::config;
 use crate::config::schema::Place;
+use crate::config::{self, RegistryPolicy};
 use crate::control::protocol::message::{ErrorCode, PolicyState};
 use crate::kernel::Result;
 use crate::kernel::device::DriverObject;
@@ -86,7 +86,7 @@ impl Steward {
             provisional: None,
             store,
             service,
-            registry: NO_DIGEST,
+            registry: Some(NO_DIGEST),
             late: None,
         };
         let mut work = PoolBox::try_new(tags::POLICY, work)?;
@@ -121,8 +121,8 @@ struct Work {
     store: Option<Store>,
     /// The path of the service's registry key.
     service: PoolSlice<u16>,
-    /// The digest of the registry's policy at the start.
-    registry: [u8; 32],
+    /// The digest of the registry's policy at the start; `None`: it could not be read.
+    registry: Option<[u8; 32]>,
     /// The store could not be read, and nobody has applied a policy since the start.
     late: Option<Late>,
 }
@@ -169,9 +169,19 @@ impl Work {
     /// Puts the policy into force that is to decide after a start. Returns how many places of policies cannot be used.
     fn begin(&mut self, passive: &mut Passive, registry: Option<Value>, fail_mode: FailMode) -> u32 {
         let mut unusable = 0_u32;
+        // One that could not be read is not gone: then, what was confirmed decides.
+        let registry = registry.or_else(|| match config::policy_image(passive, &self.service) {
+            Ok(RegistryPolicy::Image(image)) => Some(image),
+            Ok(RegistryPolicy::Absent) => None,
+            Ok(RegistryPolicy::Refused) | Err(_) => {
+                self.registry = None;
+                None
+            }
+        });
         let registry = registry.map(|image| {
-            self.registry = digest(image.bytes());
-            Bytes::from(image)
+            let digest = digest(image.bytes());
+            self.registry = Some(digest);
+            (Bytes::from(image), digest)
         });
         let mut stored = None;
         if let Some(store) = &mut self.store {
@@ -187,8 +197,8 @@ impl Work {
         if stored.as_ref().is_some_and(|stored| self.is_newest(stored)) {
             decided = self.restore(passive, stored.take());
         }
-        if !decided && let Some(image) = registry {
-            match self.policies.prepare(passive, image, &self.registry) {
+        if !decided && let Some((image, digest)) = registry {
+            match self.policies.prepare(passive, image, &digest) {
                 Ok(policy) => {
                     drop(self.put(passive, policy));
                     decided = true;
@@ -206,9 +216,10 @@ impl Work {
         unusable
     }
 
-    /// Whether the registry's policy has stayed the same since this one was confirmed; if not, tells.
+    /// Whether the registry's policy has, as far as is known, stayed the same since this one was confirmed; if not,
+    /// tells.
     fn is_newest(&self, stored: &Stored) -> bool {
-        let newest = stored.header.registry == self.registry;
+        let newest = self.registry.is_none_or(|registry| registry == stored.header.registry);
         if !newest {
             trace::emit(&trace::Event::PolicyStoreOutdated { sequence: stored.header.sequence });
         }
@@ -314,7 +325,10 @@ impl Work {
                     "the registry's policy could not be read; this one still awaits its confirmation",
                 )
             })?;
-            let registry = registry.map_or(NO_DIGEST, |image| digest(image.bytes()));
+            let registry = match registry {
+                RegistryPolicy::Image(image) => digest(image.bytes()),
+                RegistryPolicy::Absent | RegistryPolicy::Refused => NO_DIGEST,
+            };
             // One that a restart would not find is not confirmed.
             store.write(passive, &self.policies, &registry).map_err(|status| {
                 Refusal::failed(status, "the policy could not be stored, and still awaits its confirmation")
