@@ -440,17 +440,29 @@ impl Report {
     }
 }
 
+/// What is measured, by name: without any on the command line, all of it.
+type Part = (&'static str, fn(&Machine, &mut Report));
+
+const PARTS: [Part; 8] = [
+    ("memory", memory),
+    ("handshakes", handshakes),
+    ("requests", requests),
+    ("requests_beside_events", requests_beside_events),
+    ("events_to_1", |machine, report| events(machine, report, 1)),
+    ("events_to_10", |machine, report| events(machine, report, 10)),
+    ("events_to_100", |machine, report| events(machine, report, 100)),
+    ("classify", classify_beside_subscribers),
+];
+
 fn main() {
-    let mut report = Report { json: std::env::args().any(|argument| argument == "--json") };
+    let arguments: Vec<_> = std::env::args().skip(1).collect();
+    let mut report = Report { json: arguments.iter().any(|argument| argument == "--json") };
+    let named: Vec<_> = PARTS.iter().filter(|(name, _)| arguments.iter().any(|it| it == name)).collect();
+    let parts = if named.is_empty() { PARTS.iter().collect() } else { named };
     let machine = Machine::start();
-    memory(&machine, &mut report);
-    handshakes(&machine, &mut report);
-    requests(&machine, &mut report);
-    requests_beside_events(&machine, &mut report);
-    for count in [1, 10, 100] {
-        events(&machine, &mut report, count);
+    for (_, part) in parts {
+        part(&machine, &mut report);
     }
-    classify_beside_subscribers(&machine, &mut report);
     machine.driver.unload();
     let end = machine.sim.report();
     assert!(end.is_clean(), "{end}");

@@ -45,7 +45,7 @@ class Client:
         while len(self.buffer) < count:
             piece = self.socket.recv(65536)
             if not piece:
-                raise EOFError("the driver has closed the connection")
+                raise EOFError
             self.buffer += piece
         taken, self.buffer = self.buffer[:count], self.buffer[count:]
         return taken
@@ -309,6 +309,6 @@ def main():
 
 try:
     main()
-except EOFError as error:
-    print(error)
+except (EOFError, ConnectionError):
+    print("the driver has closed the connection")
     sys.exit(3)

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use weir::control::protocol::message::{Answer, Credit, Empty, Request, Subscribe, Unsubscribe};
+use weir::control::protocol::message::{Credit, Empty, Request, Subscribe, Unsubscribe};
 
 use super::{Client, Error, Message};
 
@@ -57,10 +57,8 @@ impl Follower {
             let tick = self.told + KEEP;
             let wait = until.map_or(tick, |until| until.min(tick));
             if let Some(message) = client.events(Some(wait))? {
-                if let Answer::Events(events) = message.answer()? {
-                    let count = u32::try_from(events.events.len()).unwrap_or(u32::MAX);
-                    self.taken = self.taken.saturating_add(count);
-                }
+                let count = u32::try_from(message.events()).unwrap_or(u32::MAX);
+                self.taken = self.taken.saturating_add(count);
                 if self.taken > self.credit / 2 {
                     let credit = Credit { subscription: self.id, credit: self.taken };
                     client.tell(&Request::Credit(credit))?;

@@ -14,6 +14,7 @@ use weir::control::protocol::message::{
 use weir::trace::events::Kind;
 
 use super::Message;
+use super::envelope::Envelope;
 
 /// The unit of a time.
 const TIME: &str = "100 ns since 1601, UTC";
@@ -43,26 +44,13 @@ pub(super) fn record(message: &[u8]) -> Value {
 }
 
 fn read_message(message: &[u8]) -> Option<Value> {
-    let mut reader = Decoder::new(message);
-    let (mut kind, mut body) = (None, None);
-    for _ in 0..reader.map().ok()?? {
-        match reader.u64().ok()? {
-            0 => kind = Some(reader.u16().ok()?),
-            2 => {
-                body = Some(reader.position());
-                reader.skip().ok()?;
-            }
-            _ => reader.skip().ok()?,
-        }
-    }
-    let kind = kind?;
-    let shape = if kind == ERROR {
+    let envelope = Envelope::of(message)?;
+    let shape = if envelope.kind == ERROR {
         Failure::SHAPE
     } else {
-        REQUESTS.iter().find(|meta| meta.number + REPLY == kind)?.reply
+        REQUESTS.iter().find(|meta| meta.number + REPLY == envelope.kind)?.reply
     };
-    reader.set_position(body?);
-    read_record(&shape, &mut reader)
+    read_record(&shape, &mut envelope.body(message))
 }
 
 fn read_record(shape: &Shape, reader: &mut Decoder<'_>) -> Option<Value> {

@@ -5,6 +5,7 @@
 //! subscription come by [`Client::events`]; those that arrive while a reply is waited for are kept until then, and are
 //! not more than there was credit for. After an error other than [`Error::Refused`] the connection is of no use.
 
+mod envelope;
 mod error;
 mod follow;
 pub mod json;
@@ -21,6 +22,7 @@ use weir::control::protocol::message::{Answer, ERROR, EVENTS, Hello, REPLY, REQU
 use weir::control::protocol::noise::{Keys, PublicKey};
 use weir::control::protocol::role::Role;
 
+use self::envelope::Envelope;
 pub use self::error::{Error, Refusal};
 pub use self::follow::Follower;
 use self::wire::Wire;
@@ -36,18 +38,27 @@ pub struct Message {
 }
 
 impl Message {
-    /// Looks at the message; the id of the request that it belongs to, if it has one.
-    fn new(bytes: &[u8]) -> Result<(Option<u64>, Self), Error> {
-        let (id, _) = Answer::decode(bytes)?;
-        Ok((id, Self { bytes: bytes.to_vec() }))
+    /// Takes a message in, and says what it is.
+    fn new(bytes: &[u8]) -> Result<(Envelope, Self), Error> {
+        let message = Self { bytes: bytes.to_vec() };
+        match Envelope::of(bytes) {
+            Some(envelope) => Ok((envelope, message)),
+            // What is wrong with it is told by who reads it whole.
+            None => message.answer().and(Err(Error::Unexpected { number: 0 })),
+        }
     }
 
     /// What it is.
     ///
     /// # Errors
-    /// None: it has been looked at.
+    /// [`Error::Malformed`]: it cannot be read.
     pub fn answer(&self) -> Result<Answer<'_>, Error> {
         Ok(Answer::decode(&self.bytes)?.1)
+    }
+
+    /// How many events it has.
+    fn events(&self) -> u64 {
+        Envelope::of(&self.bytes).and_then(|envelope| envelope.events(&self.bytes)).unwrap_or_default()
     }
 
     /// The reply that it is.
@@ -223,10 +234,10 @@ impl Client {
     /// Takes one message in; whether there was one in time.
     fn receive(&mut self, until: Option<Instant>) -> Result<bool, Error> {
         let Some(bytes) = self.wire.receive(until)? else { return Ok(false) };
-        let (id, message) = Message::new(bytes)?;
-        match (id, message.answer()?) {
-            (_, Answer::Events(_)) => self.events.push_back(message),
-            (Some(id), Answer::Reply(_) | Answer::Error(_)) if self.asked.contains_key(&id) => {
+        let (envelope, message) = Message::new(bytes)?;
+        match (envelope.kind, envelope.id) {
+            (EVENTS, _) => self.events.push_back(message),
+            (REPLY..=ERROR, Some(id)) if self.asked.contains_key(&id) => {
                 self.answered.insert(id, message);
             }
             // Of a later version, or to what nobody waits for any more.
