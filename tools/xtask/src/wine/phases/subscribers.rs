@@ -67,7 +67,7 @@ fn count_written(session: &mut Session) -> Result<u64, String> {
 }
 
 /// A subscriber that reads, while connections are decided on.
-fn follow(session: &mut Session, cast: &Cast, port: u16, report: &mut Report) -> Result<(), String> {
+pub fn follow(session: &mut Session, cast: &Cast, port: u16, report: &mut Report) -> Result<(), String> {
     const OPEN: u64 = 5;
     const CONNECTIONS: u64 = 400;
     let mut channel = session.drive("fwpkclnt")?;

@@ -7,7 +7,7 @@ use super::super::report::Report;
 use super::super::session::{Netio, Session};
 use super::super::{Run, logs};
 use super::control::{STATUS, connected, hang_up, items, sessions};
-use super::{Parameters, classification, ensure, load, told, unload};
+use super::{Parameters, classification, ensure, load, subscribers, told, unload};
 
 /// STATUS_NOT_IMPLEMENTED.
 const NOT_IMPLEMENTED: u32 = 0xC000_0002;
@@ -38,7 +38,10 @@ fn alone(run: &Run, logs: PathBuf, report: &mut Report) -> Result<(), String> {
     load(&mut session, &parameters, 0, report)?;
     let degraded = session.events.one("Degraded", |event| event.text("part") == "control events")?;
     ensure(degraded.status() == Some(NOT_IMPLEMENTED), || format!("{degraded:?}"))?;
-    report.held("the driver says that it has no control events, and why");
+    for operation in ["SO_EXCLUSIVEADDRUSE", "WSK_CACHE_SD"] {
+        session.events.one("Fault", |event| event.text("operation") == operation)?;
+    }
+    report.held("the driver says that it has no control events, no exclusive address and no security descriptor, and why");
 
     session.events.mark()?;
     let cast = &run.cast;
@@ -58,6 +61,7 @@ fn alone(run: &Run, logs: PathBuf, report: &mut Report) -> Result<(), String> {
     ensure(items(&listed, "sessions")?.len() == 1, || format!("{listed}"))?;
     hang_up(peer);
     report.held("the protocol is spoken, and a policy applied, by requests alone");
+    subscribers::follow(&mut session, cast, parameters.port, report)?;
 
     classification::verdicts(&mut session)?;
     report.held("the policy decides as before");
