@@ -167,6 +167,7 @@ fn run(passive: &mut Passive, mut work: PoolBox<Work>) {
 
 impl Work {
     /// Puts the policy into force that is to decide after a start. Returns how many places of policies cannot be used.
+    #[inline(never)]
     fn begin(&mut self, passive: &mut Passive, registry: Option<Value>, fail_mode: FailMode) -> u32 {
         let mut unusable = 0_u32;
         // One that could not be read is not gone: then, what was confirmed decides.
