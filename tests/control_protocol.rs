@@ -9,7 +9,7 @@ use ntsim::wsk;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use weir::config::Settings;
@@ -62,7 +62,7 @@ fn status<R>(client: &mut Client, look: impl FnOnce(Status<'_>) -> R) -> R {
 fn upload(client: &mut Client, image: &[u8], announced: [u8; 32]) -> u32 {
     let begin = Begin { size: u32::try_from(image.len()).unwrap(), digest: announced };
     let (number, most) = client.ask(&Request::PolicyBegin(begin), |answer| match answer {
-        Ok(Reply::PolicyBegin(begun)) => (begun.upload, begun.chunk as usize),
+        Ok(Reply::PolicyBegin(answer)) => (answer.upload, answer.chunk as usize),
         other => panic!("{other:?}"),
     });
     let mut offset = 0;
@@ -193,14 +193,13 @@ fn counters_and_sessions_tell_what_is() {
 fn a_policy_goes_up_decides_is_shown_explained_and_read() {
     let plane = plane();
     let mut client = plane.client();
-    let rules: String = (0..1200)
-        .map(|rule| {
-            format!(
-                "[[rule]]\nname = \"a rule with the number {rule}\"\naction = \"block\"\nremote_port = {}\n",
-                rule + 1
-            )
-        })
-        .collect();
+    let rule = |number| {
+        let port = number + 1;
+        format!(
+            "[[rule]]\nname = \"a rule with the number {number}\"\naction = \"block\"\nremote_port = {port}\n"
+        )
+    };
+    let rules = (0..1200).map(rule).collect::<Vec<_>>().concat();
     let image = compile(&format!("version = 1\ndefault = \"allow\"\n{rules}"));
     assert!(image.len() > 2 * 16_384);
     let generation = apply(&mut client, &image, None);
@@ -300,7 +299,7 @@ fn a_policy_is_confirmed_by_another_operators_connection_or_rolled_back() {
         );
     });
     status(&mut client, |status| {
-        assert_eq!((status.policy, status.generation), (PolicyState::Confirmed, first))
+        assert_eq!((status.policy, status.generation), (PolicyState::Confirmed, first));
     });
     plane.end();
 }
@@ -384,8 +383,8 @@ fn events_are_sent_as_far_as_there_is_credit_and_losses_are_told_exactly() {
 fn a_subscription_gets_what_it_asked_for_and_there_is_one_at_a_time() {
     let plane = plane();
     let mut client = plane.client();
-    let mut place = [0; 16];
-    let mut ids = ListWriter::new(&mut place);
+    let mut bytes = [0; 16];
+    let mut ids = ListWriter::new(&mut bytes);
     ids.push(&FAULT_ID).unwrap();
     let wanted = Subscribe { ids: Some(ids.finish()), ..subscribe(1000) };
     client.ask(&Request::Subscribe(wanted), |answer| assert!(answer.is_ok(), "{answer:?}"));
@@ -485,24 +484,25 @@ fn a_subscriber_that_reads_nothing_loses_its_own_events_and_costs_nobody_else_an
     }
     let mut reader = plane.client();
     reader.ask(&Request::Subscribe(subscribe(u32::MAX)), |answer| assert!(answer.is_ok()));
-    let wanted = 60_000;
-    let mut got = 0;
+    let wanted = 30_000;
+    let got = AtomicUsize::new(0);
     std::thread::scope(|scope| {
-        let emitter = scope.spawn(|| {
+        scope.spawn(|| {
             for number in 0..wanted {
-                trace::emit(&FAULT);
-                if number % 50 == 0 {
-                    std::thread::sleep(Duration::from_micros(300));
+                // No further ahead than a log has room for from the beginning.
+                while number > got.load(Ordering::Relaxed) + 100 {
+                    std::thread::yield_now();
                 }
+                trace::emit(&FAULT);
             }
         });
-        while got < wanted {
-            got += reader.events(|_, events| {
-                assert!(events.lost.is_none(), "{events:?}");
+        while got.load(Ordering::Relaxed) < wanted {
+            let events = reader.events(|_, events| {
+                assert!(events.lost.is_none(), "{:?}", events.lost);
                 events.events.len()
             });
+            got.fetch_add(events, Ordering::Relaxed);
         }
-        emitter.join().unwrap();
     });
     // They have room for some, and hear how many they have missed.
     for client in &mut stuck {
@@ -620,7 +620,9 @@ fn a_hundred_sessions_that_follow_events_need_less_than_four_mebibytes() {
         client.ask(&Request::Subscribe(subscribe(u32::MAX)), |answer| assert!(answer.is_ok()));
     }
     // As much as they can ever have: they take nothing, and much happens.
-    clients.iter().for_each(|client| client.peer.stall(true));
+    for client in &clients {
+        client.peer.stall(true);
+    }
     for _ in 0..20_000 {
         trace::emit(&FAULT);
     }

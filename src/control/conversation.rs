@@ -42,8 +42,8 @@ pub(super) struct Conversation {
     pub(super) snapshot: Option<u32>,
     /// The other side has ended its side: what has come is answered, and no more.
     pub(super) finished: bool,
-    /// A subscription is to end: the id of the request for it.
-    pub(super) unsubscribing: Option<Option<u64>>,
+    /// The id of the request by which the subscription is to end, if it has one.
+    pub(super) unsubscribing: Option<u64>,
 }
 
 /// A policy on its way up.

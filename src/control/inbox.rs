@@ -49,7 +49,7 @@ impl Inbox {
         let place = self.bytes.get_mut(self.filled..).unwrap_or_default();
         let taken = data.read(place)?;
         self.filled = self.filled.saturating_add(taken);
-        self.refused |= data.len() != 0;
+        self.refused |= !data.is_empty();
         Ok(taken)
     }
 

@@ -128,7 +128,6 @@ fn copy(place: &mut [u8], bytes: &[u8]) {
 #[cfg(all(test, feature = "sim"))]
 mod tests {
     use std::collections::VecDeque;
-    use std::vec;
     use std::vec::Vec;
 
     use proptest::prelude::*;
@@ -187,7 +186,7 @@ mod tests {
         assert!(log.push(b"event"));
         assert!(!log.pop(|_, _| false));
         assert_eq!(pop(&mut log), Some(b"event".to_vec()));
-        assert!(!log.push(&vec![0; 15]));
+        assert!(!log.push(&[0; 15]));
         assert_eq!(log.count(), 0);
     }
 }

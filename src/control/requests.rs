@@ -121,11 +121,11 @@ impl Office<'_> {
             Request::Ping(Empty {}) => Ok(Reply::Ping(Time { now: time::system_time() })),
             Request::Status(Empty {}) => Ok(Reply::Status(self.status(passive))),
             Request::Counters(_) => Ok(Reply::Counters(self.counters(passive, list))),
-            Request::Sessions(from) => Ok(Reply::Sessions(self.sessions(passive, from, list))),
-            Request::Extensions(from) => Ok(Reply::Extensions(self.extensions(from, list))),
-            Request::Connections(from) => Ok(Reply::Connections(self.connections(passive, from, list))),
-            Request::PolicyShow(from) => Ok(Reply::PolicyShow(self.show(passive, from, list))),
-            Request::PolicyRead(read) => self.read(passive, read, list),
+            Request::Sessions(from) => Ok(Reply::Sessions(self.sessions(passive, *from, list))),
+            Request::Extensions(from) => Ok(Reply::Extensions(self.extensions(*from, list))),
+            Request::Connections(from) => Ok(Reply::Connections(self.connections(passive, *from, list))),
+            Request::PolicyShow(from) => Ok(Reply::PolicyShow(self.show(passive, *from, list))),
+            Request::PolicyRead(read) => self.read(passive, *read, list),
             Request::PolicyBegin(begin) => conversation.begin_upload(begin),
             Request::PolicyChunk(chunk) => conversation.take_chunk(chunk),
             Request::PolicyCommit(commit) => {
@@ -145,14 +145,15 @@ impl Office<'_> {
                 None => return None,
             },
             Request::Credit(Credit { subscription, credit }) => {
-                match self.shared.hub.grant(passive, session.index(), *subscription, *credit) {
-                    true => Ok(Reply::Credit(Empty {})),
-                    false => Err(failure(ErrorCode::NotFound)),
+                if self.shared.hub.grant(passive, session.index(), *subscription, *credit) {
+                    Ok(Reply::Credit(Empty {}))
+                } else {
+                    Err(failure(ErrorCode::NotFound))
                 }
             }
             Request::Unsubscribe(Unsubscribe { subscription }) => {
                 if self.shared.hub.end(passive, session.index(), *subscription) {
-                    conversation.unsubscribing = Some(id);
+                    conversation.unsubscribing = id;
                     return None;
                 }
                 Err(failure(ErrorCode::NotFound))
@@ -257,9 +258,9 @@ impl Office<'_> {
         Counters { counters: list.finish(), next: None }
     }
 
-    fn sessions<'l>(&self, passive: &mut Passive, From { from }: &From, list: &'l mut [u8]) -> Sessions<'l> {
+    fn sessions<'l>(&self, passive: &mut Passive, From { from }: From, list: &'l mut [u8]) -> Sessions<'l> {
         let mut list = ListWriter::new(list);
-        let mut index = start(*from);
+        let mut index = start(from);
         let mut next = None;
         while let Some((session, after)) = self.shared.session_from(passive, index) {
             let peer = self.host.peer(session.peer());
@@ -287,9 +288,9 @@ impl Office<'_> {
         Sessions { sessions: list.finish(), next }
     }
 
-    fn extensions<'l>(&self, From { from }: &From, list: &'l mut [u8]) -> Extensions<'l> {
+    fn extensions<'l>(&self, From { from }: From, list: &'l mut [u8]) -> Extensions<'l> {
         let mut list = ListWriter::new(list);
-        let mut index = start(*from);
+        let mut index = start(from);
         let mut next = None;
         while let Some(standing) = self.shared.sockets.standing(index) {
             if let Some(standing) = standing
@@ -306,7 +307,7 @@ impl Office<'_> {
     fn connections<'l>(
         &self,
         passive: &mut Passive,
-        From { from }: &From,
+        From { from }: From,
         list: &'l mut [u8],
     ) -> Connections<'l> {
         let mut list = ListWriter::new(list);
@@ -342,7 +343,7 @@ impl Office<'_> {
         Connections { connections: list.finish(), next }
     }
 
-    fn show<'l>(&self, passive: &mut Passive, From { from }: &From, list: &'l mut [u8]) -> Policy<'l> {
+    fn show<'l>(&self, passive: &mut Passive, From { from }: From, list: &'l mut [u8]) -> Policy<'l> {
         let status = self.host.desk.status(passive);
         let mut list = ListWriter::new(list);
         let shown = self.host.policies.with_current(passive, |current| {
@@ -387,7 +388,7 @@ impl Office<'_> {
         }
     }
 
-    fn read<'l>(&self, passive: &mut Passive, read: &ReadImage, list: &'l mut [u8]) -> Answered<'l> {
+    fn read<'l>(&self, passive: &mut Passive, read: ReadImage, list: &'l mut [u8]) -> Answered<'l> {
         let copied = self.host.policies.with_current(passive, |current| {
             let current = current.ok_or(failure(ErrorCode::NotFound))?;
             if current.generation() != read.generation {
@@ -522,9 +523,8 @@ impl Office<'_> {
                 conversation.snapshot = (subscribe.snapshot == Some(true)).then_some(0);
                 Ok(Reply::Subscribe(Empty {}))
             }
-            Err(NotTaken::Already) => Err(failure(ErrorCode::Limit)),
             Err(NotTaken::Refused(Refused::Level)) => Err(wrong(1, "no level")),
-            Err(NotTaken::Refused(Refused::TooManyIds)) => Err(failure(ErrorCode::Limit)),
+            Err(NotTaken::Already | NotTaken::Refused(Refused::TooManyIds)) => Err(failure(ErrorCode::Limit)),
             Err(NotTaken::Memory(status)) => Err(failure_with(ErrorCode::Failed, status)),
         }
     }

@@ -684,10 +684,11 @@ impl Session {
         let last = outbox.idle.iter_mut().find_map(Option::take);
         drop(outbox);
         drop(last);
-        self.shared.counts.closed.fetch_add(1, Ordering::Relaxed);
         let status = trace::NtStatus(self.status.load(Ordering::Relaxed));
         trace::emit(&trace::Event::ControlClosed { session: self.number, status });
         self.shared.remove(passive, self);
+        // Whoever sees it counted finds its place free.
+        self.shared.counts.closed.fetch_add(1, Ordering::Release);
     }
 
     /// When there is something to do for it if nothing happens before, in units of 100 ns since boot.

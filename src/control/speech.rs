@@ -276,7 +276,7 @@ impl<'w> Speaker<'w> {
 
     /// Lets the next request be made, unless it is too early for it: when it will not be any more.
     fn pay(&self, conversation: &mut Conversation) -> Option<u64> {
-        let Some(rate) = self.rate.filter(|_| !conversation.paid) else { return None };
+        let rate = self.rate.filter(|_| !conversation.paid)?;
         let now = time::since_boot().as_100ns();
         match conversation.requests.take(rate, now) {
             Ok(()) => {
@@ -319,7 +319,7 @@ impl<'w> Speaker<'w> {
             Taken::Later(at) => Next::Nothing(Left::Until(at)),
             Taken::Ended => {
                 conversation.snapshot = None;
-                let id = conversation.unsubscribing.take().flatten();
+                let id = conversation.unsubscribing.take();
                 let list = &mut self.list;
                 let told = hub.finish(passive, place, budget, |subscription| {
                     requests::unsubscribed(id, subscription, list, into)

@@ -53,14 +53,14 @@ pub fn follow<F: Follower>(follower: PoolArc<F>) -> Result<Following> {
     let (follower, release) = (target.follower, target.release);
     let made = PoolBox::try_new(tags::CONTROL, target).and_then(|target| {
         let target = target.into_raw();
-        match TARGET.compare_exchange(null_mut(), target.as_ptr(), Ordering::AcqRel, Ordering::Acquire) {
-            Ok(_) => Ok(Following(())),
-            Err(_) => {
-                // SAFETY: given up just now with this tag, and seen by nobody.
-                drop(unsafe { PoolBox::from_raw(tags::CONTROL, target) });
-                Err(Status::INVALID_DEVICE_STATE)
-            }
+        let placed =
+            TARGET.compare_exchange(null_mut(), target.as_ptr(), Ordering::AcqRel, Ordering::Acquire);
+        if placed.is_err() {
+            // SAFETY: given up just now with this tag, and seen by nobody.
+            drop(unsafe { PoolBox::from_raw(tags::CONTROL, target) });
+            return Err(Status::INVALID_DEVICE_STATE);
         }
+        Ok(Following(()))
     });
     if made.is_err() {
         // SAFETY: the share that was given up above, which nobody has come to know.
