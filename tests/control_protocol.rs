@@ -5,7 +5,7 @@ mod control_support;
 
 use control_support::client::Client;
 use control_support::{OBSERVER, Plane, eventually, parameters};
-use ntsim::wsk;
+use ntsim::wsk::{self, Completion};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -269,6 +269,48 @@ fn a_policy_goes_up_decides_is_shown_explained_and_read() {
     let other = ReadImage { generation: generation + 1, offset: 0 };
     assert_eq!(client.refused(&Request::PolicyRead(other)), ErrorCode::Conflict);
     plane.end();
+}
+
+#[test]
+fn large_and_small_requests_in_turn_lose_nothing() {
+    for seed in 0..6 {
+        for completion in [Completion::Inline, Completion::Pending, Completion::OtherThread] {
+            let plane =
+                Plane::start(wsk::Config { seed, completion, ..wsk::Config::default() }, &parameters());
+            let mut client = plane.client();
+            let bytes = [7; 16_000];
+            let size = u32::try_from(20 * bytes.len()).unwrap();
+            for _ in 0..4 {
+                let begin = Request::PolicyBegin(Begin { size, digest: [0; 32] });
+                let upload = client.ask(&begin, |answer| match answer {
+                    Ok(Reply::PolicyBegin(answer)) => answer.upload,
+                    other => panic!("{other:?}"),
+                });
+                let mut frames = Vec::new();
+                for number in 0..20 {
+                    let offset = u32::try_from(number * bytes.len()).unwrap();
+                    let chunk = Request::PolicyChunk(Chunk { upload, offset, bytes: &bytes });
+                    frames.extend(client.frame(Some(1_000), &chunk));
+                    for _ in 0..number {
+                        frames.extend(client.frame(Some(2_000), &Request::Ping(Empty {})));
+                    }
+                }
+                client.peer.send(&frames).unwrap();
+                for _ in 0..20 + 190 {
+                    let message = client.receive().unwrap();
+                    assert!(
+                        matches!(Answer::decode(&message), Ok((Some(_), Answer::Reply(_)))),
+                        "{message:?}"
+                    );
+                }
+                // Another one, so that the upload is forgotten and the inbox small again.
+                let begin = Request::PolicyBegin(Begin { size: 0, digest: [0; 32] });
+                assert_eq!(client.refused(&begin), ErrorCode::Malformed);
+                client.ask(&Request::Ping(Empty {}), |answer| assert!(answer.is_ok()));
+            }
+            plane.end();
+        }
+    }
 }
 
 #[test]

@@ -18,8 +18,10 @@ use crate::kernel::{Result, Status};
 use crate::trace::{self, Event};
 use core::sync::atomic::{AtomicBool, Ordering};
 
-/// What a log has at first, in bytes.
-const LOG: usize = 8 * 1024;
+/// What a log has at least, in bytes.
+const SMALLEST_LOG: usize = 8 * 1024;
+/// What it has at first, as long as the common budget lasts.
+const LOG: usize = 64 * 1024;
 /// What it grows to at most, as long as the common budget lasts.
 const LARGEST_LOG: usize = 256 * 1024;
 /// Room for one encoded event. A longer one, which only a long name in the registry makes, is lost and counted.
@@ -103,28 +105,32 @@ impl Hub {
         place: usize,
         id: u64,
         request: &Subscribe<'_>,
+        budget: &Budget,
     ) -> core::result::Result<(), NotTaken> {
         let subscription = Subscription::new(id, request).map_err(NotTaken::Refused)?;
         let subscription = PoolBox::try_new(tags::CONTROL, subscription).map_err(NotTaken::Memory)?;
-        let log = Log::try_new(LOG).map_err(NotTaken::Memory)?;
+        let (log, grown) = first_log(budget).map_err(NotTaken::Memory)?;
         let follower = Follower {
             place,
             subscription,
             log,
-            grown: 0,
+            grown,
             short: false,
             fresh: false,
             ending: false,
             not_before: 0,
         };
         let mut inner = self.inner.lock(irql);
-        if inner.find(place).is_some() {
-            return Err(NotTaken::Already);
-        }
-        let vacant = inner.followers.iter_mut().find(|follower| follower.is_none());
+        let taken = inner.find(place).is_some();
         // There are as many places here as sessions.
-        let Some(vacant) = vacant else { return Err(NotTaken::Already) };
-        *vacant = Some(follower);
+        match inner.followers.iter_mut().find(|vacant| vacant.is_none()) {
+            Some(vacant) if !taken => *vacant = Some(follower),
+            _ => {
+                drop(inner);
+                budget.give_back(follower.grown);
+                return Err(NotTaken::Already);
+            }
+        }
         inner.want();
         Ok(())
     }
@@ -338,6 +344,21 @@ impl Inner {
             reaches.reduce(|(level, keywords), (other, others)| (level.max(other), keywords.union(others))),
         );
     }
+}
+
+/// A log for one who begins to follow, and what it has of the budget.
+///
+/// # Errors
+/// `STATUS_INSUFFICIENT_RESOURCES`.
+fn first_log(budget: &Budget) -> Result<(Log, usize)> {
+    let extra = LOG.saturating_sub(SMALLEST_LOG);
+    if budget.take(extra) {
+        if let Ok(log) = Log::try_new(LOG) {
+            return Ok((log, extra));
+        }
+        budget.give_back(extra);
+    }
+    Ok((Log::try_new(SMALLEST_LOG)?, 0))
 }
 
 impl Follower {

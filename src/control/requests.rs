@@ -518,7 +518,7 @@ impl Office<'_> {
         id: u64,
         subscribe: &Subscribe<'_>,
     ) -> Answered<'static> {
-        match self.shared.hub.subscribe(passive, session.index(), id, subscribe) {
+        match self.shared.hub.subscribe(passive, session.index(), id, subscribe, &self.shared.budget) {
             Ok(()) => {
                 conversation.snapshot = (subscribe.snapshot == Some(true)).then_some(0);
                 Ok(Reply::Subscribe(Empty {}))

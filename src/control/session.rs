@@ -497,7 +497,8 @@ impl Session {
 
     /// Gives back what a large frame has needed, where nothing stands in it.
     pub(super) fn shrink(&self, passive: &mut Passive) {
-        if !self.inbox.lock(passive).is_oversized() {
+        // A request that is out was made for the room that there is.
+        if self.receiving.load(Ordering::Acquire) || !self.inbox.lock(passive).is_oversized() {
             return;
         }
         // Without memory it stays as it is.
@@ -738,7 +739,9 @@ impl ConnectionEvents for Session {
         }
         let filled = inbox.fill(data);
         drop(inbox);
-        match filled {
+        // What a request brings is lost unless it is taken; it was made for the room that there is.
+        let lost = !data.is_indicated() && !data.is_empty();
+        match filled.and_then(|bytes| if lost { Err(Status::BUFFER_TOO_SMALL) } else { Ok(bytes) }) {
             Ok(bytes) => {
                 let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
                 self.received.fetch_add(bytes, Ordering::Relaxed);
