@@ -14,7 +14,8 @@ use crate::registry::Registry;
 use crate::sys::nt::{NTSTATUS, PASSIVE_LEVEL};
 use crate::verify::{Report, lock};
 use crate::{
-    clock, device, dispatcher, driver, fault, file, irp, irql, object, pool, random, registry, threads, verify, wfp,
+    clock, device, dispatcher, driver, fault, file, irp, irql, object, pool, random, registry, threads,
+    verify, wfp,
 };
 
 /// How a machine is set up.
