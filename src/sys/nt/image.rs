@@ -135,12 +135,12 @@ pub unsafe fn IoSetCompletionRoutine(
 /// # Safety
 /// The MDL was built.
 pub unsafe fn MmGetSystemAddressForMdlSafe(mdl: PMDL, priority: ULONG) -> PVOID {
-    // The bits are of a short.
-    const MAPPED: CSHORT = MDL_MAPPED_TO_SYSTEM_VA as CSHORT | MDL_SOURCE_IS_NONPAGED_POOL as CSHORT;
+    const MAPPED: u32 = MDL_MAPPED_TO_SYSTEM_VA | MDL_SOURCE_IS_NONPAGED_POOL;
     // SAFETY: the caller's promise.
-    let (flags, mapped) = unsafe { ((*mdl).MdlFlags, (*mdl).MappedSystemVa) };
-    if flags & MAPPED != 0 {
-        return mapped;
+    let flags = unsafe { (*mdl).MdlFlags };
+    if u32::from(flags.cast_unsigned()) & MAPPED != 0 {
+        // SAFETY: as above.
+        return unsafe { (*mdl).MappedSystemVa };
     }
     // SAFETY: the pages are locked, says the caller; a failure is an answer, not a bug check.
     unsafe {

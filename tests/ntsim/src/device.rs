@@ -304,7 +304,7 @@ pub(crate) fn reference(device: PDEVICE_OBJECT) -> bool {
     true
 }
 
-/// Lets go of a device object that [`reference`] holds.
+/// Lets go of a device object that [`reference()`] holds.
 pub(crate) fn dereference(api: &'static str, device: PDEVICE_OBJECT) {
     let mut state = state();
     if let Some(entry) = state.devices.get_or_insert_default().get_mut(&device.addr()) {
