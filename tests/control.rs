@@ -386,6 +386,21 @@ fn a_controller_is_dialled_and_asks() {
 }
 
 #[test]
+fn a_controller_is_dialled_by_a_provider_without_events_too() {
+    let sim = boot(wsk::Config::incomplete());
+    let server = memory::listen("192.0.2.1:443".parse().unwrap()).unwrap();
+    let mut settings = dialling("192.0.2.1:443");
+    // By the listener it is known that there are no events.
+    listen(&mut settings, "127.0.0.1:47474");
+    let plane = Plane::start_on(sim, &settings);
+    let mut client = Client::answer(server.accept().unwrap(), &OPERATOR).unwrap();
+    for _ in 0..20 {
+        ping(&mut client);
+    }
+    plane.end();
+}
+
+#[test]
 fn a_controller_that_is_not_there_is_tried_again_and_holds_no_stop_up() {
     let mut plane = Plane::start(wsk::Config::default(), &dialling("192.0.2.1:443"));
     plane.wait_told("the failure is told", |told| matches!(told, Told::DialFailed(..)));

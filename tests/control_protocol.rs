@@ -516,6 +516,81 @@ fn a_snapshot_waits_for_credit_and_loses_nothing() {
 }
 
 #[test]
+fn a_snapshot_ends_where_nothing_of_it_is_wanted() {
+    let plane = plane();
+    connections(&plane, 500);
+    let mut client = plane.client();
+    let mut bytes = [0; 16];
+    let mut ids = ListWriter::new(&mut bytes);
+    // FlowClosed, and no FlowOpened.
+    ids.push(&42_u16).unwrap();
+    let wanted = Subscribe { ids: Some(ids.finish()), snapshot: Some(true), ..subscribe(10) };
+    client.send(Some(5), &Request::Subscribe(wanted));
+    client.receive().unwrap();
+    client.events(|_, events| {
+        assert_eq!((events.events.len(), events.snapshot_end), (0, Some(true)));
+    });
+    plane.end();
+}
+
+#[test]
+fn observers_leave_places_for_operators() {
+    let settings = Settings { control_max_sessions: 16, ..parameters() };
+    let plane = Plane::start(wsk::Config::default(), &settings);
+    let mut eyes = Vec::new();
+    loop {
+        let mut eye = Client::connect(plane.connect(), &OBSERVER).unwrap();
+        eye.send(Some(1), &Request::Ping(Empty {}));
+        if eye.receive().is_err() {
+            break;
+        }
+        eyes.push(eye);
+    }
+    assert_eq!(eyes.len(), 14);
+    eventually("the last one is gone", || plane.control().counters().closed == 1);
+    let mut operators = [plane.client(), plane.client()];
+    for operator in &mut operators {
+        status(operator, |status| assert_eq!(status.sessions, 16));
+    }
+    plane.end();
+}
+
+#[test]
+fn one_connection_sends_a_policy_up_at_a_time() {
+    let plane = plane();
+    let (mut first, mut second) = (plane.client(), plane.client());
+    let image = blocking(23);
+    let begin =
+        Request::PolicyBegin(Begin { size: u32::try_from(image.len()).unwrap(), digest: digest(&image) });
+    first.ask(&begin, |answer| assert!(answer.is_ok()));
+    first.ask(&begin, |answer| assert!(answer.is_ok()));
+    assert_eq!(second.refused(&begin), ErrorCode::Busy);
+    apply(&mut first, &image, None);
+    second.ask(&begin, |answer| assert!(answer.is_ok()));
+    assert_eq!(first.refused(&begin), ErrorCode::Busy);
+    second.peer.reset();
+    eventually("it is gone", || plane.control().counters().closed == 1);
+    first.ask(&begin, |answer| assert!(answer.is_ok()));
+    plane.end();
+}
+
+#[test]
+fn an_order_is_answered_to_a_client_that_sends_nothing_more() {
+    let plane = plane();
+    let mut client = plane.client();
+    let generation = apply(&mut client, &blocking(23), None);
+    client.send(Some(50), &Request::PolicyConfirm(Generation { generation }));
+    client.peer.end();
+    let answer = client.receive().unwrap();
+    let Ok((Some(50), Answer::Reply(Reply::PolicyConfirm(confirmed)))) = Answer::decode(&answer) else {
+        panic!("{answer:?}")
+    };
+    assert_eq!(confirmed.generation, generation);
+    assert!(client.peer.recv_to_end().unwrap().is_empty());
+    plane.end();
+}
+
+#[test]
 fn a_subscriber_that_reads_nothing_loses_its_own_events_and_costs_nobody_else_any() {
     let settings = Settings { control_max_sessions: 8, ..parameters() };
     let plane = Plane::start(wsk::Config::default(), &settings);

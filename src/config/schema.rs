@@ -379,14 +379,15 @@ schema! {
         /// Whom the driver connects to by itself, as `PEER@ADDRESS:PORT`, the peer by its name in ControlPeers: for
         /// hosts that cannot be reached from outside. At most 8.
         control_dial: Dials = "ControlDial" Kind::Dials, Dials::EMPTY, "", Restart;
-        /// How many control connections there can be at a time. Further ones are refused.
+        /// How many control connections there can be at a time. Further ones are refused. One place of eight is kept for
+        /// operators.
         control_max_sessions: u32 = "ControlMaxSessions"
             Kind::Number { minimum: 1, maximum: 1024, power_of_two: false, unit: "connections" },
             128, "128", Live;
         /// How many of them can be there before it is known who they are. Further ones are refused.
         control_max_unauthenticated: u32 = "ControlMaxUnauthenticated"
             Kind::Number { minimum: 1, maximum: 1024, power_of_two: false, unit: "connections" },
-            32, "32", Live;
+            64, "64", Live;
         /// How long a control connection may take until it is known who it is.
         control_handshake_timeout_ms: u32 = "ControlHandshakeTimeout"
             Kind::Number { minimum: 100, maximum: 60_000, power_of_two: false, unit: "milliseconds" },
@@ -408,10 +409,11 @@ schema! {
             Kind::Number { minimum: 0, maximum: 1_000_000, power_of_two: false, unit: "requests a second" },
             1000, "1000", Live;
         /// The directory in which a confirmed policy is kept, as an absolute path of the object manager, as
-        /// `\??\C:\ProgramData\weir`. It is made if it is not there. A single `.`: the directory that the system
-        /// keeps for the driver's data (IoGetDriverDirectory), or where it keeps none,
-        /// `\SystemRoot\System32\drivers\DriverData\weir`. Empty: nothing is kept, and a confirmed policy ends
-        /// with the driver. Whoever may write there decides which policy a restart finds.
+        /// `\??\C:\Windows\weir`. It is made if it is not there. Whoever may write there decides which policy a restart
+        /// finds: nobody but the system and administrators may be able to write to it, or above it. A single `.`: the
+        /// directory that the system keeps for the driver's data (IoGetDriverDirectory), or where it keeps none,
+        /// `\SystemRoot\System32\drivers\DriverData\weir`. Empty: nothing is kept, and a confirmed policy ends with the
+        /// driver.
         policy_store: Directory = "PolicyStore" Kind::Directory, Directory::OWN, ".", Restart;
         /// What happens to connections while no policy is loaded: open lets them pass, closed blocks them.
         fail_mode: FailMode = "FailMode" Kind::Choice(FailMode::NAMES),

@@ -72,6 +72,13 @@ impl Conversation {
     }
 }
 
+impl Conversation {
+    /// Whether an order of it is being served, or what came of it has not been told.
+    pub(super) const fn is_ordered(&self) -> bool {
+        self.ordered || self.outcome.is_some()
+    }
+}
+
 impl Uploading {
     /// # Errors
     /// `STATUS_INSUFFICIENT_RESOURCES`.

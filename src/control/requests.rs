@@ -1,7 +1,7 @@
 //! What requests are answered with.
 //!
-//! A reply is written straight into the buffer that it is sent from. Long lists come in parts; a part is gathered at
-//! DISPATCH_LEVEL at most as long as one policy or one bucket of connections has to be held.
+//! A reply is written straight into the buffer that it is sent from. Long lists come in parts. The policy that is looked
+//! at stays until the look is over, at PASSIVE_LEVEL, whatever comes into force meanwhile.
 #![forbid(unsafe_code)]
 
 use super::conversation::{Conversation, Uploading};
@@ -34,12 +34,8 @@ use crate::wsk::address::octets;
 
 /// The driver's version, as clients are told.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
-/// The most rules that one part of a list has: the policy is held meanwhile.
-const RULES_AT_ONCE: usize = 256;
-/// The most rules that one part of an explanation holds against the connection.
-const STEPS_AT_ONCE: usize = 64;
-/// The most bytes of a policy that are copied while it is held.
-const BYTES_AT_ONCE: usize = MAX_LIST;
+/// The most rules that one part of an explanation holds against the connection: each takes a look at all that it names.
+const STEPS_AT_ONCE: usize = 16;
 /// The most bytes of a policy that goes up: as many as the registry may hold.
 const MAX_POLICY: u32 = 64 * 1024 * 1024;
 /// The longest name of a counter.
@@ -126,7 +122,7 @@ impl Office<'_> {
             Request::Connections(from) => Ok(Reply::Connections(self.connections(passive, *from, list))),
             Request::PolicyShow(from) => Ok(Reply::PolicyShow(self.show(passive, *from, list))),
             Request::PolicyRead(read) => self.read(passive, *read, list),
-            Request::PolicyBegin(begin) => conversation.begin_upload(begin),
+            Request::PolicyBegin(begin) => self.begin_upload(session, conversation, begin),
             Request::PolicyChunk(chunk) => conversation.take_chunk(chunk),
             Request::PolicyCommit(commit) => {
                 return self.commit(passive, session, conversation, id, commit, into);
@@ -345,25 +341,7 @@ impl Office<'_> {
 
     fn show<'l>(&self, passive: &mut Passive, From { from }: From, list: &'l mut [u8]) -> Policy<'l> {
         let status = self.host.desk.status(passive);
-        let mut list = ListWriter::new(list);
-        let shown = self.host.policies.with_current(passive, |current| {
-            let current = current?;
-            let image = current.image();
-            let mut index = from.unwrap_or_default();
-            let mut next = None;
-            for at_once in 0.. {
-                let Some(rule) = image.rule(index) else { break };
-                let shown = Rule { rule: index, name: rule.name(), action: rule.action(), hits: None };
-                if at_once == RULES_AT_ONCE || list.push(&shown).is_err() {
-                    next = Some(index);
-                    break;
-                }
-                index = index.saturating_add(1);
-            }
-            let size = u32::try_from(image.bytes().len()).unwrap_or(u32::MAX);
-            Some((current.generation(), size, image.default_action(), image.rule_count(), next))
-        });
-        let Some((generation, size, default_action, total, next)) = shown else {
+        let Some(current) = self.host.policies.current(passive) else {
             return Policy {
                 state: PolicyState::Absent,
                 generation: status.generation,
@@ -375,37 +353,71 @@ impl Office<'_> {
                 next: None,
             };
         };
+        let image = current.image();
+        let mut list = ListWriter::new(list);
+        let mut index = from.unwrap_or_default();
+        let mut next = None;
+        while let Some(rule) = image.rule(index) {
+            let shown = Rule { rule: index, name: rule.name(), action: rule.action(), hits: None };
+            if list.push(&shown).is_err() {
+                next = Some(index);
+                break;
+            }
+            index = index.saturating_add(1);
+        }
         Policy {
             state: status.state,
-            generation,
-            // Another one may have come in between.
-            digest: status.digest.filter(|_| status.generation == generation),
-            size,
-            default_action: Some(default_action),
-            total,
+            generation: current.generation(),
+            digest: Some(*current.digest()),
+            size: u32::try_from(image.bytes().len()).unwrap_or(u32::MAX),
+            default_action: Some(image.default_action()),
+            total: image.rule_count(),
             rules: list.finish(),
             next,
         }
     }
 
     fn read<'l>(&self, passive: &mut Passive, read: ReadImage, list: &'l mut [u8]) -> Answered<'l> {
-        let copied = self.host.policies.with_current(passive, |current| {
-            let current = current.ok_or(failure(ErrorCode::NotFound))?;
-            if current.generation() != read.generation {
-                return Err(failure(ErrorCode::Conflict));
-            }
-            let bytes = current.image().bytes();
-            let rest = usize::try_from(read.offset).ok().and_then(|offset| bytes.get(offset..));
-            let rest = rest.ok_or(wrong(1, "beyond the image's end"))?;
-            let mut length = 0_usize;
-            for (place, byte) in list.iter_mut().zip(rest).take(BYTES_AT_ONCE) {
-                *place = *byte;
-                length = length.saturating_add(1);
-            }
-            Ok((u32::try_from(bytes.len()).unwrap_or(u32::MAX), length))
-        });
-        let (size, length) = copied?;
+        let current = self.host.policies.current(passive).ok_or(failure(ErrorCode::NotFound))?;
+        if current.generation() != read.generation {
+            return Err(failure(ErrorCode::Conflict));
+        }
+        let image = current.image();
+        let bytes = image.bytes();
+        let rest = usize::try_from(read.offset).ok().and_then(|offset| bytes.get(offset..));
+        let rest = rest.ok_or(wrong(1, "beyond the image's end"))?;
+        let mut length = 0_usize;
+        for (place, byte) in list.iter_mut().zip(rest) {
+            *place = *byte;
+            length = length.saturating_add(1);
+        }
+        let size = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
         Ok(Reply::PolicyRead(Image { size, bytes: list.get(..length).unwrap_or_default() }))
+    }
+
+    /// Begins an upload, in the place of the session's last one. One session sends a policy up at a time.
+    fn begin_upload(
+        &self,
+        session: &Session,
+        conversation: &mut Conversation,
+        begin: &Begin,
+    ) -> Answered<'static> {
+        conversation.upload = None;
+        self.shared.end_upload(session.number());
+        conversation.uploads = conversation.uploads.wrapping_add(1);
+        let upload = Upload::begin(conversation.uploads, begin, MAX_POLICY).map_err(failure)?;
+        let size = usize::try_from(upload.size()).map_err(|_| failure(ErrorCode::Limit))?;
+        if !self.shared.begin_upload(session.number()) {
+            return Err(failure(ErrorCode::Busy));
+        }
+        let image = PoolSlice::try_zeroed(tags::POLICY, size);
+        let made = image.and_then(|image| Uploading::try_new(upload, image, begin.digest));
+        conversation.upload = Some(made.map_err(|status| {
+            self.shared.end_upload(session.number());
+            failure_with(ErrorCode::Failed, status)
+        })?);
+        let chunk = u32::try_from(MAX_LIST).unwrap_or(u32::MAX);
+        Ok(Reply::PolicyBegin(Begun { upload: conversation.uploads, chunk }))
     }
 
     fn commit(
@@ -417,10 +429,14 @@ impl Office<'_> {
         commit: &Commit,
         into: &mut [u8],
     ) -> Option<usize> {
+        if conversation.is_ordered() {
+            return write(id, &Err(failure(ErrorCode::Busy)), into);
+        }
         let window = match conversation.check_upload(commit) {
             Ok(window) => window,
             Err(code) => return write(id, &Err(failure(code)), into),
         };
+        self.shared.end_upload(session.number());
         let Uploading { image, digest, .. } = conversation.upload.take()?.into_inner();
         let what = What::Apply { image, digest, window, replaces: commit.replaces };
         self.order(passive, session, conversation, id, what, into)
@@ -437,7 +453,7 @@ impl Office<'_> {
         into: &mut [u8],
     ) -> Option<usize> {
         // One at a time, and none while the outcome of the one before has not been told.
-        if conversation.ordered || conversation.outcome.is_some() {
+        if conversation.is_ordered() {
             return write(id, &Err(failure(ErrorCode::Busy)), into);
         }
         let ticket = Ticket { session: session.number(), request: id };
@@ -476,37 +492,32 @@ impl Office<'_> {
             app: App::from_utf16le(units),
         };
         let mut list = ListWriter::new(list);
-        let found = self.host.policies.with_current(passive, |current| {
-            let current = current?;
-            let image = current.image();
-            let decision = image.decide(&asked);
-            let from = tuple.from.unwrap_or_default();
-            let mut next = None;
-            for (at_once, step) in image.explain_from(&asked, from).enumerate() {
-                let rule = step.rule.index;
-                let told = Step { rule, name: step.rule.name(), failed: step.failed.bits() };
-                if at_once == STEPS_AT_ONCE || list.push(&told).is_err() {
-                    next = Some(rule);
-                    break;
-                }
-            }
-            Some((decision, current.generation(), next))
-        });
-        Ok(Reply::Explain(match found {
-            Some((decision, generation, next)) => Explanation {
-                action: decision.action,
-                rule: decision.rule,
-                generation,
-                steps: list.finish(),
-                next,
-            },
-            None => Explanation {
+        let Some(current) = self.host.policies.current(passive) else {
+            return Ok(Reply::Explain(Explanation {
                 action: self.host.fail_action(),
                 rule: None,
                 generation: 0,
                 steps: List::default(),
                 next: None,
-            },
+            }));
+        };
+        let image = current.image();
+        let decision = image.decide(&asked);
+        let mut next = None;
+        for (at_once, step) in image.explain_from(&asked, tuple.from.unwrap_or_default()).enumerate() {
+            let rule = step.rule.index;
+            let told = Step { rule, name: step.rule.name(), failed: step.failed.bits() };
+            if at_once == STEPS_AT_ONCE || list.push(&told).is_err() {
+                next = Some(rule);
+                break;
+            }
+        }
+        Ok(Reply::Explain(Explanation {
+            action: decision.action,
+            rule: decision.rule,
+            generation: current.generation(),
+            steps: list.finish(),
+            next,
         }))
     }
 
@@ -547,18 +558,6 @@ pub(super) fn unsubscribed(
 }
 
 impl Conversation {
-    fn begin_upload(&mut self, begin: &Begin) -> Answered<'static> {
-        self.upload = None;
-        self.uploads = self.uploads.wrapping_add(1);
-        let upload = Upload::begin(self.uploads, begin, MAX_POLICY).map_err(failure)?;
-        let size = usize::try_from(upload.size()).map_err(|_| failure(ErrorCode::Limit))?;
-        let memory = |status| failure_with(ErrorCode::Failed, status);
-        let image = PoolSlice::try_zeroed(tags::POLICY, size).map_err(memory)?;
-        self.upload = Some(Uploading::try_new(upload, image, begin.digest).map_err(memory)?);
-        let chunk = u32::try_from(MAX_LIST).unwrap_or(u32::MAX);
-        Ok(Reply::PolicyBegin(Begun { upload: self.uploads, chunk }))
-    }
-
     fn take_chunk(&mut self, chunk: &Chunk<'_>) -> Answered<'static> {
         let uploading = self.upload.as_mut().ok_or(failure(ErrorCode::NotFound))?;
         let place = uploading.upload.chunk(chunk).map_err(failure)?;

@@ -285,12 +285,11 @@ impl Session {
             broken: AtomicI32::new(Status::SUCCESS.0),
             wake_at: AtomicU64::new(u64::MAX),
         };
-        shared.unauthenticated.fetch_add(1, Ordering::Relaxed);
-        let made = PoolArc::try_new(tags::CONTROL, session);
-        if made.is_err() {
-            shared.unauthenticated.fetch_sub(1, Ordering::Relaxed);
+        let session = PoolArc::try_new(tags::CONTROL, session)?;
+        if !session.is_dialled() {
+            shared.unauthenticated.fetch_add(1, Ordering::Relaxed);
         }
-        made
+        Ok(session)
     }
 
     /// WSK knows the session: the worker may begin with it.
@@ -350,7 +349,7 @@ impl Session {
 
     /// It is known who the other side is. The worker's.
     pub(super) fn authenticated(&self, peer: u8) {
-        if self.peer.swap(peer, Ordering::Relaxed) == NOBODY {
+        if self.peer.swap(peer, Ordering::Relaxed) == NOBODY && !self.is_dialled() {
             self.shared.unauthenticated.fetch_sub(1, Ordering::Relaxed);
         }
         self.shared.counts.authenticated.fetch_add(1, Ordering::Relaxed);
@@ -413,7 +412,9 @@ impl Session {
         let Some(call) = this.socket.call() else { return Ok(()) };
         this.attached.register(&call, wsk_version).map_err(|missing| End::Extension(missing.status))?;
         drop(call);
-        Self::go_on_receiving(this, passive);
+        if !this.is_dialled() {
+            Self::go_on_receiving(this, passive);
+        }
         Ok(())
     }
 
@@ -677,7 +678,7 @@ impl Session {
 
     /// Close has completed: the session leaves the table.
     pub(super) fn gone(&self, passive: &mut Passive) {
-        if self.peer().is_none() {
+        if self.peer().is_none() && !self.is_dialled() {
             self.shared.unauthenticated.fetch_sub(1, Ordering::Relaxed);
         }
         self.release_buffers(passive);

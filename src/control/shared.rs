@@ -102,7 +102,9 @@ pub(super) struct Shared {
     table: SpinLock<Table>,
     /// The number of the next session, from 1.
     next_session: AtomicU64,
-    /// Sessions of which it is not known who they are.
+    /// The session, by its number, that sends a policy up; 0: none. The worker's.
+    uploader: AtomicU64,
+    /// Sessions that others have opened and of which it is not known who they are.
     pub(super) unauthenticated: AtomicU32,
     max_unauthenticated: u32,
     limiter: SpinLock<Limiter<PoolSlice<Entry>>>,
@@ -150,7 +152,8 @@ impl Shared {
             places: PoolSlice::try_from_fn(tags::CONTROL, max_sessions, |_| None)?,
             vacant: PoolSlice::try_from_fn(tags::CONTROL, max_sessions, |index| index)?,
             free: max_sessions,
-            queue: PoolSlice::try_from_fn(tags::CONTROL, max_sessions, |_| 0)?,
+            // One entry for each, and one for each that has just gone.
+            queue: PoolSlice::try_from_fn(tags::CONTROL, max_sessions.saturating_mul(2), |_| 0)?,
             first: 0,
             waiting: 0,
         };
@@ -171,6 +174,7 @@ impl Shared {
             by_request: AtomicBool::new(false),
             table: SpinLock::new("control sessions", table),
             next_session: AtomicU64::new(1),
+            uploader: AtomicU64::new(0),
             unauthenticated: AtomicU32::new(0),
             max_unauthenticated: settings.control_max_unauthenticated,
             limiter: SpinLock::new("control sources", Limiter::new(rate, sources)),
@@ -268,9 +272,14 @@ impl Shared {
         }
     }
 
-    /// Queues a session for the worker. The caller sees to it that it is there once.
+    /// Queues a session for the worker, while it has its place. The caller sees to it that it is there once.
     pub(super) fn queue(&self, irql: &mut AtMostDispatch, session: &Session) {
         let mut table = self.table.lock(irql);
+        let there = table.places.get(session.index()).and_then(Option::as_ref);
+        if there.is_none_or(|there| !core::ptr::eq(&raw const **there, session)) {
+            // It has gone meanwhile: there is nothing left to do for it.
+            return;
+        }
         let at = table.first.wrapping_add(table.waiting).checked_rem(table.queue.len());
         if let Some(entry) = at.and_then(|at| table.queue.get_mut(at)) {
             *entry = session.index();
@@ -313,6 +322,24 @@ impl Shared {
             .skip(index)
             .find_map(|(at, place)| Some((at, place.as_ref()?.clone())))?;
         Some((session, at.saturating_add(1)))
+    }
+
+    /// Whether only those places are left that are kept for operators: one of eight.
+    pub(super) fn is_nearly_full(&self, irql: &mut AtMostDispatch) -> bool {
+        let table = self.table.lock(irql);
+        table.free < table.places.len() / 8
+    }
+
+    /// Makes the session the one that sends a policy up, unless another one does.
+    pub(super) fn begin_upload(&self, session: u64) -> bool {
+        let before = self.uploader.compare_exchange(0, session, Ordering::Relaxed, Ordering::Relaxed);
+        before.is_ok() || before == Err(session)
+    }
+
+    /// The session sends no policy up any more.
+    pub(super) fn end_upload(&self, session: u64) {
+        // Another one's is none of its business.
+        let _ended = self.uploader.compare_exchange(session, 0, Ordering::Relaxed, Ordering::Relaxed);
     }
 
     /// How many sessions there are, those under way included.

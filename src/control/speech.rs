@@ -11,6 +11,7 @@ use super::protocol::frame::{self, HEADER};
 use super::protocol::limit::Rate;
 use super::protocol::message::MAX_LIST;
 use super::protocol::noise::{FIRST, Initiator, KEY, Responder, SECOND};
+use super::protocol::role::Role;
 use super::protocol::{MAX_FRAME, MAX_MESSAGE, seal};
 use super::requests::{self, Office};
 use super::session::{End, Phase, Session};
@@ -176,21 +177,32 @@ impl<'w> Speaker<'w> {
         let transport = initiator.into_inner().finish(message).map_err(|_| End::Stranger)?;
         let transport = PoolBox::try_new(tags::CONTROL, transport).map_err(End::Failed)?;
         conversation.stage = Stage::Open(transport);
-        self.authenticated(passive, session, conversation);
-        Ok(())
+        self.authenticated(passive, session, conversation)
     }
 
     /// It is certain who the other side is.
-    fn authenticated(&self, passive: &mut Passive, session: &PoolArc<Session>, conversation: &Conversation) {
+    ///
+    /// # Errors
+    /// What places are left are for operators.
+    fn authenticated(
+        &self,
+        passive: &mut Passive,
+        session: &PoolArc<Session>,
+        conversation: &Conversation,
+    ) -> core::result::Result<(), End> {
         let (Some(number), Some(peer)) = (conversation.peer, self.host.peer(conversation.peer)) else {
-            return;
+            return Err(End::Stranger);
         };
+        if peer.role != Role::Operator && self.shared.is_nearly_full(passive) {
+            return Err(End::Failed(Status::INSUFFICIENT_RESOURCES));
+        }
         session.authenticated(number);
         trace::emit(&trace::Event::ControlAuthenticated {
             session: session.number(),
             peer: peer.name.as_str(),
         });
         Session::ask_ideal_backlog(session, passive);
+        Ok(())
     }
 
     /// Sends what there is to be sent.
@@ -261,7 +273,7 @@ impl<'w> Speaker<'w> {
             let length = transport.open(sealed).map_err(|_| End::Nonsense)?.len();
             if session.peer().is_none() {
                 // A first message could be a recorded one; whoever has sent this one was there.
-                self.authenticated(passive, session, conversation);
+                self.authenticated(passive, session, conversation)?;
             }
             let message = self.frame.get(..length).unwrap_or_default();
             self.shared.counts.requests.fetch_add(1, Ordering::Relaxed);
@@ -296,26 +308,30 @@ impl<'w> Speaker<'w> {
         into: &mut [u8],
     ) -> Next {
         let (hub, budget, place) = (&self.shared.hub, &self.shared.budget, session.index());
+        let mut left = Left::Busy;
         for _ in 0..SNAPSHOT_AT_ONCE {
-            let Some(cursor) = conversation.snapshot else { break };
-            if !hub.wants_snapshot(passive, place) {
+            // What holds it up comes again by itself: credit, or a buffer.
+            let Some(cursor) = conversation.snapshot.filter(|_| hub.wants_snapshot(passive, place)) else {
+                left = Left::Waiting;
                 break;
-            }
+            };
             let Some((connection, next)) = self.host.flows.next_from(passive, cursor) else {
                 hub.end_snapshot(passive, place);
                 conversation.snapshot = None;
+                left = Left::Waiting;
                 break;
             };
             if connection.ended().is_none()
                 && !hub.tell_snapshot(passive, place, connection.opened(), &opened_event(&connection))
             {
+                left = Left::Waiting;
                 break;
             }
             conversation.snapshot = Some(next);
         }
         match hub.take(passive, place, budget, into) {
             Taken::Message(length) => Next::Message(length),
-            Taken::Nothing => Next::Nothing(Left::Waiting),
+            Taken::Nothing => Next::Nothing(left),
             Taken::Later(at) => Next::Nothing(Left::Until(at)),
             Taken::Ended => {
                 conversation.snapshot = None;

@@ -385,7 +385,9 @@ impl<'w> Worker<'w> {
         }
         conversation.finished |= notes & note::FINISHED != 0;
         match self.speaker.go_on(passive, session, conversation)? {
-            Left::Waiting if conversation.finished && !session.is_held_up(passive) => {
+            Left::Waiting
+                if conversation.finished && !conversation.is_ordered() && !session.is_held_up(passive) =>
+            {
                 Session::peer_ended(session, passive, self.ending);
             }
             Left::Waiting => {}
@@ -422,6 +424,7 @@ impl<'w> Worker<'w> {
         if ended.is_some() {
             session.release_buffers(passive);
         }
+        self.shared.end_upload(session.number());
         if let Some(place) = self.conversations.get_mut(session.index()) {
             *place = None;
         }

@@ -170,7 +170,8 @@ impl<'p> Directory<'p> {
             name,
             &Opening {
                 access: nt::FILE_GENERIC_WRITE,
-                share: 0,
+                // Whoever only looks, as a backup does, is in nobody's way.
+                share: nt::FILE_SHARE_READ,
                 disposition: nt::FILE_OVERWRITE_IF,
                 options: nt::FILE_NON_DIRECTORY_FILE | nt::FILE_WRITE_THROUGH,
             },

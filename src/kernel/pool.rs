@@ -19,6 +19,8 @@ use core::ops::{Deref, DerefMut};
 use core::ptr::{NonNull, null_mut};
 use core::sync::atomic::{AtomicPtr, AtomicUsize, Ordering, fence};
 
+use zeroize::Zeroize;
+
 use super::irql::Passive;
 use super::status::{Result, Status};
 use super::string::{self, UnicodeStr};
@@ -274,6 +276,11 @@ impl<T> PoolBox<T> {
         let object = self.into_raw();
         // SAFETY: the box owned an initialised object, which is freed without being dropped.
         let value = unsafe { object.read() };
+        let bytes = NonNull::slice_from_raw_parts(object.cast::<u8>(), size_of::<T>());
+        // SAFETY: the object's own memory, which nobody else has.
+        let bytes = unsafe { &mut *bytes.as_ptr() };
+        // It may have been a secret.
+        bytes.zeroize();
         // SAFETY: allocated with this tag and alignment.
         unsafe { free(tag, object.cast(), align_of::<T>()) };
         value

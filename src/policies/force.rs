@@ -7,7 +7,7 @@ use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU32, Ordering};
 
 use crate::kernel::irql::{self, AtDispatch, AtMostDispatch, Passive};
-use crate::kernel::pool::{PoolBox, PoolSlice, tags};
+use crate::kernel::pool::{PoolArc, PoolBox, PoolSlice, tags};
 use crate::kernel::registry::Value;
 use crate::kernel::time::{self, Interval};
 use crate::kernel::{Result, Status};
@@ -43,9 +43,14 @@ impl From<Value> for Bytes {
     }
 }
 
-/// A policy that has been validated.
-#[derive(Debug)]
+/// A policy that has been validated. A copy is another owner of the same one.
+#[derive(Clone, Debug)]
 pub struct Policy {
+    body: PoolArc<Body>,
+}
+
+#[derive(Debug)]
+struct Body {
     image: Bytes,
     generation: u32,
     digest: [u8; 32],
@@ -53,17 +58,17 @@ pub struct Policy {
 
 impl Policy {
     pub fn image(&self) -> Image<'_> {
-        Image::assume_valid(self.image.as_slice())
+        Image::assume_valid(self.body.image.as_slice())
     }
 
     /// Counts the policies since the driver's start, from 1; 0 stands for no policy.
-    pub const fn generation(&self) -> u32 {
-        self.generation
+    pub fn generation(&self) -> u32 {
+        self.body.generation
     }
 
     /// BLAKE2s-256 of the image.
-    pub const fn digest(&self) -> &[u8; 32] {
-        &self.digest
+    pub fn digest(&self) -> &[u8; 32] {
+        &self.body.digest
     }
 }
 
@@ -121,7 +126,8 @@ impl Policies {
             return Err(Unfit::Image(invalid));
         }
         let generation = self.generation.load(Ordering::Relaxed).wrapping_add(1).max(1);
-        let policy = PoolBox::try_new(tags::POLICY, Policy { image, generation, digest: *digest });
+        let body = PoolArc::try_new(tags::POLICY, Body { image, generation, digest: *digest });
+        let policy = body.and_then(|body| PoolBox::try_new(tags::POLICY, Policy { body }));
         let policy = policy.map_err(|status| {
             trace::emit(&Event::Fault { operation: "memory for a policy", status: status.into() });
             Unfit::Memory(status)
@@ -140,7 +146,12 @@ impl Policies {
     #[inline]
     pub fn decide(&self, tuple: &Tuple<'_>, at: &AtDispatch<'_>) -> Option<(Decision, u32)> {
         self.snapshot
-            .read(at, |policy| policy.map(|policy| (policy.image().decide(tuple), policy.generation)))
+            .read(at, |policy| policy.map(|policy| (policy.image().decide(tuple), policy.generation())))
+    }
+
+    /// The policy in force, to look at for as long as it takes: another one may come into force meanwhile.
+    pub fn current(&self, irql: &mut AtMostDispatch) -> Option<Policy> {
+        self.with_current(irql, |policy| Some(policy?.clone()))
     }
 
     /// Lends the policy in force, for a short time: at DISPATCH_LEVEL, and no other policy can come into force

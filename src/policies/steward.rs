@@ -87,6 +87,7 @@ impl Steward {
             store,
             service,
             registry: Some(NO_DIGEST),
+            unfit: false,
             late: None,
         };
         let mut work = PoolBox::try_new(tags::POLICY, work)?;
@@ -123,7 +124,9 @@ struct Work {
     service: PoolSlice<u16>,
     /// The digest of the registry's policy at the start; `None`: it could not be read.
     registry: Option<[u8; 32]>,
-    /// The store could not be read, and nobody has applied a policy since the start.
+    /// There is a policy in the registry that is none.
+    unfit: bool,
+    /// The store could not be read, and nobody has confirmed a policy since the start.
     late: Option<Late>,
 }
 
@@ -145,8 +148,9 @@ struct Provisional {
 
 fn run(passive: &mut Passive, mut work: PoolBox<Work>) {
     loop {
-        // An order that came within the window is served before the window is looked at.
         while let Some(order) = work.desk.take(passive) {
+            // Nothing is confirmed when its window is over.
+            work.expire(passive);
             let Order { ticket, what } = order;
             let result = work.serve(passive, &ticket, what);
             work.desk.answer(passive, Outcome { ticket, result });
@@ -163,6 +167,9 @@ fn run(passive: &mut Passive, mut work: PoolBox<Work>) {
         }
     }
     work.roll_back(passive, RollbackReason::Stopped, 0);
+    if let Some(store) = &mut work.store {
+        store.void(passive);
+    }
 }
 
 impl Work {
@@ -199,13 +206,13 @@ impl Work {
             decided = self.restore(passive, stored.take());
         }
         if !decided && let Some((image, digest)) = registry {
-            match self.policies.prepare(passive, image, &digest) {
-                Ok(policy) => {
-                    drop(self.put(passive, policy));
-                    decided = true;
-                }
+            if let Ok(policy) = self.policies.prepare(passive, image, &digest) {
+                drop(self.put(passive, policy));
+                decided = true;
+            } else {
                 // Told by the policy itself.
-                Err(_) => unusable = unusable.saturating_add(1),
+                self.unfit = true;
+                unusable = unusable.saturating_add(1);
             }
             // What was confirmed once is better than nothing.
             decided = decided || self.restore(passive, stored);
@@ -249,7 +256,9 @@ impl Work {
     fn retry(&mut self, passive: &mut Passive, delay: Interval) {
         let Some(store) = &mut self.store else { return };
         if let Ok(stored) = store.read(passive) {
-            if stored.as_ref().is_some_and(|stored| self.is_newest(stored)) {
+            let newest = stored.as_ref().is_some_and(|stored| self.is_newest(stored));
+            // What was confirmed once is better than nothing.
+            if newest || (self.unfit && self.generation(passive) == 0) {
                 self.restore(passive, stored);
                 self.tell_status(passive);
             }
@@ -300,8 +309,6 @@ impl Work {
             Unfit::Memory(status) => Refusal::failed(status, "no memory for the policy"),
         })?;
         let (generation, rules) = (policy.generation(), policy.image().rule_count());
-        // Whatever the store has is older.
-        self.late = None;
         let deadline = after(Interval::from_millis(window.saturating_mul(1000)));
         let before = self.put(passive, policy);
         self.provisional = Some(Provisional { generation, deadline, before });
@@ -337,6 +344,8 @@ impl Work {
         }
         let confirmed = self.provisional.take();
         drop(confirmed);
+        // Whatever the store had is older.
+        self.late = None;
         self.tell_status(passive);
         trace::emit(&trace::Event::PolicyConfirmed { generation, stored, session: ticket.session });
         Ok(Done::Confirmed { generation })
@@ -372,17 +381,26 @@ impl Work {
         restored
     }
 
-    /// Does what is due. Returns how long it is until something else is.
-    fn look(&mut self, passive: &mut Passive) -> Option<Interval> {
+    /// Takes a provisional policy back whose window is over.
+    fn expire(&mut self, passive: &mut Passive) {
         let now = time::since_boot();
         if self.provisional.as_ref().is_some_and(|provisional| provisional.deadline <= now) {
             self.roll_back(passive, RollbackReason::Expired, 0);
         }
-        if let Some(Late { delay, .. }) = self.late.take_if(|late| late.due <= now) {
+    }
+
+    /// Does what is due. Returns how long it is until something else is.
+    fn look(&mut self, passive: &mut Passive) -> Option<Interval> {
+        self.expire(passive);
+        let now = time::since_boot();
+        // What is stored comes after what somebody has applied, and before nothing.
+        if self.provisional.is_none()
+            && let Some(Late { delay, .. }) = self.late.take_if(|late| late.due <= now)
+        {
             self.retry(passive, delay);
         }
         let window = self.provisional.as_ref().map(|provisional| provisional.deadline);
-        let due = self.late.as_ref().map(|late| late.due);
+        let due = self.late.as_ref().filter(|_| self.provisional.is_none()).map(|late| late.due);
         let next = window.into_iter().chain(due).min()?;
         let left = next.as_100ns().saturating_sub(time::since_boot().as_100ns());
         Some(Interval::from_100ns(left).min(LOOK))

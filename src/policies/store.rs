@@ -39,14 +39,15 @@ enum Newest {
     Neither,
     One {
         slot: u8,
-        sequence: u64,
     },
 }
 
+/// How often a store whose slots cannot be read is left for later.
+const MOST_FAILURES: u8 = 4;
+
 impl Newest {
     fn of(stored: Option<&Stored>) -> Self {
-        stored
-            .map_or(Self::Neither, |stored| Self::One { slot: stored.slot, sequence: stored.header.sequence })
+        stored.map_or(Self::Neither, |stored| Self::One { slot: stored.slot })
     }
 }
 
@@ -55,6 +56,10 @@ impl Newest {
 pub struct Store {
     location: Location,
     newest: Newest,
+    /// The highest sequence that any header has said.
+    highest: u64,
+    /// How often slots could not be read.
+    failures: u8,
     /// A slot that was written to in vain, and might count all the same.
     torn: Option<u8>,
 }
@@ -81,7 +86,7 @@ impl Store {
                 Location::At(PoolSlice::try_from_fn(tags::STORE, path.len(), unit)?)
             }
         };
-        Ok(Some(Self { location, newest: Newest::Unknown, torn: None }))
+        Ok(Some(Self { location, newest: Newest::Unknown, highest: 0, failures: 0, torn: None }))
     }
 
     fn open<'p>(&self, passive: &'p Passive) -> Result<Directory<'p>> {
@@ -101,7 +106,15 @@ impl Store {
     /// The directory cannot be used, which is told; it may be later.
     pub fn read(&mut self, passive: &Passive) -> Result<Option<Stored>> {
         let directory = self.open(passive).inspect_err(|status| refuse(DIRECTORY, "directory", *status))?;
-        let (first, second) = (sequence(passive, &directory, 0), sequence(passive, &directory, 1));
+        let mut failed = None;
+        let mut sequence = |slot| {
+            sequence(passive, &directory, slot).unwrap_or_else(|status| {
+                failed = Some(status);
+                None
+            })
+        };
+        let (first, second) = (sequence(0), sequence(1));
+        self.highest = self.highest.max(first.max(second).unwrap_or_default());
         let newer = if second > first { [1, 0] } else { [0, 1] };
         let mut newest = None;
         for slot in newer.into_iter().filter(|slot| if *slot == 0 { first } else { second }.is_some()) {
@@ -110,8 +123,20 @@ impl Store {
                     newest = Some(stored);
                     break;
                 }
-                Err(damaged) => damaged.tell(slot),
+                Err(unusable) => {
+                    if let Unusable::Unreadable(status) = unusable {
+                        failed = Some(status);
+                    }
+                    unusable.tell(slot);
+                }
             }
+        }
+        // An older policy, or none, does not take the place of one that only cannot be read now; but not for ever.
+        if let Some(status) = failed
+            && self.failures < MOST_FAILURES
+        {
+            self.failures = self.failures.saturating_add(1);
+            return Err(status);
         }
         self.newest = Newest::of(newest.as_ref());
         Ok(newest)
@@ -126,18 +151,22 @@ impl Store {
             drop(self.read(passive)?);
         }
         let (slot, sequence) = match self.newest {
-            Newest::One { slot, sequence } => (slot ^ 1, sequence.saturating_add(1)),
-            Newest::Neither | Newest::Unknown => (0, 1),
+            Newest::One { slot } => (slot ^ 1, self.highest.saturating_add(1)),
+            Newest::Neither | Newest::Unknown => (0, self.highest.saturating_add(1)),
         };
-        let written = self.write_slot(passive, policies, registry, slot, sequence);
+        let mut touched = false;
+        let written = self.write_slot(passive, policies, registry, (slot, sequence), &mut touched);
         match written {
             Ok(()) => {
-                self.newest = Newest::One { slot, sequence };
+                self.newest = Newest::One { slot };
+                self.highest = sequence;
                 self.torn = None;
             }
             Err(status) => {
                 refuse(slot, "not written", status);
-                self.torn = Some(slot);
+                if touched {
+                    self.torn = Some(slot);
+                }
                 self.void(passive);
             }
         }
@@ -163,8 +192,8 @@ impl Store {
         passive: &mut Passive,
         policies: &Policies,
         registry: &[u8; 32],
-        slot: u8,
-        sequence: u64,
+        (slot, sequence): (u8, u64),
+        touched: &mut bool,
     ) -> Result {
         let described = policies.with_current(passive, |policy| policy.map(describe));
         let (size, digest) = described.ok_or(Status::INVALID_DEVICE_STATE)?;
@@ -185,6 +214,7 @@ impl Store {
         let directory = self.open(passive)?;
         let name = name(slot).ok_or(Status::INVALID_PARAMETER)?;
         let written = directory.replace_file(passive, name)?;
+        *touched = true;
         written.write(HEADER as u64, file.get(HEADER..).unwrap_or_default())?;
         // The header last: without it the file is nothing.
         written.write(0, &header.encode())?;
@@ -236,8 +266,11 @@ fn name(slot: u8) -> Option<&'static [u16]> {
     NAMES.get(usize::from(slot)).map(<[u16; 8]>::as_slice)
 }
 
-/// The sequence that the header of a slot says, unless the slot is empty, or cannot be used, which is told.
-fn sequence(passive: &Passive, directory: &Directory<'_>, slot: u8) -> Option<u64> {
+/// The sequence that the header of a slot says, unless the slot is empty, or damaged, which is told.
+///
+/// # Errors
+/// The slot cannot be read, which is told.
+fn sequence(passive: &Passive, directory: &Directory<'_>, slot: u8) -> Result<Option<u64>> {
     let read = || -> core::result::Result<u64, Unusable> {
         let file = open(passive, directory, slot)?;
         let mut bytes = [0; HEADER];
@@ -246,11 +279,15 @@ fn sequence(passive: &Passive, directory: &Directory<'_>, slot: u8) -> Option<u6
         Ok(header.sequence)
     };
     match twice(read) {
-        Ok(sequence) => Some(sequence),
-        Err(Unusable::Unreadable(Status::OBJECT_NAME_NOT_FOUND)) => None,
+        Ok(sequence) => Ok(Some(sequence)),
+        Err(Unusable::Unreadable(Status::OBJECT_NAME_NOT_FOUND)) => Ok(None),
+        Err(Unusable::Unreadable(status)) => {
+            refuse(slot, "unreadable", status);
+            Err(status)
+        }
         Err(damaged) => {
             damaged.tell(slot);
-            None
+            Ok(None)
         }
     }
 }
