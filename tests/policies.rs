@@ -565,6 +565,50 @@ fn the_store_is_where_the_setting_says() {
 }
 
 #[test]
+fn a_volume_that_comes_later_brings_its_policy_after_one_that_was_rolled_back() {
+    let machine = boot();
+    let house = House::start(&machine);
+    house.apply_and_confirm(&blocks(24));
+    house.stop();
+    machine.sim.files().set_present(false);
+    let house = House::start(&machine);
+    assert_eq!((house.unusable, house.digest()), (1, None));
+    let generation = house.apply(&blocks(25));
+    assert!(house.roll_back(generation).is_ok());
+    machine.sim.files().set_present(true);
+    house.pass_time_until("the stored policy decides", || house.status().digest == Some(digest(&blocks(24))));
+    house.stop();
+    machine.finish();
+}
+
+#[test]
+fn a_store_that_cannot_be_read_for_a_moment_is_read_later_and_nothing_older_takes_its_place() {
+    let machine = boot();
+    let house = House::start(&machine);
+    house.apply_and_confirm(&blocks(24));
+    house.apply_and_confirm(&blocks(25));
+    house.stop();
+    let mut late = 0;
+    for seed in 0..400 {
+        machine.sim.fault(Plan::Seeded { seed, one_in: 3 });
+        let house = House::try_start(&machine, Place::Own);
+        machine.sim.fault(Plan::None);
+        let Ok(house) = house else { continue };
+        let found = house.digest();
+        assert_ne!(found, Some(digest(&blocks(24))), "seed {seed}: an older one decides");
+        if found.is_none() {
+            late += 1;
+            house.pass_time_until("the stored policy decides", || {
+                house.status().digest == Some(digest(&blocks(25)))
+            });
+        }
+        house.stop();
+    }
+    assert!(late > 0);
+    machine.finish();
+}
+
+#[test]
 fn a_volume_that_comes_later_brings_its_policy_unless_one_was_applied() {
     for applied in [false, true] {
         let machine = boot();
