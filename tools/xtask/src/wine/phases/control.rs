@@ -161,7 +161,8 @@ fn many(session: &mut Session, cast: &Cast, port: u16, report: &mut Report) -> R
     session.events.mark()?;
     let mut peers = Vec::new();
     for number in 0..MAX_SESSIONS {
-        let keys = if number % 2 == 0 { &cast.operator } else { &cast.observer };
+        // The last places are for operators.
+        let keys = if number < MAX_SESSIONS / 2 { &cast.observer } else { &cast.operator };
         peers.push(connected(session, cast, keys, port)?);
     }
     Raw::connect_in_vain(port)?;
