@@ -3,7 +3,7 @@
 //! A policy is written to the file that does not count, and that one counts when all of it is on the disk: whenever the
 //! power fails, one of the two is whole, the new one or the one before. PASSIVE_LEVEL.
 
-use super::force::{Bytes, Policies, Policy};
+use super::force::{Bytes, Policies};
 use super::slot::{Damage, HEADER, Header, LARGEST};
 use crate::config::schema::Place;
 use crate::kernel::device::DriverObject;
@@ -18,8 +18,6 @@ use crate::trace::{self, Event};
 static NAMES: [[u16; 8]; 2] = [from_ascii(b"policy.0"), from_ascii(b"policy.1")];
 /// Where they are on a system that keeps no directory for a driver's data.
 static FALLBACK: [u16; 44] = from_ascii(br"\SystemRoot\System32\drivers\DriverData\weir");
-/// How much of an image is copied at once, at DISPATCH_LEVEL.
-const PIECE: usize = 0x1_0000;
 /// What an event calls the directory, among the slots.
 const DIRECTORY: u8 = u8::MAX;
 
@@ -195,27 +193,21 @@ impl Store {
         (slot, sequence): (u8, u64),
         touched: &mut bool,
     ) -> Result {
-        let described = policies.with_current(passive, |policy| policy.map(describe));
-        let (size, digest) = described.ok_or(Status::INVALID_DEVICE_STATE)?;
-        let length = HEADER.checked_add(size).ok_or(Status::INVALID_PARAMETER)?;
-        let mut file = PoolSlice::try_zeroed(tags::STORE, length)?;
-        // In pieces, each for a short time at DISPATCH_LEVEL; nobody but this thread puts another policy into force.
-        let image = file.get_mut(HEADER..).unwrap_or_default();
-        for (index, piece) in image.chunks_mut(PIECE).enumerate() {
-            policies.with_current(passive, |policy| copy(policy, index.saturating_mul(PIECE), piece));
-        }
+        let policy = policies.current(passive).ok_or(Status::INVALID_DEVICE_STATE)?;
+        let image = policy.image();
+        let image = image.bytes();
         let header = Header {
-            size: u32::try_from(size).map_err(|_| Status::INVALID_PARAMETER)?,
+            size: u32::try_from(image.len()).map_err(|_| Status::INVALID_PARAMETER)?,
             sequence,
             confirmed: time::system_time(),
             registry: *registry,
-            image: digest,
+            image: *policy.digest(),
         };
         let directory = self.open(passive)?;
         let name = name(slot).ok_or(Status::INVALID_PARAMETER)?;
         let written = directory.replace_file(passive, name)?;
         *touched = true;
-        written.write(HEADER as u64, file.get(HEADER..).unwrap_or_default())?;
+        written.write(HEADER as u64, image)?;
         // The header last: without it the file is nothing.
         written.write(0, &header.encode())?;
         written.flush()
@@ -310,17 +302,4 @@ fn stored(passive: &Passive, directory: &Directory<'_>, slot: u8) -> core::resul
 
 fn open<'p>(passive: &'p Passive, directory: &Directory<'p>, slot: u8) -> Result<File<'p>> {
     directory.open_file(passive, name(slot).ok_or(Status::INVALID_PARAMETER)?)
-}
-
-/// Size and digest of a policy's image.
-fn describe(policy: &Policy) -> (usize, [u8; 32]) {
-    (policy.image().bytes().len(), *policy.digest())
-}
-
-/// Copies what the image has from `offset` on.
-fn copy(policy: Option<&Policy>, offset: usize, into: &mut [u8]) {
-    let rest = policy.and_then(|policy| policy.image().bytes().get(offset..)).unwrap_or_default();
-    for (place, byte) in into.iter_mut().zip(rest) {
-        *place = *byte;
-    }
 }
