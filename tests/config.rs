@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use ntsim::fault::Plan;
 use ntsim::registry::Value;
 use ntsim::security::{Ace, Descriptor, READ, Sid};
-use weir::config::schema::{FailMode, POLICY_IMAGE, TABLE};
+use weir::config::schema::{FailMode, POLICY_IMAGE, Requirement, TABLE};
 use weir::config::{self, Loaded, Settings};
 use weir::control::protocol::noise::Keys;
 use weir::kernel::Status;
@@ -87,8 +87,9 @@ fn what_stands_in_the_registry_is_taken() {
     assert_eq!(settings.control_max_sessions, 3);
     assert_eq!(settings.fail_mode, FailMode::Closed);
     assert_eq!(settings.ring_records, Settings::DEFAULT.ring_records);
-    let required: Vec<_> = settings.extension_interfaces.as_slice().iter().map(|it| it.required).collect();
-    assert_eq!(required, [true, false]);
+    let requirements: Vec<_> =
+        settings.extension_interfaces.as_slice().iter().map(|it| it.requirement).collect();
+    assert_eq!(requirements, [Requirement::Required, Requirement::Optional]);
     assert_eq!(loaded.policy_image.as_ref().unwrap().bytes(), image);
     assert_eq!(events, ["SettingsRead { taken: 5, refused: 0 }", "ControlKeyAbsent"]);
     drop(loaded);

@@ -11,7 +11,7 @@ use core::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 
 use crate::control::protocol::role::{self, MAX_PEERS, Name, Peer};
 pub use crate::trace::Guid;
-pub use crate::trace::events::{FailMode, RefusedSetting as Refused};
+pub use crate::trace::events::{FailMode, Provider, RefusedSetting as Refused};
 
 pub const REG_SZ: u32 = 1;
 pub const REG_BINARY: u32 = 3;
@@ -185,10 +185,10 @@ impl Peers {
 }
 
 impl Extensions {
-    pub const EMPTY: Self = Self::empty(Extension {
-        interface: Guid { data1: 0, data2: 0, data3: 0, data4: [0; 8] },
-        required: false,
-    });
+    pub const EMPTY: Self = Self::empty(Extension::new(
+        Guid { data1: 0, data2: 0, data3: 0, data4: [0; 8] },
+        Requirement::Optional,
+    ));
 }
 
 /// A peer to connect to.
@@ -199,12 +199,48 @@ pub struct Dial {
     pub address: SocketAddr,
 }
 
-/// An extension interface to register for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+/// Whether a socket can do without an extension interface.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Requirement {
+    /// It is not asked for.
+    Off,
+    /// The socket goes on without it.
+    Optional,
+    /// The socket is closed without it.
+    Required,
+}
+
+/// Kinds of providers, in the order in which they are asked.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Providers([Option<Provider>; 3]);
+
+impl Providers {
+    /// WSK, modules of vendors, weir itself.
+    pub const DEFAULT: Self = Self([Some(Provider::Wsk), Some(Provider::Nmr), Some(Provider::Builtin)]);
+
+    /// The kinds, in their order.
+    pub fn iter(&self) -> impl Iterator<Item = Provider> {
+        self.0.into_iter().flatten()
+    }
+}
+
+/// An extension interface, and how sockets are to have it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Extension {
     pub interface: Guid,
-    /// A connection that cannot have it is closed.
-    pub required: bool,
+    pub requirement: Requirement,
+    /// The events to switch on; `None`: those of the interface.
+    pub events: Option<u32>,
+    pub providers: Providers,
+    /// The interface whose tables this one has, if it is an alias.
+    pub speaks: Option<Guid>,
+}
+
+impl Extension {
+    /// By the defaults but for the requirement.
+    pub const fn new(interface: Guid, requirement: Requirement) -> Self {
+        Self { interface, requirement, events: None, providers: Providers::DEFAULT, speaks: None }
+    }
 }
 
 /// A directory.
@@ -689,14 +725,14 @@ fn extension(entry: Text<'_>) -> Result<Extension, Refused> {
                     .zip(word.bytes())
                     .all(|(&[low, high], expected)| high == 0 && low.to_ascii_lowercase() == expected)
         };
-        let required = if is("required") {
-            true
+        let requirement = if is("required") {
+            Requirement::Required
         } else if is("optional") {
-            false
+            Requirement::Optional
         } else {
             return None;
         };
-        Some(Extension { interface: Guid::parse(utf16(interface))?, required })
+        Some(Extension::new(Guid::parse(utf16(interface))?, requirement))
     };
     read().ok_or(Refused::BadInterface)
 }

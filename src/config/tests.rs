@@ -292,7 +292,11 @@ fn interfaces(text: &str) -> Result<Vec<(String, bool)>, Refused> {
     let mut settings = Settings::DEFAULT;
     settings.set("ExtensionInterfaces", REG_MULTI_SZ, &utf16(text))?;
     let entries = settings.extension_interfaces;
-    Ok(entries.as_slice().iter().map(|entry| (format!("{}", entry.interface), entry.required)).collect())
+    Ok(entries
+        .as_slice()
+        .iter()
+        .map(|entry| (format!("{}", entry.interface), entry.requirement == Requirement::Required))
+        .collect())
 }
 
 #[test]

@@ -158,12 +158,13 @@ unsafe impl ExtensionInterface for ConnectionV1 {
     const MINIMUM_WSK_VERSION: u16 = MAKE_WSK_VERSION(1, 0);
 
     unsafe fn provider_is_usable(dispatch: NonNull<c_void>) -> bool {
+        if !dispatch.cast::<CONNECTION_V1_PROVIDER_DISPATCH>().is_aligned() {
+            return false;
+        }
         let head = dispatch.cast::<[u16; 2]>();
         // SAFETY: every table of this interface begins with its size and version (contract).
-        let [size, version] = unsafe { head.read_unaligned() };
-        version >= CONNECTION_V1
-            && size >= PROVIDER_SIZE
-            && dispatch.cast::<CONNECTION_V1_PROVIDER_DISPATCH>().is_aligned()
+        let [size, version] = unsafe { head.read() };
+        version >= CONNECTION_V1 && size >= PROVIDER_SIZE
     }
 }
 

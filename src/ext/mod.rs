@@ -1,7 +1,3 @@
-//! Extension interfaces: registration of weir's sockets for them, and the way of their callbacks.
-//!
-//! | part | what it is |
-//! | --- | --- |
 //! | [`ExtensionInterface`], [`INTERFACES`] | what an interface is, and the table of those that weir speaks |
 //! | [`Sockets`], [`Attached`] | per socket: which interfaces it has, from whom; what callbacks find by their context |
 //! | [`Callback`] | a provider's call: a claim, a few stores, a commit |
@@ -38,6 +34,8 @@ pub mod connection_v1;
 mod events;
 mod gate;
 mod interface;
+pub mod label_v1;
+pub mod module;
 mod sockets;
 
 pub use events::{Events, Figures};
@@ -48,5 +46,3 @@ pub use sockets::{
 
 /// The interfaces that weir speaks.
 pub static INTERFACES: [Interface; COUNT] = [Interface::of::<connection_v1::ConnectionV1>()];
-
-const COUNT: usize = 1;

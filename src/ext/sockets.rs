@@ -8,7 +8,7 @@ use super::events::Rings;
 use super::gate::{Gate, TAG_BITS, Tag};
 use super::interface::{ExtensionInterface, Interface};
 use super::{COUNT, INTERFACES};
-use crate::config::schema::Extensions;
+use crate::config::schema::{self, Extensions};
 use crate::kernel::irql::AtMostDispatch;
 use crate::kernel::pool::{PoolArc, PoolSlice, tags};
 use crate::kernel::{Result, Status};
@@ -47,7 +47,9 @@ impl Plan {
     /// Every interface of [`INTERFACES`], as an option unless the settings say that it is required.
     pub fn new(settings: &Extensions) -> Self {
         let mut plan = Self::OPTIONAL;
-        for wanted in settings.as_slice().iter().filter(|wanted| wanted.required) {
+        for wanted in
+            settings.as_slice().iter().filter(|wanted| wanted.requirement == schema::Requirement::Required)
+        {
             let mut known = INTERFACES.iter().zip(&mut plan.requirements);
             match known.find(|(interface, _)| Guid::from(*interface.npi_id()) == wanted.interface) {
                 Some((_, requirement)) => *requirement = Requirement::Required,

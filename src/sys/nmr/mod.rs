@@ -4,7 +4,9 @@
 #[cfg(image)]
 mod abi;
 #[cfg(image)]
-pub use abi::*;
+mod image;
+#[cfg(image)]
+pub use {abi::*, image::*};
 
 #[cfg(feature = "sim")]
 pub use ntsim::sys::nmr::*;
