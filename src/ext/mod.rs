@@ -46,3 +46,5 @@ pub use sockets::{
 
 /// The interfaces that weir speaks.
 pub static INTERFACES: [Interface; COUNT] = [Interface::of::<connection_v1::ConnectionV1>()];
+
+const COUNT: usize = 1;
