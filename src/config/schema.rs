@@ -459,6 +459,21 @@ schema! {
         /// speaks are asked for in any case, as optional ones.
         extension_interfaces: Extensions = "ExtensionInterfaces" Kind::Extensions,
             Extensions::EMPTY, "", Restart;
+        /// How often weir itself, where it provides an interface, tells what a control connection has carried; 0: not at
+        /// all.
+        extension_metric_seconds: u32 = "ExtensionMetricSeconds"
+            Kind::Number { minimum: 0, maximum: 86_400, power_of_two: false, unit: "seconds" },
+            60, "60", Restart;
+        /// How much may wait to be sent on a control connection before extensions are told, and again when half of it
+        /// is left; above it, a connection has no more than one buffer under way. 0: no mark.
+        send_backlog_mark: u32 = "SendBacklogMark"
+            Kind::Number { minimum: 0, maximum: 16_777_216, power_of_two: false, unit: "bytes" },
+            0, "0", Restart;
+        /// How much may have been received on a control connection and not been read before extensions are told, and
+        /// again when half of it is left. 0: no mark.
+        receive_backlog_mark: u32 = "ReceiveBacklogMark"
+            Kind::Number { minimum: 0, maximum: 16_777_216, power_of_two: false, unit: "bytes" },
+            0, "0", Restart;
         /// How many records of 64 bytes the dispatch ring of each processor holds. When it is full, telemetry is
         /// dropped, and counted; the ends of connections are told all the same.
         ring_records: u32 = "RingRecords"

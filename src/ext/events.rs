@@ -179,6 +179,8 @@ impl Handler<Slot> for Consumer<'_> {
             interface: guid(&event.interface),
             code: event.code,
             value: event.value,
+            provider: events::Provider::Wsk,
+            data: event.data,
         });
     }
 
@@ -195,7 +197,8 @@ impl Handler<Slot> for Consumer<'_> {
                 LifeCycle::Opened => self.tell_registration(session, &registration),
                 LifeCycle::ExtensionDetached if registration.state == State::Granted => {
                     let Registration { interface, callbacks, .. } = registration;
-                    trace::emit(&trace::Event::ExtensionDetached { session, interface, callbacks });
+                    let provider = events::Provider::Wsk;
+                    trace::emit(&trace::Event::ExtensionDetached { session, interface, callbacks, provider });
                 }
                 LifeCycle::ExtensionDetached | LifeCycle::Closed => {}
             }

@@ -52,7 +52,7 @@ pub(super) fn write(event: &Event<'_>) {
     put(Data::event(metadata));
     payload.pieces(|piece| {
         put(match piece {
-            Text::Utf8(bytes) => Data::bytes(bytes),
+            Text::Bytes(bytes) => Data::bytes(bytes),
             Text::Utf16(units) => Data::units(units),
         });
     });

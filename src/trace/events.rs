@@ -129,6 +129,7 @@ named_values! {
         BadPeer = 13 "bad-peer",
         UnknownPeer = 14 "unknown-peer",
         BadPath = 15 "bad-path",
+        UnknownInterface = 16 "unknown-interface",
     }
     /// Why the driver's private key was not taken.
     RefusedKey {
@@ -159,6 +160,8 @@ pub enum Kind {
     Guid,
     /// 4 or 16 bytes, in network order.
     Address,
+    /// Bytes that only their maker knows, shown in hexadecimal.
+    Bytes,
     /// UTF-8.
     Text,
     /// UTF-16.
@@ -175,6 +178,7 @@ pub enum Value<'a> {
     NtStatus(NtStatus),
     Guid(Guid),
     Address(IpAddr),
+    Bytes(&'a [u8]),
     Text(&'a str),
     Wide(&'a [u16]),
     Named(u8, &'static str),
@@ -207,6 +211,7 @@ fields! {
     NtStatus, NtStatus, it => Value::NtStatus(*it);
     Guid, Guid, it => Value::Guid(*it);
     IpAddr, Address, it => Value::Address(*it);
+    &[u8], Bytes, it => Value::Bytes(it);
     &str, Text, it => Value::Text(it);
     &[u16], Wide, it => Value::Wide(it);
 }
@@ -650,7 +655,7 @@ events! {
         /// Who provides it.
         provider: Provider,
     }
-    /// An extension interface is not supported for a control connection.
+    /// Nobody provides an extension interface for a control connection.
     61 ExtensionRefused(Information, EXTENSION) {
         /// The session's number; 0 for the listening socket.
         session: u64,
@@ -661,7 +666,7 @@ events! {
         /// What the last provider asked answered.
         status: NtStatus,
     }
-    /// The registration of a control connection for an extension interface failed.
+    /// A provider of an extension interface failed to register a control connection. Another one may be asked.
     62 ExtensionFailed(Warning, EXTENSION) {
         /// The session's number; 0 for the listening socket.
         session: u64,
@@ -669,7 +674,7 @@ events! {
         interface: Guid,
         /// Who was asked.
         provider: Provider,
-        /// The interface is required, so the connection is closed.
+        /// The interface is required, so the connection is closed if nobody else provides it.
         required: bool,
         /// Why.
         status: NtStatus,
@@ -684,6 +689,10 @@ events! {
         code: u32,
         /// The event's parameter.
         value: u64,
+        /// Who called back.
+        provider: Provider,
+        /// What came with it; at most 40.
+        data: &'a [u8] ["bytes"],
     }
     /// A registration has ended with its connection. Told once for each ExtensionRegistered.
     64 ExtensionDetached(Information, EXTENSION) {
@@ -693,6 +702,24 @@ events! {
         interface: Guid,
         /// How many callbacks it made.
         callbacks: u64,
+        /// Who provided it.
+        provider: Provider,
+    }
+    /// A vendor's module offers an extension interface: it is asked from now on.
+    65 ExtensionProviderAttached(Information, EXTENSION) {
+        /// The interface's NPIID.
+        interface: Guid,
+        /// The module's id.
+        module: Guid,
+        /// Its functions are of a form that weir can use; otherwise it is left alone.
+        usable: bool,
+    }
+    /// A vendor's module has gone, and what it had registered has ended.
+    66 ExtensionProviderDetached(Information, EXTENSION) {
+        /// The interface's NPIID.
+        interface: Guid,
+        /// The module's id.
+        module: Guid,
     }
 
     /// The dispatch ring had no room for records.

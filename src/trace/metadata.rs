@@ -43,6 +43,7 @@ const fn types(kind: Kind) -> (u8, u8) {
         Kind::NtStatus => (TLG_HEX_INT32, OUT_NTSTATUS),
         Kind::Guid => (TLG_GUID, 0),
         Kind::Address => (TLG_BINARY, OUT_IPV6),
+        Kind::Bytes => (TLG_BINARY, 0),
         Kind::Text | Kind::Named(_) => (TLG_COUNTED_ANSI_STRING, OUT_UTF8),
         Kind::Wide => (TLG_COUNTED_STRING, 0),
     }
@@ -162,8 +163,8 @@ pub(super) const MOST_BYTES: usize = {
         while field < fields.len() {
             bytes += match fields[field].kind {
                 Kind::Bool | Kind::U8 => 1,
-                // Texts have their length here.
-                Kind::U16 | Kind::Text | Kind::Wide => 2,
+                // Texts and bytes have their length here.
+                Kind::U16 | Kind::Text | Kind::Wide | Kind::Bytes => 2,
                 Kind::U32 | Kind::NtStatus => 4,
                 Kind::U64 => 8,
                 Kind::Guid => 16,
@@ -189,14 +190,14 @@ pub(super) const MOST_BYTES: usize = {
     most
 };
 
-/// The most texts that an event has.
+/// The most texts, and bytes of any number, that an event has.
 pub(super) const MOST_TEXTS: usize = {
     let (mut most, mut index) = (0, 0);
     while index < EVENTS.len() {
         let fields = EVENTS[index].fields;
         let (mut texts, mut field) = (0, 0);
         while field < fields.len() {
-            texts += matches!(fields[field].kind, Kind::Text | Kind::Wide) as usize;
+            texts += matches!(fields[field].kind, Kind::Text | Kind::Wide | Kind::Bytes) as usize;
             field += 1;
         }
         if texts > most {

@@ -6,10 +6,10 @@ use core::net::IpAddr;
 use super::events::{Event, FieldMeta, Kind, Value};
 use super::metadata::{self, MOST_BYTES, MOST_TEXTS};
 
-/// A text, which stays where it is.
+/// A text or bytes of any number, which stay where they are.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Text<'a> {
-    Utf8(&'a [u8]),
+    Bytes(&'a [u8]),
     Utf16(&'a [u16]),
 }
 
@@ -26,7 +26,7 @@ impl<'a> Payload<'a> {
     /// The fields of an event. What it costs is bounded; a text is cut at 65535 bytes.
     pub(super) fn of(event: &'a Event<'_>, fields: &[FieldMeta]) -> Self {
         let mut payload =
-            Self { bytes: [0; MOST_BYTES], used: 0, texts: [(0, Text::Utf8(&[])); MOST_TEXTS], count: 0 };
+            Self { bytes: [0; MOST_BYTES], used: 0, texts: [(0, Text::Bytes(&[])); MOST_TEXTS], count: 0 };
         let mut fields = fields.iter();
         event.fields(|_, value| payload.field(fields.next().map(|field| field.kind), value));
         payload
@@ -59,11 +59,8 @@ impl<'a> Payload<'a> {
                 self.put(&16_u16.to_le_bytes());
                 self.put(&address.octets());
             }
-            Value::Text(text) => {
-                let text = text.as_bytes();
-                let text = text.get(..usize::from(u16::MAX)).unwrap_or(text);
-                self.text(text.len(), Text::Utf8(text));
-            }
+            Value::Text(text) => self.bytes(text.as_bytes()),
+            Value::Bytes(bytes) => self.bytes(bytes),
             Value::Wide(text) => {
                 let text = text.get(..usize::from(u16::MAX / 2)).unwrap_or(text);
                 self.text(size_of_val(text), Text::Utf16(text));
@@ -86,6 +83,11 @@ impl<'a> Payload<'a> {
         }
     }
 
+    fn bytes(&mut self, bytes: &'a [u8]) {
+        let bytes = bytes.get(..usize::from(u16::MAX)).unwrap_or(bytes);
+        self.text(bytes.len(), Text::Bytes(bytes));
+    }
+
     fn text(&mut self, size: usize, text: Text<'a>) {
         self.put(&u16::try_from(size).unwrap_or_default().to_le_bytes());
         if let Some(place) = self.texts.get_mut(self.count) {
@@ -98,11 +100,11 @@ impl<'a> Payload<'a> {
     pub(super) fn pieces<'p>(&'p self, mut piece: impl FnMut(Text<'p>)) {
         let mut start = 0;
         for (before, text) in self.texts.iter().take(self.count) {
-            piece(Text::Utf8(self.bytes.get(start..*before).unwrap_or_default()));
+            piece(Text::Bytes(self.bytes.get(start..*before).unwrap_or_default()));
             piece(*text);
             start = *before;
         }
-        piece(Text::Utf8(self.bytes.get(start..self.used).unwrap_or_default()));
+        piece(Text::Bytes(self.bytes.get(start..self.used).unwrap_or_default()));
     }
 }
 

@@ -99,10 +99,17 @@ fn written(event: &Event<'_>) -> (Vec<u8>, Vec<u8>) {
     let (metadata, payload) = payload::event(event);
     let mut bytes = Vec::new();
     payload.pieces(|piece| match piece {
-        Text::Utf8(text) => bytes.extend(text),
+        Text::Bytes(text) => bytes.extend(text),
         Text::Utf16(text) => bytes.extend(text.iter().flat_map(|unit| unit.to_le_bytes())),
     });
     (metadata.into(), bytes)
+}
+
+/// An event whose last field is bytes.
+fn metadata_and_bytes_of_a_callback(data: &[u8]) -> (Vec<u8>, Vec<u8>) {
+    let provider = super::events::Provider::Nmr;
+    let (session, interface, code, value) = (1, PROVIDER_ID, 2, 3);
+    written(&Event::ExtensionCallback { session, interface, code, value, provider, data })
 }
 
 #[test]
@@ -133,6 +140,12 @@ fn an_event_describes_itself_in_the_format_of_tracelogging() {
     let guid = b"\x74\xEA\xEE\x68\xE9\x36\xB6\x51\xD5\x9B\xEB\x01\x98\xBE\x0A\xFF";
     assert_eq!(bytes, [&b"\x01\0\0\0\0\0\0\0"[..], guid, b"\x07\0builtin"].concat());
 
+    let (_, callback) = metadata_and_bytes_of_a_callback(&[0xAB, 0, 7]);
+    assert!(callback.ends_with(b"\x03\0nmr\x03\0\xAB\0\x07"), "{callback:x?}");
+    let (metadata, callback) = metadata_and_bytes_of_a_callback(&[]);
+    assert!(metadata.ends_with(b"provider\0\x97\x23data\0\x0E"), "{metadata:x?}");
+    assert!(callback.ends_with(b"\x03\0nmr\0\0"), "{callback:x?}");
+
     let fail_mode = super::events::FailMode::Closed;
     assert_eq!(written(&Event::PolicyAbsent { fail_mode }).1, b"\x06\0closed");
     assert_eq!(written(&Event::DriverStopped {}), (b"\x11\0\0DriverStopped\0".into(), Vec::new()));
@@ -144,6 +157,9 @@ fn a_text_is_cut_where_its_length_no_longer_fits() {
     let long: Vec<u16> = vec![0x41; 40_000];
     let (_, bytes) = written(&Event::SettingUnknown { name: &long });
     assert_eq!((bytes.len(), &bytes[..2]), (2 + 65_534, &65_534_u16.to_le_bytes()[..]));
+    let (_, short) = metadata_and_bytes_of_a_callback(&[]);
+    let (_, bytes) = metadata_and_bytes_of_a_callback(&vec![7; 70_000]);
+    assert_eq!((bytes.len(), bytes[short.len() - 2]), (short.len() + 65_535, 0xFF));
 }
 
 #[cfg(feature = "sim")]

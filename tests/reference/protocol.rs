@@ -137,6 +137,7 @@ fn events() -> String {
                 Kind::U64 => "uint, 64 bits".into(),
                 Kind::Guid => "bytes, 16".into(),
                 Kind::Address => "address".into(),
+                Kind::Bytes => "bytes".into(),
                 Kind::Text | Kind::Wide => "text".into(),
                 Kind::Named(values) => {
                     let values: Vec<_> =

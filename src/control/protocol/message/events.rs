@@ -154,6 +154,7 @@ fn encode_value(value: Value<'_>, writer: &mut Writer<'_, '_>) -> Result<(), NoR
         Value::NtStatus(value) => value.encode(writer),
         Value::Guid(value) => value.encode(writer),
         Value::Address(value) => value.encode(writer),
+        Value::Bytes(value) => value.encode(writer),
         Value::Text(value) => value.encode(writer),
         Value::Named(value, _) => value.encode(writer),
         Value::Wide(units) => {

@@ -514,7 +514,7 @@ fn a_list_keeps_what_fits_and_its_order() {
 }
 
 /// Events with every kind of field.
-fn samples(name: &[u16]) -> [Event<'_>; 5] {
+fn samples(name: &[u16]) -> [Event<'_>; 6] {
     [
         Event::FlowClosed {
             connection: u64::MAX,
@@ -542,6 +542,14 @@ fn samples(name: &[u16]) -> [Event<'_>; 5] {
             status: NtStatus(0xC000_00BB_u32.cast_signed()),
         },
         Event::ExtensionRegistered { session: 0, interface: PROVIDER_ID, provider: Provider::Nmr },
+        Event::ExtensionCallback {
+            session: 1,
+            interface: PROVIDER_ID,
+            code: u32::MAX,
+            value: u64::MAX,
+            provider: Provider::Nmr,
+            data: &[0; 40],
+        },
         Event::DriverStopping {},
     ]
 }
@@ -555,14 +563,14 @@ fn events_arrive_with_the_fields_of_their_table() {
     for event in samples(&name) {
         batch.push(77, &event).unwrap();
     }
-    assert_eq!(batch.count(), 5);
+    assert_eq!(batch.count(), 6);
     let length = batch.finish();
     let (id, Answer::Events(events)) = Answer::decode(&buffer[..length]).unwrap() else {
         panic!("no events")
     };
     assert_eq!((id, events.first, events.snapshot_end), (Some(5), 1000, Some(true)));
     assert!(events.lost.unwrap().iter().eq(losses));
-    assert_eq!(events.events.len(), 5);
+    assert_eq!(events.events.len(), 6);
 
     for (record, event) in events.events.iter().zip(samples(&name)) {
         let meta = record.meta().unwrap();
@@ -582,6 +590,7 @@ fn events_arrive_with_the_fields_of_their_table() {
                 }
                 Value::Guid(value) => assert_eq!(sent.guid(), Some(value), "{name}"),
                 Value::Address(value) => assert_eq!(sent.address(), Some(value), "{name}"),
+                Value::Bytes(value) => assert_eq!(sent, EventValue::Bytes(value), "{name}"),
                 Value::Text(value) => assert_eq!(sent, EventValue::Text(value), "{name}"),
                 Value::Wide(units) => {
                     assert_eq!(sent, EventValue::Text(&String::from_utf16_lossy(units)), "{name}");
