@@ -3,7 +3,7 @@
 //! Clients and providers of the same network programming interface are offered to each other, attach, and detach when
 //! either side deregisters (pages "Network Module Attachment", "Network Module Detachment"). Drivers reach it by the
 //! exports in [`crate::sys::nmr`], and a test's vendor module does the same. Attaching happens on the thread that
-//! registers, detaching on the one that deregisters, or at DISPATCH_LEVEL where [`set_detach_at_dispatch`] asks for it.
+//! registers, detaching on the one that deregisters, the client's side first, unless [`set_manner`] says otherwise.
 
 use crate::boot::{at_shutdown, hang_after};
 use crate::sys::nmr::{
@@ -15,7 +15,7 @@ use crate::sys::nt::{
     STATUS_SUCCESS, STATUS_TIMEOUT,
 };
 use crate::verify::{lock, track, untrack, violation};
-use crate::{fault, irql, rules, wsk};
+use crate::{fault, irql, rules, threads, wsk};
 use std::ffi::c_void;
 use std::ptr::{null, null_mut, with_exposed_provenance, with_exposed_provenance_mut};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -31,6 +31,8 @@ rules! {
     NMR_DETACH_STATUS = ("undocumented status from a detach callback", "NPI_CLIENT_DETACH_PROVIDER_FN");
     NMR_COMPLETE = ("detach completed that is not pending", "");
     NMR_NOT_DEREGISTERED = ("waited for before it was deregistered", "");
+    NMR_CALL_AFTER_DETACH = ("a provider's function was called over a binding from which the client has detached", "NPI_CLIENT_DETACH_PROVIDER_FN");
+    NMR_CALLBACK_AFTER_DETACH = ("a client's callback was called over a binding from which the provider has detached", "NPI_PROVIDER_DETACH_CLIENT_FN");
     NMR_BLOCKED = ("deregistration does not complete", "Network Module Detachment");
 }
 
@@ -129,10 +131,38 @@ struct Registrar {
 static REGISTRAR: Mutex<Registrar> =
     Mutex::new(Registrar { modules: Vec::new(), bindings: Vec::new(), last: 0x4E4D_5200 });
 static CHANGED: Condvar = Condvar::new();
-static AT_DISPATCH: AtomicBool = AtomicBool::new(false);
+static MANNER: Mutex<Manner> = Mutex::new(Manner::DEFAULT);
+
+/// In which order both sides are asked to detach. The page "Network Module Detachment" says that they are, and leaves
+/// the order open.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Order {
+    #[default]
+    ClientFirst,
+    ProviderFirst,
+    /// On two threads at once. (At PASSIVE_LEVEL; whoever deregisters at DISPATCH_LEVEL has the client's side first.)
+    Together,
+}
+
+/// What the documentation leaves to the registrar.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Manner {
+    pub order: Order,
+    /// Detach and cleanup callbacks come at DISPATCH_LEVEL, which their pages allow, instead of the IRQL of whoever
+    /// deregisters.
+    pub detach_at_dispatch: bool,
+    /// Modules are offered to each other on another thread than the one that registers, which may have returned by
+    /// then: page "Attaching a Client Module to a Provider Module" says that it happens after registration, not where.
+    pub attach_elsewhere: bool,
+}
+
+impl Manner {
+    const DEFAULT: Self =
+        Self { order: Order::ClientFirst, detach_at_dispatch: false, attach_elsewhere: false };
+}
 
 pub(crate) fn boot() {
-    AT_DISPATCH.store(false, Ordering::Relaxed);
+    set_manner(Manner::DEFAULT);
     at_shutdown(|| {
         let mut registrar = lock(&REGISTRAR);
         registrar.modules = Vec::new();
@@ -140,10 +170,54 @@ pub(crate) fn boot() {
     });
 }
 
-/// Whether detach and cleanup callbacks come at DISPATCH_LEVEL, which their pages allow, instead of the IRQL of whoever
-/// deregisters.
+/// How the registrar does what the documentation leaves to it, from now on.
+pub fn set_manner(manner: Manner) {
+    *lock(&MANNER) = manner;
+}
+
+fn manner() -> Manner {
+    *lock(&MANNER)
+}
+
+/// [`Manner::detach_at_dispatch`] alone.
 pub fn set_detach_at_dispatch(dispatch: bool) {
-    AT_DISPATCH.store(dispatch, Ordering::Relaxed);
+    lock(&MANNER).detach_at_dispatch = dispatch;
+}
+
+/// DISPATCH_LEVEL where detach callbacks come at it.
+fn raised() -> Option<irql::Raised> {
+    manner().detach_at_dispatch.then(irql::raise_scope)
+}
+
+/// Runs a call of the client into the provider over the binding `handle`, on the provider's side: nothing may be called,
+/// nor be in progress, once the client has detached, which it says by returning STATUS_SUCCESS from its
+/// ClientDetachProvider or by NmrClientDetachProviderComplete.
+pub fn client_call<T>(handle: HANDLE, function: &'static str, body: impl FnOnce() -> T) -> T {
+    require_attached(handle, Side::Client, function, "called");
+    let result = body();
+    require_attached(handle, Side::Client, function, "still in progress");
+    result
+}
+
+/// Runs a call of the provider into the client over the binding `handle`, on the provider's side: as [`client_call`],
+/// the other way round.
+pub fn provider_call<T>(handle: HANDLE, function: &'static str, body: impl FnOnce() -> T) -> T {
+    require_attached(handle, Side::Provider, function, "called");
+    let result = body();
+    require_attached(handle, Side::Provider, function, "still in progress");
+    result
+}
+
+fn require_attached(handle: HANDLE, side: Side, function: &'static str, how: &str) {
+    let found = lock(&REGISTRAR).bindings.iter().find(|binding| binding.handle == handle.addr()).cloned();
+    let attached = found.is_some_and(|binding| *side_of(&mut lock(&binding.state), side) != Detach::Done);
+    if !attached {
+        let rule = match side {
+            Side::Client => &NMR_CALL_AFTER_DETACH,
+            Side::Provider => &NMR_CALLBACK_AFTER_DETACH,
+        };
+        violation(rule, function, format!("{how}, binding {handle:p}"));
+    }
 }
 
 /// How many bindings between clients and providers exist.
@@ -237,11 +311,18 @@ fn register(
     // The handle is there before the first callback, which may come from here.
     // SAFETY: what the driver passed.
     unsafe { *out = with_exposed_provenance_mut(added.handle) };
-    for other in others {
-        match side {
-            Side::Client => offer(&added, &other),
-            Side::Provider => offer(&other, &added),
+    let offers = move || {
+        for other in others {
+            match side {
+                Side::Client => offer(&added, &other),
+                Side::Provider => offer(&other, &added),
+            }
         }
+    };
+    if manner().attach_elsewhere {
+        threads::service("NMR", offers);
+    } else {
+        offers();
     }
     STATUS_SUCCESS
 }
@@ -314,9 +395,21 @@ fn detach(binding: &Arc<Binding>) {
         }
         state.phase = Phase::Detaching;
     }
-    let raised = AT_DISPATCH.load(Ordering::Relaxed).then(irql::raise_scope);
-    detach_side(binding, Side::Client);
-    detach_side(binding, Side::Provider);
+    match manner().order {
+        Order::Together if irql::current() < DISPATCH_LEVEL => std::thread::scope(|scope| {
+            scope.spawn(|| detach_side(binding, Side::Provider));
+            detach_side(binding, Side::Client);
+        }),
+        Order::ClientFirst | Order::Together => {
+            detach_side(binding, Side::Client);
+            detach_side(binding, Side::Provider);
+        }
+        Order::ProviderFirst => {
+            detach_side(binding, Side::Provider);
+            detach_side(binding, Side::Client);
+        }
+    }
+    let raised = raised();
     clean_up(binding);
     drop(raised);
 }
@@ -329,6 +422,7 @@ fn side_of(state: &mut BindingState, side: Side) -> &mut Detach {
 }
 
 fn detach_side(binding: &Arc<Binding>, side: Side) {
+    let _raised = raised();
     let context = {
         let mut state = lock(&binding.state);
         *side_of(&mut state, side) = Detach::Calling { completed: false };
@@ -483,7 +577,7 @@ fn complete(api: &'static str, side: Side, handle: HANDLE) {
         violation(&NMR_COMPLETE, api, format!("{handle:p}"));
     }
     if done {
-        let raised = AT_DISPATCH.load(Ordering::Relaxed).then(irql::raise_scope);
+        let raised = raised();
         clean_up(&binding);
         drop(raised);
     }

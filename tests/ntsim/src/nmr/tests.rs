@@ -8,7 +8,7 @@
     reason = "the tests call as a driver does: what a call's caller must see to is what its test is about"
 )]
 
-use super::{bindings, set_detach_at_dispatch};
+use super::{Manner, Order, bindings, client_call, provider_call, set_detach_at_dispatch, set_manner};
 use crate::boot::Sim;
 use crate::fault::Plan;
 use crate::irql;
@@ -23,7 +23,7 @@ use std::ptr::{null, null_mut};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 static NPI: NPIID = GUID { Data1: 0xABCD, Data2: 1, Data3: 2, Data4: [0; 8] };
 static MODULE: ModuleId = ModuleId(NPI_MODULEID {
@@ -45,6 +45,7 @@ struct Half {
     provider: AtomicUsize,
     log: Mutex<Vec<&'static str>>,
     irqls: Mutex<Vec<u8>>,
+    times: Mutex<Vec<Instant>>,
 }
 
 impl Half {
@@ -57,6 +58,7 @@ impl Half {
             provider: AtomicUsize::new(0),
             log: Mutex::default(),
             irqls: Mutex::default(),
+            times: Mutex::default(),
         })
     }
 
@@ -71,6 +73,7 @@ impl Half {
     fn note(&self, what: &'static str) {
         lock(&self.log).push(what);
         lock(&self.irqls).push(irql::current());
+        lock(&self.times).push(Instant::now());
     }
 
     fn log(&self) -> Vec<&'static str> {
@@ -451,4 +454,66 @@ fn registering_fails_on_demand() {
     assert_eq!(pair.register_client(), STATUS_INSUFFICIENT_RESOURCES);
     sim.fault(Plan::None);
     assert_clean(&sim);
+}
+
+#[test]
+fn the_order_of_detaching_is_the_registrars_choice() {
+    for (order, expected) in [
+        (Order::ClientFirst, Some(["client", "provider"])),
+        (Order::ProviderFirst, Some(["provider", "client"])),
+        (Order::Together, None),
+    ] {
+        for detach_at_dispatch in [false, true] {
+            let sim = boot();
+            set_manner(Manner { order, detach_at_dispatch, ..Manner::default() });
+            let pair = Pair::new();
+            pair.both();
+            pair.end();
+            let at = |half: &Half| lock(&half.times)[1];
+            let first = if at(&pair.client) < at(&pair.provider) {
+                ["client", "provider"]
+            } else {
+                ["provider", "client"]
+            };
+            assert!(expected.is_none_or(|expected| expected == first), "{order:?}: {first:?}");
+            assert_clean(&sim);
+        }
+    }
+}
+
+#[test]
+fn modules_may_be_offered_on_another_thread() {
+    let sim = boot();
+    set_manner(Manner { attach_elsewhere: true, ..Manner::default() });
+    let pair = Pair::new();
+    pair.both();
+    while bindings() == 0 || pair.provider.log().is_empty() {
+        thread::yield_now();
+    }
+    pair.end();
+    assert_eq!(pair.client.log(), ["attach", "detach", "clean"]);
+    assert_clean(&sim);
+}
+
+#[test]
+fn calls_over_a_binding_end_before_the_caller_has_detached() {
+    let sim = boot();
+    let pair = Pair::new();
+    pair.client.detach.store(STATUS_PENDING, Ordering::SeqCst);
+    pair.both();
+    let binding = pair.client.binding();
+    client_call(binding, "function", || provider_call(binding, "callback", || ()));
+    assert_eq!(pair.deregister_provider(), STATUS_PENDING);
+    // The client's detach is pending: what is in progress may come to its end. The provider is through.
+    client_call(binding, "function", || ());
+    assert_eq!(sim.report().violations.len(), 0);
+    provider_call(binding, "callback", || ());
+    assert_eq!(sim.report().violations.len(), 2);
+    assert_eq!(sim.report().violations[0].rule, &super::NMR_CALLBACK_AFTER_DETACH);
+    client_call(binding, "function", || unsafe { NmrClientDetachProviderComplete(binding) });
+    assert_eq!(sim.report().violations.len(), 3);
+    assert_eq!(sim.report().violations[2].rule, &super::NMR_CALL_AFTER_DETACH);
+    assert_eq!(pair.wait_provider(), STATUS_SUCCESS);
+    assert_eq!(pair.deregister_client(), STATUS_PENDING);
+    assert_eq!(pair.wait_client(), STATUS_SUCCESS);
 }
