@@ -145,6 +145,7 @@ fn extension(text: &str) -> Result<(GUID, Answer), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::script::Lie;
     use crate::sys::nt::STATUS_INSUFFICIENT_RESOURCES;
 
     fn read(pairs: &[(&str, &str)]) -> Result<Config, String> {
@@ -169,10 +170,10 @@ mod tests {
                     00000000-0000-0000-0000-000000000002=null";
         let config = read(&[("Extensions", text), ("Seed", "7"), ("Completion", "inline")]).unwrap();
         let answer = |text: &str| config.extensions.get(&key(&guid::parse(text).unwrap())).copied();
-        assert_eq!(answer("5ee5d4f1-9929-4633-8368-7bc7438b4140"), Some(Answer::Grant));
+        assert_eq!(answer("5ee5d4f1-9929-4633-8368-7bc7438b4140"), Some(Answer::Grant(None)));
         let refused = Some(Answer::Refuse(STATUS_INSUFFICIENT_RESOURCES));
         assert_eq!(answer("00000000-0000-0000-0000-000000000001"), refused);
-        assert_eq!(answer("00000000-0000-0000-0000-000000000002"), Some(Answer::NullTables));
+        assert_eq!(answer("00000000-0000-0000-0000-000000000002"), Some(Answer::Lie(Lie::Null)));
         assert_eq!(answer("00000000-0000-0000-0000-000000000003"), None);
         assert_eq!((config.seed, config.completion), (7, Completion::Inline));
     }
@@ -186,7 +187,7 @@ mod tests {
             ("Seed", "-1", "whole number"),
             ("Extensions", "grant", "not GUID=ANSWER"),
             ("Extensions", "x=grant", "no GUID"),
-            ("Extensions", "00000000-0000-0000-0000-000000000003=maybe", "grant, null, or a status"),
+            ("Extensions", "00000000-0000-0000-0000-000000000003=maybe", "none of grant"),
             ("Extensions", "00000000-0000-0000-0000-000000000003=0", "grants nothing"),
         ] {
             let error = read(&[(name, value)]).unwrap_err();

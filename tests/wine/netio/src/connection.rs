@@ -217,6 +217,7 @@ impl Socket {
             let mut state = self.state();
             state.local = Some(local);
             state.remote = Some(remote);
+            state.accepted = true;
             state.connection.stage = Stage::Connected;
             state.connection.held_back = held_back;
             state.connection.link = Some(Link { watch, socket });

@@ -1,10 +1,13 @@
 //! The drive channel's operations: what there is, what it counts, and what a test has happen.
 
+mod modules;
+
+use crate::caller;
 use crate::extension::{self, TOTALS};
 use crate::fault::{FAULTS, Fate};
 use crate::guid;
 use crate::machine;
-use crate::nmr::{self, scripted};
+use crate::nmr;
 use crate::registration::{self, Held};
 use crate::report;
 use crate::request;
@@ -19,7 +22,6 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use core::time::Duration;
 use wine_support::drive::{self, Outcome, Request};
 use wine_support::json::{Value, json};
-use wine_support::thread;
 
 /// Opens the channel.
 pub fn serve() {
@@ -29,7 +31,13 @@ pub fn serve() {
 fn handle(op: &str, request: &Request) -> Outcome {
     match op {
         "status" => Ok(status()),
-        "sockets" => Ok(json!({ "sockets": socket::sockets().iter().map(describe).collect::<Vec<_>>() })),
+        "sockets" => {
+            let mut sockets =
+                if drive::flag(request, "closed", false)? { socket::closed() } else { Vec::new() };
+            sockets.extend(socket::sockets());
+            sockets.sort_by_key(|socket| socket.id);
+            Ok(json!({ "sockets": sockets.iter().map(describe).collect::<Vec<_>>() }))
+        }
         "irps" => Ok(irps()),
         "violations" => {
             let (count, first) = report::violations();
@@ -40,12 +48,18 @@ fn handle(op: &str, request: &Request) -> Outcome {
             Ok(Value::Null)
         }
         "extension" => {
-            extension::set_answer(&npi(request)?, drive::text(request, "answer")?.parse()?);
+            let answer = answer(request, "answer")?.ok_or("\"answer\" is missing")?;
+            extension::set_answer(&npi(request)?, answer, drive::number(request, "inline", 0, 1000)?);
             Ok(Value::Null)
+        }
+        "storm" => storm(request),
+        "storm-end" => {
+            let made = caller::storm_end(drive::flag(request, "stop", false)?).ok_or("there is no storm")?;
+            Ok(json!({ "callbacks": made }))
         }
         "fault" => fault(request),
         "pause" => {
-            extension::pause(drive::flag(request, "on", true)?);
+            caller::pause(drive::flag(request, "on", true)?);
             Ok(Value::Null)
         }
         "kill" => each(request, None, Socket::fail),
@@ -63,36 +77,9 @@ fn handle(op: &str, request: &Request) -> Outcome {
             let (clients, providers, bindings) = nmr::counts();
             Ok(json!({ "clients": clients, "providers": providers, "bindings": bindings }))
         }
-        "nmr-add" => {
-            let npi = npi(request)?;
-            if !scripted::add(npi, drive::flag(request, "pends", false)?) {
-                return Err(format!("there is a provider of {} already", guid::text(&npi)));
-            }
-            Ok(Value::Null)
+        other => {
+            modules::handle(other, request).unwrap_or_else(|| Err(format!("unknown operation {other:?}")))
         }
-        "nmr-complete" => {
-            let npi = npi(request)?;
-            let completed = scripted::complete(&npi).ok_or_else(|| no_provider(&npi))?;
-            Ok(json!({ "completed": completed }))
-        }
-        "nmr-counts" => {
-            let npi = npi(request)?;
-            let scripted::Counts { attached, detached, cleaned } =
-                scripted::counts(&npi).ok_or_else(|| no_provider(&npi))?;
-            Ok(json!({ "attached": attached, "detached": detached, "cleaned": cleaned }))
-        }
-        "nmr-remove" => {
-            let npi = npi(request)?;
-            let after = drive::number(request, "after", 0, 60_000)?;
-            let leaving = scripted::remove(&npi).ok_or_else(|| no_provider(&npi))?;
-            thread::sleep(Duration::from_millis(after));
-            let completed = leaving.complete();
-            let scripted::Counts { attached, detached, cleaned } = leaving.finish();
-            Ok(json!({
-                "attached": attached, "detached": detached, "cleaned": cleaned, "completed": completed
-            }))
-        }
-        other => Err(format!("unknown operation {other:?}")),
     }
 }
 
@@ -138,8 +125,34 @@ const FUNCTIONS: [&str; 14] = [
     "WskGetAddressInfo",
 ];
 
-fn no_provider(npi: &GUID) -> String {
-    format!("there is no provider of {}", guid::text(npi))
+/// How a registration is to be answered, if the request says it.
+fn answer(request: &Request, field: &str) -> Result<Option<Answer>, String> {
+    drive::optional_text(request, field)?.map(str::parse).transpose()
+}
+
+/// Callbacks as fast as they can be made.
+fn storm(request: &Request) -> Outcome {
+    let npi = match request.get("npi") {
+        None | Some(Value::Null) => None,
+        Some(_) => Some(npi(request)?),
+    };
+    let threads = drive::number(request, "threads", 4, 16)?;
+    let callbacks = drive::number(request, "callbacks", 1000, u64::MAX)?;
+    let time = Duration::from_millis(drive::number(request, "milliseconds", 5000, 60_000)?);
+    if !caller::storm(threads, callbacks, time, npi) {
+        return Err("there is a storm already".to_string());
+    }
+    Ok(Value::Null)
+}
+
+/// A kind of socket, by the number that vendors' modules are told.
+const fn kind(number: u32) -> &'static str {
+    match number {
+        0 => "listening",
+        1 => "accepted",
+        2 => "dialled",
+        _ => "?",
+    }
 }
 
 fn npi(request: &Request) -> Result<GUID, String> {
@@ -209,15 +222,17 @@ fn describe(socket: &Arc<Socket>) -> Value {
     let (calls, irps) = state.busy();
     let (receives, sends, connects) = state.connection.pending();
     let extensions: Vec<_> = state
-        .extensions
+        .registered()
         .iter()
-        .map(|extension| {
-            let (callbacks, functions) = extension.provider.counts();
+        .map(|registration| {
             json!({
-                "npi": guid::text(&extension.npi),
-                "enabled": extension.enabled,
-                "callbacks": callbacks,
-                "functions": functions,
+                "npi": guid::text(&registration.npi),
+                "asked": registration.asked,
+                "granted": registration.granted,
+                "status": format!("{:#010x}", registration.status),
+                "enabled": registration.enabled,
+                "callbacks": registration.callbacks,
+                "functions": registration.functions,
             })
         })
         .collect();
@@ -229,9 +244,15 @@ fn describe(socket: &Arc<Socket>) -> Value {
             Category::Listen => "listen",
             Category::Connection => "connection",
         },
+        "kind": match (socket.category, state.accepted) {
+            (Category::Basic, _) => Value::Null,
+            (Category::Listen, _) => kind(0).into(),
+            (Category::Connection, accepted) => kind(if accepted { 1 } else { 2 }).into(),
+        },
         "local": state.local.map(|address| address.to_string()),
         "remote": state.remote.map(|address| address.to_string()),
         "closing": state.phase != Phase::Open,
+        "closed": state.phase == Phase::Closed,
         "dead": state.dead,
         "secured": state.secured,
         "ideal_send_backlog": state.connection.ideal_send_backlog(),

@@ -2,20 +2,15 @@
 //!
 //! A granted registration lives until its socket's close (pages "Registering an Extension Interface", "Closing a Socket"):
 //! threads of the provider's own call the client's callbacks, each noted with the socket, so that the close waits for it and
-//! no further one begins. The tables are those of the driver's `connection_v1` interface, as a vendor would declare them.
+//! no further one begins. The tables are those of the driver's interfaces, as a vendor would declare them.
 
-#![allow(
-    non_snake_case,
-    non_camel_case_types,
-    reason = "a binary interface, in the style of Windows headers"
-)]
-
+use crate::caller;
 use crate::config::key;
 use crate::connection::Incoming;
 use crate::irql;
 use crate::machine;
 use crate::report::violation;
-use crate::script::{Answer, Call, Reason, Script};
+use crate::script::{Answer, Call, LABEL, Reason, Script, Tongue};
 use crate::socket::{Entry, Key, Phase, Socket, State};
 use crate::sync::Mutex;
 use crate::sys::nt::{
@@ -23,73 +18,34 @@ use crate::sys::nt::{
     STATUS_INVALID_DEVICE_STATE, STATUS_INVALID_PARAMETER, STATUS_NOT_SUPPORTED, STATUS_SUCCESS,
 };
 use crate::sys::wsk::{WSK_EXTENSION_CONTROL_IN, WSK_EXTENSION_CONTROL_OUT};
+use crate::tables::{self, Client, ConnectionProvider, LabelProvider, METRIC_SIZE, Metric, VERSION};
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::ffi::c_void;
-use core::ptr::{null, null_mut};
+use core::ptr::null_mut;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use core::time::Duration;
-use static_assertions::const_assert_eq;
 use wine_support::thread;
 
 const API: &str = "SIO_WSK_REGISTER_EXTENSION";
 
-/// Threads that call back: two, so that one socket's callbacks may overlap another's.
-const THREADS: u64 = 2;
 /// In how many of a hundred cases a callback takes its time to end.
 const LINGERING: u64 = 2;
 /// In how many of a hundred cases the first callback comes from within the call that enables it.
 const INLINE: u64 = 50;
 
-#[repr(C)]
-struct Metric {
-    Size: u16,
-    Version: u16,
-    Flags: u32,
-    BytesReceived: u64,
-    BytesSent: u64,
-    RoundTripTime: u32,
-    Reserved: u32,
-}
-
-#[repr(C)]
-struct ClientDispatch {
-    Size: u16,
-    Version: u16,
-    Reserved: u32,
-    State: unsafe extern "system" fn(PVOID, u32, u32),
-    Backlog: unsafe extern "system" fn(PVOID, u32, u32, u64, u64),
-    Metric: unsafe extern "system" fn(PVOID, *const Metric),
-    Vendor: unsafe extern "system" fn(PVOID, u32, *const c_void, u32),
-}
-
-#[repr(C)]
-struct ProviderDispatch {
-    Size: u16,
-    Version: u16,
-    Reserved: u32,
-    QueryMetric: unsafe extern "system" fn(PVOID, *mut Metric) -> NTSTATUS,
-    SetMarks: unsafe extern "system" fn(PVOID, u32, u64, u64) -> NTSTATUS,
-    Control: unsafe extern "system" fn(PVOID, u32, *const c_void, u32) -> NTSTATUS,
-}
-
-const_assert_eq!(size_of::<Metric>(), 32);
-const_assert_eq!(size_of::<ClientDispatch>(), 40);
-const_assert_eq!(size_of::<ProviderDispatch>(), 32);
-
-const METRIC_SIZE: u16 = 32;
-const CLIENT_SIZE: u16 = 40;
-const VERSION: u16 = 1;
-
-static PROVIDER: ProviderDispatch = ProviderDispatch {
+static CONNECTION: ConnectionProvider = ConnectionProvider {
     Size: 32,
     Version: VERSION,
     Reserved: 0,
-    QueryMetric: query_metric,
-    SetMarks: set_marks,
-    Control: control,
+    QueryMetric: Some(query_metric),
+    SetMarks: Some(set_marks),
+    Control: Some(control),
 };
+
+static LABELS: LabelProvider =
+    LabelProvider { Size: 16, Version: VERSION, Reserved: 0, Refresh: Some(refresh) };
 
 /// One registration, as its socket keeps it.
 pub struct Extension {
@@ -99,12 +55,27 @@ pub struct Extension {
     pub enabled: u32,
 }
 
+/// What was asked of a socket for one interface, and what was answered: stays with the socket, closed or not.
+#[derive(Clone, Copy, Debug)]
+pub struct Registration {
+    pub npi: GUID,
+    /// How often it was asked for, and how often granted.
+    pub asked: u32,
+    pub granted: u32,
+    /// What was returned last.
+    pub status: NTSTATUS,
+    pub enabled: u32,
+    /// As long as the registration lasts, the provider has these.
+    pub callbacks: u64,
+    pub functions: u64,
+}
+
 /// The provider's side of one registration. Its address is the provider's context.
 pub struct Provider {
+    pub npi: GUID,
     socket: Arc<Socket>,
     index: usize,
-    client_context: PVOID,
-    client_dispatch: *const c_void,
+    client: Client,
     /// The socket's close was issued: the context is dead.
     closed: AtomicBool,
     script: Mutex<Script>,
@@ -113,11 +84,6 @@ pub struct Provider {
     callbacks: AtomicU64,
     functions: AtomicU64,
 }
-
-// SAFETY: the raw pointers are the client's, and are only passed back to it, as long as its socket is not closed.
-unsafe impl Send for Provider {}
-// SAFETY: as above.
-unsafe impl Sync for Provider {}
 
 /// Counts over all registrations.
 #[derive(Default)]
@@ -142,32 +108,51 @@ pub static TOTALS: Totals = Totals {
 };
 
 /// How registrations are answered, where that was changed after the start.
-static ANSWERS: Mutex<BTreeMap<[u8; 16], Answer>> = Mutex::new(BTreeMap::new());
+static ANSWERS: Mutex<BTreeMap<[u8; 16], Behaviour>> = Mutex::new(BTreeMap::new());
 /// Registrations that are called back, by their address, which is their context.
 static LIVE: Mutex<BTreeMap<usize, Arc<Provider>>> = Mutex::new(BTreeMap::new());
 /// Those of closed sockets: their context is still known, so that its use is reported.
 static DEAD: Mutex<VecDeque<Arc<Provider>>> = Mutex::new(VecDeque::new());
 const REMEMBERED: usize = 1024;
-static STARTED: AtomicBool = AtomicBool::new(false);
-/// No callbacks are made for now.
-static PAUSED: AtomicBool = AtomicBool::new(false);
 
-/// Changes how registrations of `npi` are answered from now on.
-pub fn set_answer(npi: &GUID, answer: Answer) {
-    ANSWERS.lock().insert(key(npi), answer);
+/// What becomes of the registrations of an interface.
+#[derive(Clone, Copy, Debug)]
+struct Behaviour {
+    answer: Answer,
+    /// Callbacks from within the registration.
+    inline: u64,
 }
 
-/// Holds callbacks up, or lets them go on.
-pub fn pause(paused: bool) {
-    PAUSED.store(paused, Ordering::Release);
+/// Changes how registrations of `npi` are answered from now on; one that is granted is called back `inline` times from within.
+pub fn set_answer(npi: &GUID, answer: Answer, inline: u64) {
+    ANSWERS.lock().insert(key(npi), Behaviour { answer, inline });
 }
 
-fn answer(npi: &GUID) -> Answer {
+fn behaviour(npi: &GUID) -> Behaviour {
     let npi = key(npi);
     let changed = ANSWERS.lock().get(&npi).copied();
-    changed
-        .or_else(|| machine::config().extensions.get(&npi).copied())
-        .unwrap_or(Answer::Refuse(STATUS_NOT_SUPPORTED))
+    changed.unwrap_or_else(|| {
+        let answer = machine::config().extensions.get(&npi).copied();
+        Behaviour { answer: answer.unwrap_or(Answer::Refuse(STATUS_NOT_SUPPORTED)), inline: 0 }
+    })
+}
+
+/// The registrations that last, each once.
+pub fn live() -> impl Iterator<Item = Arc<Provider>> {
+    let mut live = LIVE.lock();
+    let dead: Vec<_> = live
+        .iter()
+        .filter(|(_, provider)| provider.closed.load(Ordering::Acquire))
+        .map(|(context, _)| *context)
+        .collect();
+    let mut kept = DEAD.lock();
+    for context in dead {
+        kept.extend(live.remove(&context));
+    }
+    while kept.len() > REMEMBERED {
+        kept.pop_front();
+    }
+    live.values().cloned().collect::<Vec<_>>().into_iter()
 }
 
 impl Provider {
@@ -185,23 +170,21 @@ impl Provider {
         (self.callbacks.load(Ordering::Relaxed), self.functions.load(Ordering::Relaxed))
     }
 
-    /// The socket's counters as the interface tells them.
-    fn metric(&self) -> Metric {
-        Metric {
-            Size: METRIC_SIZE,
-            Version: VERSION,
-            Flags: 0,
-            BytesReceived: self.socket.received.load(Ordering::Relaxed),
-            BytesSent: self.socket.sent.load(Ordering::Relaxed),
-            RoundTripTime: 0,
-            Reserved: 0,
-        }
+    /// The socket's number.
+    pub fn socket(&self) -> u64 {
+        self.socket.id
     }
 
-    /// The next callback of an event that is enabled, begun: noted with the socket, whose close waits for it.
-    fn begin(&self) -> Option<Call> {
+    /// The socket's counters as the interface tells them.
+    fn metric(&self) -> Metric {
+        let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        Metric::of(read(&self.socket.received), read(&self.socket.sent))
+    }
+
+    /// The next callback of an event that is enabled, or is `forced`, begun: noted with the socket, whose close waits for it.
+    fn begin(&self, forced: u32) -> Option<Call> {
         let mut state = self.socket.state();
-        let enabled = state.extensions.get(self.index)?.enabled;
+        let enabled = state.extensions.get(self.index)?.enabled | forced;
         if state.phase != Phase::Open || self.closed.load(Ordering::Acquire) {
             return None;
         }
@@ -214,32 +197,15 @@ impl Provider {
     }
 
     /// Makes one callback, if there is one to make. With `may_linger`, which sleeps, the thread is the provider's own.
-    fn call_back(&self, may_linger: bool) {
-        let Some(call) = self.begin() else { return };
+    pub fn call_back(&self, may_linger: bool) -> bool {
+        self.call_back_forced(may_linger, 0)
+    }
+
+    fn call_back_forced(&self, may_linger: bool, forced: u32) -> bool {
+        let Some(call) = self.begin(forced) else { return false };
         let key = Key::Extension(self.index, call.event());
-        let context = self.client_context;
-        // SAFETY: the client's table, looked over at the registration and kept until its socket's close has completed.
-        let table = unsafe { &*self.client_dispatch.cast::<ClientDispatch>() };
-        irql::as_callback(|_| match &call {
-            Call::State { state, reason } => {
-                // SAFETY: the client's callback, with its context.
-                unsafe { (table.State)(context, *state, *reason as u32) };
-            }
-            Call::Backlog { direction, above, bytes, mark } => {
-                // SAFETY: as above.
-                unsafe { (table.Backlog)(context, *direction, u32::from(*above), *bytes, *mark) };
-            }
-            Call::Metric => {
-                let metric = self.metric();
-                // SAFETY: as above; the sample lives for the call.
-                unsafe { (table.Metric)(context, &raw const metric) };
-            }
-            Call::Vendor { kind, data } => {
-                let length = u32::try_from(data.len()).unwrap_or(0);
-                // SAFETY: as above; the data lives for the call.
-                unsafe { (table.Vendor)(context, *kind, data.as_ptr().cast(), length) };
-            }
-        });
+        // SAFETY: the socket's close waits for the callback that has begun.
+        irql::as_callback(|_| unsafe { self.client.call(&call, self.metric()) });
         self.callbacks.fetch_add(1, Ordering::Relaxed);
         TOTALS.callbacks.fetch_add(1, Ordering::Relaxed);
         if may_linger && machine::chance(LINGERING) {
@@ -250,6 +216,7 @@ impl Provider {
             TOTALS.after_close.fetch_add(1, Ordering::Relaxed);
         }
         self.socket.callback_ends(key);
+        true
     }
 }
 
@@ -268,43 +235,6 @@ fn over(state: &State) -> Option<Reason> {
         Incoming::Ended => Some(Reason::PeerFinished),
         Incoming::Reset => Some(Reason::PeerReset),
         Incoming::Aborted => Some(Reason::ProviderLeaves),
-    }
-}
-
-/// The provider's threads: each looks after the registrations whose sockets are its share.
-fn run(share: u64) {
-    loop {
-        thread::sleep(Duration::from_millis(machine::config().period));
-        if PAUSED.load(Ordering::Acquire) {
-            continue;
-        }
-        let live: Vec<_> = {
-            let mut live = LIVE.lock();
-            let dead: Vec<_> = live
-                .iter()
-                .filter(|(_, provider)| provider.closed.load(Ordering::Acquire))
-                .map(|(context, _)| *context)
-                .collect();
-            let mut kept = DEAD.lock();
-            for context in dead {
-                kept.extend(live.remove(&context));
-            }
-            while kept.len() > REMEMBERED {
-                kept.pop_front();
-            }
-            live.values().filter(|provider| provider.socket.id % THREADS == share).cloned().collect()
-        };
-        for provider in live {
-            provider.call_back(true);
-        }
-    }
-}
-
-fn start() {
-    if !STARTED.swap(true, Ordering::AcqRel) {
-        for share in 0..THREADS {
-            thread::spawn(move || run(share));
-        }
     }
 }
 
@@ -333,53 +263,88 @@ pub unsafe fn register(
     }
     // SAFETY: not NULL: an identifier.
     let npi = unsafe { *input.NpiId };
-    let (status, out) = decide(&entry.socket, npi, input);
-    let count = if status == STATUS_SUCCESS { &TOTALS.granted } else { &TOTALS.refused };
+    let Behaviour { answer, inline } = behaviour(&npi);
+    let (status, out, granted) = decide(&entry.socket, npi, input, answer);
+    let count = if granted.is_some() { &TOTALS.granted } else { &TOTALS.refused };
     count.fetch_add(1, Ordering::Relaxed);
+    note(&mut entry.socket.state(), npi, status, granted.is_some());
+    if let Some(provider) = granted {
+        for _ in 0..inline {
+            provider.call_back_forced(false, provider.client.tongue.events());
+        }
+    }
     // SAFETY: as large as it must be.
     unsafe { output.write_unaligned(out) };
     status
 }
 
+/// Notes with the socket what was asked for, and what was answered.
+fn note(state: &mut State, npi: GUID, status: NTSTATUS, granted: bool) {
+    let known = state.registrations.iter_mut().find(|registration| registration.npi == npi);
+    if let Some(registration) = known {
+        registration.asked += 1;
+        registration.granted += u32::from(granted);
+        registration.status = status;
+        return;
+    }
+    let granted = u32::from(granted);
+    state.registrations.push(Registration {
+        npi,
+        asked: 1,
+        granted,
+        status,
+        enabled: 0,
+        callbacks: 0,
+        functions: 0,
+    });
+}
+
+/// What nothing may be read from: what is left in the outputs of a refusal.
+pub const POISON: usize = 0xDEAD_BEEF_0000;
+
 fn decide(
     socket: &Arc<Socket>,
     npi: GUID,
     input: WSK_EXTENSION_CONTROL_IN,
-) -> (NTSTATUS, WSK_EXTENSION_CONTROL_OUT) {
-    /// What nothing may be read from.
-    const POISON: usize = 0xDEAD_BEEF_0000;
+    answer: Answer,
+) -> (NTSTATUS, WSK_EXTENSION_CONTROL_OUT, Option<Arc<Provider>>) {
     let poison = WSK_EXTENSION_CONTROL_OUT {
         ProviderContext: core::ptr::without_provenance_mut(POISON),
         ProviderDispatch: core::ptr::without_provenance(POISON),
     };
-    let nothing = WSK_EXTENSION_CONTROL_OUT { ProviderContext: null_mut(), ProviderDispatch: null() };
-    match answer(&npi) {
-        Answer::Refuse(status) => return (status, poison),
-        Answer::NullTables => return (STATUS_SUCCESS, nothing),
-        Answer::Grant => {}
-    }
-    let dispatch: *const ClientDispatch = input.ClientDispatch.cast();
-    // SAFETY: NULL, or a table that begins with its size and version (the interface).
-    let head = unsafe { dispatch.cast::<[u16; 2]>().as_ref() };
-    if head.is_none_or(|[size, version]| *size < CLIENT_SIZE || *version < VERSION) {
-        violation!(API, "the client's table is NULL, too small or too old: {head:?}");
-        return (STATUS_INVALID_PARAMETER, poison);
-    }
+    let tongue = match answer {
+        Answer::Refuse(status) => return (status, poison, None),
+        Answer::Lie(lie) => {
+            let dispatch = tables::unusable(lie);
+            let context = if dispatch.is_null() { null_mut() } else { poison.ProviderContext };
+            let out = WSK_EXTENSION_CONTROL_OUT { ProviderContext: context, ProviderDispatch: dispatch };
+            return (STATUS_SUCCESS, out, None);
+        }
+        Answer::Grant(tongue) => tongue.unwrap_or_else(|| Tongue::of(&npi)),
+        Answer::Bare => Tongue::of(&npi),
+    };
+    // SAFETY: NULL, or a table that begins with its size and version (the interface) and is kept until the socket's close
+    // has completed.
+    let client = unsafe { Client::new(input.ClientContext, input.ClientDispatch, tongue) };
+    let Some(client) = client else {
+        violation!(API, "the client's table is NULL, too small, too old or misaligned");
+        return (STATUS_INVALID_PARAMETER, poison, None);
+    };
     let provider = {
         let mut state = socket.state();
         if state.dead {
-            return (STATUS_FILE_FORCED_CLOSED, poison);
+            return (STATUS_FILE_FORCED_CLOSED, poison, None);
         }
         if state.extensions.iter().any(|extension| extension.npi == npi) {
-            return (STATUS_INVALID_DEVICE_REQUEST, poison);
+            return (STATUS_INVALID_DEVICE_REQUEST, poison, None);
         }
         let provider = Arc::new(Provider {
+            npi,
             socket: Arc::clone(socket),
             index: state.extensions.len(),
-            client_context: input.ClientContext,
-            client_dispatch: input.ClientDispatch,
+            client,
             closed: AtomicBool::new(false),
-            script: Mutex::new(Script::new(machine::config().seed ^ socket.id)),
+            script: Mutex::new(Script::new(machine::config().seed ^ socket.id, tongue)),
             asked: Mutex::new(VecDeque::new()),
             callbacks: AtomicU64::new(0),
             functions: AtomicU64::new(0),
@@ -388,10 +353,15 @@ fn decide(
         provider
     };
     let context = provider.context();
-    LIVE.lock().insert(context.addr(), provider);
-    start();
-    let dispatch = (&raw const PROVIDER).cast();
-    (STATUS_SUCCESS, WSK_EXTENSION_CONTROL_OUT { ProviderContext: context, ProviderDispatch: dispatch })
+    LIVE.lock().insert(context.addr(), Arc::clone(&provider));
+    caller::start();
+    let dispatch = match (answer, tongue) {
+        (Answer::Bare, _) => tables::bare(tongue),
+        (_, Tongue::Connection) => (&raw const CONNECTION).cast(),
+        (_, Tongue::Label) => (&raw const LABELS).cast(),
+    };
+    let out = WSK_EXTENSION_CONTROL_OUT { ProviderContext: context, ProviderDispatch: dispatch };
+    (STATUS_SUCCESS, out, Some(provider))
 }
 
 /// The registration behind a context, for a function that the client calls: none that is closed, or never was.
@@ -446,5 +416,12 @@ unsafe extern "system" fn control(context: PVOID, code: u32, input: *const c_voi
     };
     // What was said is called back, as the vendor's event of that type.
     provider.asked.lock().push_back(Call::Vendor { kind: code, data });
+    STATUS_SUCCESS
+}
+
+unsafe extern "system" fn refresh(context: PVOID) -> NTSTATUS {
+    let Some(provider) = called(context, "Refresh") else { return STATUS_INVALID_DEVICE_STATE };
+    let again = provider.script.lock().next(LABEL, None);
+    provider.asked.lock().extend(again);
     STATUS_SUCCESS
 }

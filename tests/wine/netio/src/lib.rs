@@ -7,8 +7,9 @@
 //! | `registration`, `provider`, `security` | WskRegister to WskDeregister; the provider's functions; descriptors for them |
 //! | `socket`, `dispatch`, `control` | the socket object and its close; options, ioctls, event switches |
 //! | `listen`, `connection` | listening and connection-oriented sockets |
-//! | `extension`, `script` | SIO_WSK_REGISTER_EXTENSION, with a scripted provider |
-//! | `nmr` | clients and providers of other network programming interfaces |
+//! | `extension` | SIO_WSK_REGISTER_EXTENSION, with a scripted provider |
+//! | `nmr` | clients and providers of network programming interfaces, with scripted provider modules |
+//! | `script`, `tables`, `caller` | what scripted providers answer and call back, by which tables, on which threads |
 //! | `request` | IRPs, and their cancellation |
 //! | `reactor`, `work` | who waits for Winsock, and who calls back |
 //! | `drive` | the drive channel |
@@ -29,13 +30,18 @@ mod config;
 mod fault;
 mod guid;
 mod indication;
+mod irql;
 mod nmr;
 mod random;
 mod report;
 mod script;
 mod sync;
 mod sys;
+mod tables;
+mod threads;
 
+#[cfg(windows)]
+mod caller;
 #[cfg(windows)]
 mod connection;
 #[cfg(windows)]
@@ -48,8 +54,6 @@ mod drive;
 mod entry;
 #[cfg(windows)]
 mod extension;
-#[cfg(windows)]
-mod irql;
 #[cfg(windows)]
 mod listen;
 #[cfg(windows)]

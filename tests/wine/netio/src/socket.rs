@@ -5,7 +5,7 @@
 use crate::address;
 use crate::connection::Connection;
 use crate::dispatch;
-use crate::extension::Extension;
+use crate::extension::{Extension, Registration};
 use crate::fault::{FAULTS, Fate};
 use crate::irql;
 use crate::listen::Listening;
@@ -107,7 +107,10 @@ pub struct State {
     pub secured: bool,
     pub local: Option<SocketAddr>,
     pub remote: Option<SocketAddr>,
+    /// Accepted from a listening socket.
+    pub accepted: bool,
     pub extensions: Vec<Extension>,
+    pub registrations: Vec<Registration>,
     pub listening: Listening,
     pub connection: Connection,
     /// Requests that nothing but a cancellation ends.
@@ -134,6 +137,11 @@ pub fn sockets() -> Vec<Arc<Socket>> {
     let mut sockets: Vec<_> = SOCKETS.lock().values().cloned().collect();
     sockets.sort_by_key(|socket| socket.id);
     sockets
+}
+
+/// Closed sockets, the last ones.
+pub fn closed() -> Vec<Arc<Socket>> {
+    CLOSED.lock().iter().cloned().collect()
 }
 
 impl Socket {
@@ -172,7 +180,9 @@ impl Socket {
                 secured: false,
                 local: None,
                 remote: None,
+                accepted: false,
                 extensions: Vec::new(),
+                registrations: Vec::new(),
                 listening: Listening::default(),
                 connection: Connection::default(),
                 waiting: Vec::new(),
@@ -384,6 +394,7 @@ impl Socket {
     fn bury(&self) {
         let extensions = {
             let mut state = self.state();
+            state.registrations = state.registered();
             state.phase = Phase::Closed;
             core::mem::take(&mut state.extensions)
         };
@@ -428,6 +439,18 @@ impl Ready for Socket {
 impl State {
     fn is_idle(&self) -> bool {
         self.calls == 0 && self.irps == 0 && self.callbacks.is_empty()
+    }
+
+    /// The interfaces that it was to be registered for.
+    pub fn registered(&self) -> Vec<Registration> {
+        let mut registrations = self.registrations.clone();
+        for registration in &mut registrations {
+            if let Some(lasts) = self.extensions.iter().find(|extension| extension.npi == registration.npi) {
+                registration.enabled = lasts.enabled;
+                (registration.callbacks, registration.functions) = lasts.provider.counts();
+            }
+        }
+        registrations
     }
 
     /// Functions in progress, IRPs outstanding: for the drive channel.

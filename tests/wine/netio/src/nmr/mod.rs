@@ -7,6 +7,7 @@
 
 #![allow(non_snake_case, reason = "exports have the documentation's names")]
 
+pub mod connections;
 pub mod scripted;
 #[cfg(test)]
 mod tests;

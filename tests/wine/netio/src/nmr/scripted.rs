@@ -1,111 +1,154 @@
-//! A provider module that comes and goes on request: for one network programming interface, with a dispatch table that
-//! says its size and version and nothing else.
+//! Provider modules that come and go on request, each for one network programming interface, as a vendor's driver would be:
+//! [`super::connections`] has what they do with the sockets that they are offered.
 
-use super::{
-    NmrDeregisterProvider, NmrProviderDetachClientComplete, NmrRegisterProvider,
-    NmrWaitForProviderDeregisterComplete,
-};
+use super::connections::{self, Binding, Seen};
+use super::{NmrDeregisterProvider, NmrRegisterProvider, NmrWaitForProviderDeregisterComplete};
+use crate::script::Answer;
 use crate::sync::Mutex;
 use crate::sys::nmr::{
     MIT_GUID, NPI_MODULEID, NPI_MODULEID_u, NPI_PROVIDER_CHARACTERISTICS, NPI_REGISTRATION_INSTANCE,
 };
-use crate::sys::nt::{GUID, HANDLE, NTSTATUS, PVOID, STATUS_PENDING, STATUS_SUCCESS};
-use alloc::boxed::Box;
+use crate::sys::nt::{GUID, HANDLE, NTSTATUS, PVOID, STATUS_SUCCESS};
+use alloc::string::{String, ToString};
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::ffi::c_void;
-use core::ptr::null_mut;
+use core::ptr::{null, null_mut};
+use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use static_assertions::const_assert_eq;
-
-/// {0B7C9B52-5E2B-4F4C-9C1B-5A1F0C0A7E11}
-static MODULE_ID: NPI_MODULEID = NPI_MODULEID {
-    Length: 24,
-    Type: MIT_GUID,
-    u: NPI_MODULEID_u {
-        Guid: GUID {
-            Data1: 0x0B7C_9B52,
-            Data2: 0x5E2B,
-            Data3: 0x4F4C,
-            Data4: [0x9C, 0x1B, 0x5A, 0x1F, 0x0C, 0x0A, 0x7E, 0x11],
-        },
-    },
-};
 
 const_assert_eq!(size_of::<NPI_MODULEID>(), 24);
 const_assert_eq!(size_of::<NPI_PROVIDER_CHARACTERISTICS>(), 72);
 const_assert_eq!(size_of::<NPI_REGISTRATION_INSTANCE>(), 40);
 
-/// The provider's table: its size and version, as the tables of the driver's interfaces begin.
-#[repr(C)]
-struct Dispatch {
-    size: u16,
-    version: u16,
-    reserved: u32,
-}
-
-static DISPATCH: Dispatch = Dispatch { size: 8, version: 1, reserved: 0 };
-
-/// What a module has seen.
+/// What a module has seen, and done.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
+    /// Of the registrar's: clients attached, asked to detach, cleaned up.
     pub attached: u32,
     pub detached: u32,
     pub cleaned: u32,
+    /// AttachConnection: calls; of them granted, refused, answered with what must not be used.
+    pub asked: u32,
+    pub granted: u32,
+    pub refused: u32,
+    pub lied: u32,
+    /// DetachConnection: calls; of them answered with STATUS_PENDING; DetachComplete called.
+    pub released: u32,
+    pub pended: u32,
+    pub completed: u32,
+    /// Connections that the registrar's detach has ended.
+    pub ended: u32,
+    /// Callbacks made in time, and after DetachConnection.
+    pub callbacks: u64,
+    pub late: u64,
+    /// Functions of the connections' tables that were called.
+    pub functions: u64,
 }
 
-/// A scripted provider that is registered.
+/// What a module does. Changed while it is there, it is in force from the next call on.
+#[derive(Clone, Copy, Debug)]
+pub struct Behaviour {
+    /// To the registrar's attaching: STATUS_SUCCESS takes the client on.
+    pub attach: NTSTATUS,
+    /// To AttachConnection.
+    pub answer: Answer,
+    /// Callbacks from within AttachConnection.
+    pub inline: u64,
+    /// Milliseconds from DetachConnection, which answers STATUS_PENDING, to DetachComplete. Without it, it pends only while
+    /// callbacks are in progress.
+    pub detach_after: Option<u64>,
+    /// Calls after DetachConnection: so many from within it, and so many later.
+    pub late: u64,
+    /// The module's own table (`connections::dispatch`).
+    pub table: usize,
+}
+
+impl Default for Behaviour {
+    fn default() -> Self {
+        Self {
+            attach: STATUS_SUCCESS,
+            answer: Answer::Grant(None),
+            inline: 0,
+            detach_after: None,
+            late: 0,
+            table: connections::dispatch("full").unwrap_or(0),
+        }
+    }
+}
+
+/// A scripted provider module. Its address is its context for the registrar.
 pub struct Module {
-    npi: GUID,
-    handle: usize,
-    inner: *mut Inner,
-}
-
-// SAFETY: what it points to is its own, behind a mutex.
-unsafe impl Send for Module {}
-
-struct Inner {
-    npi: GUID,
+    pub npi: GUID,
+    name: String,
+    id: NPI_MODULEID,
     characteristics: NPI_PROVIDER_CHARACTERISTICS,
-    pends: bool,
+    handle: AtomicUsize,
+    /// The registrar's detaches wait for [`complete`].
+    pub pends: bool,
+    behaviour: Mutex<Behaviour>,
     state: Mutex<State>,
 }
+
+// SAFETY: the pointers among its characteristics lead to itself.
+unsafe impl Send for Module {}
+// SAFETY: as above; what changes is behind mutexes or atomic.
+unsafe impl Sync for Module {}
 
 #[derive(Default)]
 struct State {
     counts: Counts,
-    /// Bindings whose detach was answered with STATUS_PENDING.
-    pending: Vec<usize>,
+    /// Bindings whose detach the script holds up.
+    pending: Vec<Arc<Binding>>,
 }
 
-impl Inner {
-    fn take_pending(&self) -> Vec<usize> {
-        core::mem::take(&mut self.state.lock().pending)
+impl Module {
+    pub fn behaviour(&self) -> Behaviour {
+        *self.behaviour.lock()
     }
-}
 
-fn complete_all(pending: Vec<usize>) -> usize {
-    let count = pending.len();
-    for handle in pending {
-        NmrProviderDetachClientComplete(super::pointer(handle));
+    pub fn note(&self, change: impl FnOnce(&mut Counts)) {
+        change(&mut self.state.lock().counts);
     }
-    count
-}
 
-/// What a client is bound by. Its address is the provider's binding context.
-struct Bound {
-    inner: *mut Inner,
-    handle: usize,
+    fn complete_all(&self) -> usize {
+        let pending = core::mem::take(&mut self.state.lock().pending);
+        for binding in &pending {
+            binding.complete();
+        }
+        pending.len()
+    }
 }
 
 /// The modules that are registered.
-static MODULES: Mutex<Vec<Module>> = Mutex::new(Vec::new());
+static MODULES: Mutex<Vec<Arc<Module>>> = Mutex::new(Vec::new());
 
-/// Registers a provider of `npi`. With `pends`, its detaches wait for [`complete`]. False if there is one already.
-pub fn add(npi: GUID, pends: bool) -> bool {
-    if MODULES.lock().iter().any(|module| module.npi == npi) {
-        return false;
+fn find(npi: &GUID, name: &str) -> Option<Arc<Module>> {
+    MODULES.lock().iter().find(|module| module.npi == *npi && module.name == name).cloned()
+}
+
+/// {0B7C9B52-5E2B-4F4C-9C1B-5A1F0C0A7E11}, with a number of its own in the first part.
+fn module_id() -> GUID {
+    static MADE: AtomicU32 = AtomicU32::new(0);
+    GUID {
+        Data1: 0x0B7C_9B52_u32.wrapping_add(MADE.fetch_add(1, Ordering::Relaxed)),
+        Data2: 0x5E2B,
+        Data3: 0x4F4C,
+        Data4: [0x9C, 0x1B, 0x5A, 0x1F, 0x0C, 0x0A, 0x7E, 0x11],
     }
-    let inner = Box::into_raw(Box::new(Inner {
+}
+
+/// Registers a provider of `npi`; there may be several, each with a name. With `pends`, the registrar's detaches wait for
+/// [`complete`]. Its identifier; `None` if there is one of that name already.
+pub fn add(npi: GUID, name: &str, pends: bool, behaviour: Behaviour) -> Option<GUID> {
+    if find(&npi, name).is_some() {
+        return None;
+    }
+    let id = module_id();
+    let mut module = Arc::new(Module {
         npi,
+        name: name.to_string(),
+        id: NPI_MODULEID { Length: 24, Type: MIT_GUID, u: NPI_MODULEID_u { Guid: id } },
         characteristics: NPI_PROVIDER_CHARACTERISTICS {
             Version: 0,
             Length: 72,
@@ -115,79 +158,87 @@ pub fn add(npi: GUID, pends: bool) -> bool {
             ProviderRegistrationInstance: NPI_REGISTRATION_INSTANCE {
                 Version: 0,
                 Size: 40,
-                NpiId: core::ptr::null(),
-                ModuleId: &raw const MODULE_ID,
+                NpiId: null(),
+                ModuleId: null(),
                 Number: 0,
-                NpiSpecificCharacteristics: core::ptr::null(),
+                NpiSpecificCharacteristics: null(),
             },
         },
+        handle: AtomicUsize::new(0),
         pends,
+        behaviour: Mutex::new(behaviour),
         state: Mutex::default(),
-    }));
-    // SAFETY: made just now, and nobody else's.
-    let own = unsafe { &mut *inner };
+    });
+    let own = Arc::get_mut(&mut module)?;
     own.characteristics.ProviderRegistrationInstance.NpiId = &raw const own.npi;
+    own.characteristics.ProviderRegistrationInstance.ModuleId = &raw const own.id;
+    // In the list before its first callback, which may come from within the registration.
+    MODULES.lock().push(Arc::clone(&module));
     let mut handle: HANDLE = null_mut();
-    let characteristics = &raw const own.characteristics;
+    let context = Arc::as_ptr(&module).cast_mut().cast();
+    let characteristics = &raw const module.characteristics;
     // SAFETY: the characteristics stay until the module is deregistered.
-    let status = unsafe { NmrRegisterProvider(characteristics, inner.cast(), &raw mut handle) };
+    let status = unsafe { NmrRegisterProvider(characteristics, context, &raw mut handle) };
     if status != STATUS_SUCCESS {
-        // SAFETY: not registered, hence still ours.
-        drop(unsafe { Box::from_raw(inner) });
-        return false;
+        MODULES.lock().retain(|other| !Arc::ptr_eq(other, &module));
+        return None;
     }
-    MODULES.lock().push(Module { npi, handle: handle.addr(), inner });
-    true
+    module.handle.store(handle.addr(), Ordering::Release);
+    Some(id)
 }
 
-/// Begins to deregister the provider of `npi`; `None` if there is none. [`Leaving::finish`] waits for its end.
-pub fn remove(npi: &GUID) -> Option<Leaving> {
-    let mut modules = MODULES.lock();
-    let index = modules.iter().position(|module| module.npi == *npi)?;
-    let module = modules.swap_remove(index);
-    drop(modules);
-    NmrDeregisterProvider(super::pointer(module.handle));
+/// Begins to deregister a provider; `None` if there is none. [`Leaving::finish`] waits for its end.
+pub fn remove(npi: &GUID, name: &str) -> Option<Leaving> {
+    let module = find(npi, name)?;
+    MODULES.lock().retain(|other| !Arc::ptr_eq(other, &module));
+    NmrDeregisterProvider(super::pointer(module.handle.load(Ordering::Acquire)));
     Some(Leaving(module))
 }
 
 /// A scripted provider that is being deregistered.
-pub struct Leaving(Module);
+pub struct Leaving(Arc<Module>);
 
 impl Leaving {
-    /// Completes the detaches that were answered with STATUS_PENDING; how many there were.
+    /// Completes the detaches that the script holds up; how many there were.
     pub fn complete(&self) -> usize {
-        // SAFETY: freed by `finish` alone.
-        complete_all(unsafe { &*self.0.inner }.take_pending())
+        self.0.complete_all()
     }
 
     /// Waits until every client is detached; what the module has seen.
     pub fn finish(self) -> Counts {
-        NmrWaitForProviderDeregisterComplete(super::pointer(self.0.handle));
-        // SAFETY: deregistered: nobody calls it any more.
-        let inner = unsafe { Box::from_raw(self.0.inner) };
-        inner.state.lock().counts
+        NmrWaitForProviderDeregisterComplete(super::pointer(self.0.handle.load(Ordering::Acquire)));
+        connections::forget(&self.0);
+        self.0.state.lock().counts
     }
 }
 
-/// Completes the detaches of the provider of `npi` that were answered with STATUS_PENDING; how many there were.
-pub fn complete(npi: &GUID) -> Option<usize> {
-    let pending = {
-        let modules = MODULES.lock();
-        let module = modules.iter().find(|module| module.npi == *npi)?;
-        // SAFETY: freed only after it is taken from the list.
-        unsafe { &*module.inner }.take_pending()
-    };
-    Some(complete_all(pending))
+/// Completes the detaches of a provider that the script holds up; how many there were.
+pub fn complete(npi: &GUID, name: &str) -> Option<usize> {
+    find(npi, name).map(|module| module.complete_all())
 }
 
-/// What the provider of `npi` has seen.
-pub fn counts(npi: &GUID) -> Option<Counts> {
-    let modules = MODULES.lock();
-    let module = modules.iter().find(|module| module.npi == *npi)?;
-    // SAFETY: freed only after it is taken from the list.
-    let inner = unsafe { &*module.inner };
-    let counts = inner.state.lock().counts;
-    Some(counts)
+/// What a provider has seen.
+pub fn counts(npi: &GUID, name: &str) -> Option<Counts> {
+    find(npi, name).map(|module| module.state.lock().counts)
+}
+
+/// What a provider does.
+pub fn behaviour(npi: &GUID, name: &str) -> Option<Behaviour> {
+    find(npi, name).map(|module| module.behaviour())
+}
+
+/// Changes what a provider does; false if there is none.
+pub fn set_behaviour(npi: &GUID, name: &str, behaviour: Behaviour) -> bool {
+    let module = find(npi, name);
+    if let Some(module) = &module {
+        *module.behaviour.lock() = behaviour;
+    }
+    module.is_some()
+}
+
+/// The connections that a provider has, and has had.
+pub fn connections(npi: &GUID, name: &str) -> Option<Vec<Seen>> {
+    find(npi, name).map(|module| connections::seen(&module))
 }
 
 unsafe extern "system" fn attach(
@@ -195,39 +246,45 @@ unsafe extern "system" fn attach(
     context: PVOID,
     _client: *const NPI_REGISTRATION_INSTANCE,
     _client_context: PVOID,
-    _client_dispatch: *const c_void,
+    client_dispatch: *const c_void,
     provider_context: *mut PVOID,
     provider_dispatch: *mut *const c_void,
 ) -> NTSTATUS {
-    let inner: *mut Inner = context.cast();
-    // SAFETY: the context of the registration, which lasts.
-    unsafe { &*inner }.state.lock().counts.attached += 1;
-    let bound = Box::new(Bound { inner, handle: handle.addr() });
+    let module: *const Module = context.cast_const().cast();
+    // SAFETY: the context of the registration, which lasts: a share of it for the binding.
+    unsafe { Arc::increment_strong_count(module) };
+    // SAFETY: the share.
+    let module = unsafe { Arc::from_raw(module) };
+    let behaviour = module.behaviour();
+    if behaviour.attach != STATUS_SUCCESS {
+        return behaviour.attach;
+    }
+    module.note(|counts| counts.attached += 1);
+    // SAFETY: the client's table, which lasts until the registrar's cleanup.
+    let binding = unsafe { Binding::new(module, handle.addr(), client_dispatch) };
     // SAFETY: the registrar's variable.
-    unsafe { provider_context.write(Box::into_raw(bound).cast()) };
+    unsafe { provider_context.write(Arc::into_raw(binding).cast_mut().cast()) };
     // SAFETY: the same.
-    unsafe { provider_dispatch.write((&raw const DISPATCH).cast()) };
+    unsafe { provider_dispatch.write(core::ptr::with_exposed_provenance(behaviour.table)) };
     STATUS_SUCCESS
 }
 
 unsafe extern "system" fn detach(context: PVOID) -> NTSTATUS {
-    // SAFETY: the binding context, which lasts until `cleanup`.
-    let bound = unsafe { &*context.cast::<Bound>() };
-    // SAFETY: registered as long as it is bound.
-    let inner = unsafe { &*bound.inner };
-    let mut state = inner.state.lock();
-    state.counts.detached += 1;
-    if inner.pends {
-        state.pending.push(bound.handle);
-        STATUS_PENDING
-    } else {
-        STATUS_SUCCESS
+    let binding: *const Binding = context.cast_const().cast();
+    // SAFETY: the binding context, which lasts until `cleanup`: a share of it for this call.
+    unsafe { Arc::increment_strong_count(binding) };
+    // SAFETY: the share.
+    let binding = unsafe { Arc::from_raw(binding) };
+    let module = Arc::clone(&binding.module);
+    module.note(|counts| counts.detached += 1);
+    if module.pends {
+        module.state.lock().pending.push(Arc::clone(&binding));
     }
+    binding.detach()
 }
 
 unsafe extern "system" fn cleanup(context: PVOID) {
     // SAFETY: made by `attach`; this is the last that is heard of it.
-    let bound = unsafe { Box::from_raw(context.cast::<Bound>()) };
-    // SAFETY: registered as long as it is bound.
-    unsafe { &*bound.inner }.state.lock().counts.cleaned += 1;
+    let binding = unsafe { Arc::from_raw(context.cast_const().cast::<Binding>()) };
+    binding.module.note(|counts| counts.cleaned += 1);
 }

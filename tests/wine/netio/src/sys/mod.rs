@@ -1,6 +1,7 @@
-//! The binary interfaces that the module stands between: NT's, Winsock Kernel's and the Network Module Registrar's. The
-//! latter two are the driver's own declarations.
+//! The binary interfaces that the module stands between: NT's, Winsock Kernel's, the Network Module Registrar's, and the one
+//! that vendors' modules and the driver have for each other. All but NT's are the driver's own declarations.
 
+pub mod module;
 pub mod nmr;
 pub mod nt {
     //! NT's types and statuses, as the driver's declarations want them.
