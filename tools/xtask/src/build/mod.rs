@@ -3,13 +3,15 @@
 //! 1. [`toolchain`]: which `core` the image is built with, and the linker.
 //! 2. [`wdk`]: headers and import libraries in the folders of a WDK, and a wdk-build that runs on this host.
 //! 3. [`image`]: cargo, for one architecture.
-//! 4. [`reproduce`]: on request, the same again in another folder.
+//! 4. [`sample`]: the sample of a vendor's driver, in C.
+//! 5. [`reproduce`]: on request, the same again in another folder.
 //!
 //! Everything lies under `target/wdk` and `target/image`; what is up to date is left alone.
 
 mod image;
 pub mod linker;
 mod reproduce;
+mod sample;
 mod toolchain;
 mod wdk;
 
@@ -150,6 +152,10 @@ pub fn build(args: &BuildArgs) -> Result<(), Error> {
         println!("\n== weir.sys for {}: {toolchain}", arch.name());
         kit.libraries(arch, &toolchain)?;
         image::build(arch, args, &toolchain, &kit)?;
+        if !args.lint {
+            println!("\n== weirsample.sys for {}", arch.name());
+            sample::build(arch, &toolchain, &kit, args.offline)?;
+        }
     }
     if args.reproduce { reproduce::check(archs, args) } else { Ok(()) }
 }

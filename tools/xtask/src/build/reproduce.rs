@@ -7,7 +7,7 @@ use super::{Arch, BuildArgs, Error, Profile, dist, io};
 use crate::step::root;
 
 /// What is compared.
-const FILES: [&str; 3] = ["weir.sys", "weir.pdb", "weir.map"];
+const FILES: [&str; 4] = ["weir.sys", "weir.pdb", "weir.map", "weirsample.sys"];
 
 /// Copies what belongs to the tree: what git knows, and what it would be told of.
 fn copy(to: &Path) -> Result<(), Error> {

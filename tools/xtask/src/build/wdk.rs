@@ -110,13 +110,40 @@ impl Kit {
         self.folder.join("Lib").join(VERSION).join("km").join(arch.folder())
     }
 
-    /// Makes the import libraries that wdk-sys names.
+    /// The folders of headers, the driver's first.
+    pub fn includes(&self) -> [PathBuf; 2] {
+        let include = self.folder.join("Include").join(VERSION);
+        [include.join("km"), include.join("shared")]
+    }
+
+    /// The compiler that belongs to libclang.
+    pub fn compiler(&self, offline: bool) -> Result<PathBuf, Error> {
+        let llvm = self.libclang.parent().unwrap_or(&self.libclang);
+        let clang = llvm.join("bin/clang");
+        if !clang.exists() {
+            let name = llvm.file_name().unwrap_or_default().to_string_lossy();
+            install::packages(&[&name.replace("llvm", "clang")], !offline)?;
+        }
+        Ok(clang)
+    }
+
+    /// Makes the import libraries that wdk-sys and the sample name.
     pub fn libraries(&self, arch: Arch, toolchain: &Toolchain) -> Result<(), Error> {
-        let folder = self.library_folder(arch);
-        let exports = root().join("tests/abi/exports/ntoskrnl.exe.txt");
+        self.import_library(arch, toolchain, "ntoskrnl.exe")?;
+        self.import_library(arch, toolchain, "netio.sys")?;
+        // Nothing of these is used.
+        for name in ["hal", "wmilib", "BufferOverflowFastFailK", "arm64rt"] {
+            write(&self.library_folder(arch).join(name).with_extension("lib"), b"!<arch>\n")?;
+        }
+        Ok(())
+    }
+
+    /// Makes the import library of one image of Windows'.
+    fn import_library(&self, arch: Arch, toolchain: &Toolchain, image: &str) -> Result<(), Error> {
+        let exports = root().join("tests/abi/exports").join(format!("{image}.txt"));
         let exports = std::fs::read_to_string(&exports).map_err(io(&exports))?;
-        let definition = folder.join("ntoskrnl.def");
-        let mut text = String::from("LIBRARY \"ntoskrnl.exe\"\nEXPORTS\n");
+        let definition = self.library_folder(arch).join(image).with_extension("def");
+        let mut text = format!("LIBRARY \"{image}\"\nEXPORTS\n");
         for line in exports.lines().filter(|line| !line.starts_with('#')) {
             // What came after the oldest Windows that weir runs on is not imported.
             if !line.contains(';') && !line.trim().is_empty() {
@@ -124,7 +151,7 @@ impl Kit {
                 text.push('\n');
             }
         }
-        let library = folder.join("ntoskrnl.lib");
+        let library = definition.with_extension("lib");
         if !library.exists() || std::fs::read_to_string(&definition).ok().as_ref() != Some(&text) {
             write(&definition, text.as_bytes())?;
             let machine = format!("/machine:{}", arch.name());
@@ -136,10 +163,6 @@ impl Kit {
             if !made.is_ok_and(|status| status.success()) {
                 return Err(Error(format!("{} could not be made", library.display())));
             }
-        }
-        // Nothing of these is used.
-        for name in ["hal", "wmilib", "BufferOverflowFastFailK", "arm64rt"] {
-            write(&folder.join(name).with_extension("lib"), b"!<arch>\n")?;
         }
         Ok(())
     }
