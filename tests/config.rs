@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use ntsim::fault::Plan;
 use ntsim::registry::Value;
 use ntsim::security::{Ace, Descriptor, READ, Sid};
-use weir::config::schema::{FailMode, POLICY_IMAGE, Requirement, TABLE};
+use weir::config::schema::{FailMode, POLICY_IMAGE, Provider, Requirement, SPOKEN, TABLE};
 use weir::config::{self, Loaded, Settings};
 use weir::control::protocol::noise::Keys;
 use weir::kernel::Status;
@@ -78,22 +78,60 @@ fn what_stands_in_the_registry_is_taken() {
         "ExtensionInterfaces",
         Value::MultiSz(vec![
             "{5EE5D4F1-9929-4633-8368-7BC7438B4140}=required".into(),
-            "{00000000-0000-0000-0000-000000000001}=optional".into(),
+            "{00000000-0000-0000-0000-000000000001}=optional;speaks={9D2C6A7E-41B5-4C0F-8E39-52A7D61F0B84}\
+             ;providers=builtin,nmr;events=0xA5"
+                .into(),
+            "{9D2C6A7E-41B5-4C0F-8E39-52A7D61F0B84}=off".into(),
         ]),
     );
+    set("ExtensionMetricSeconds", Value::Dword(0));
+    set("SendBacklogMark", Value::Dword(65_536));
+    set("ReceiveBacklogMark", Value::Dword(16_777_216));
     let (loaded, events) = load();
     let settings = &loaded.settings;
     assert_eq!(settings.control_listen.as_slice(), ["[::1]:0".parse::<SocketAddr>().unwrap()]);
     assert_eq!(settings.control_max_sessions, 3);
     assert_eq!(settings.fail_mode, FailMode::Closed);
     assert_eq!(settings.ring_records, Settings::DEFAULT.ring_records);
-    let requirements: Vec<_> =
-        settings.extension_interfaces.as_slice().iter().map(|it| it.requirement).collect();
-    assert_eq!(requirements, [Requirement::Required, Requirement::Optional]);
+    let interfaces = settings.extension_interfaces.as_slice();
+    let requirements: Vec<_> = interfaces.iter().map(|it| it.requirement).collect();
+    assert_eq!(requirements, [Requirement::Required, Requirement::Optional, Requirement::Off]);
+    let [_, alias, _] = interfaces else { panic!("{interfaces:?}") };
+    assert_eq!((alias.events, alias.speaks), (Some(0xA5), Some(SPOKEN[1])));
+    assert!(alias.providers.iter().eq([Provider::Builtin, Provider::Nmr]));
+    assert_eq!(settings.extension_metric_seconds, 0);
+    assert_eq!((settings.send_backlog_mark, settings.receive_backlog_mark), (65_536, 16_777_216));
     assert_eq!(loaded.policy_image.as_ref().unwrap().bytes(), image);
-    assert_eq!(events, ["SettingsRead { taken: 5, refused: 0 }", "ControlKeyAbsent"]);
+    assert_eq!(events, ["SettingsRead { taken: 8, refused: 0 }", "ControlKeyAbsent"]);
     drop(loaded);
     assert_clean(&sim);
+}
+
+#[test]
+fn with_one_interface_that_is_refused_none_is_taken_and_the_reason_is_told() {
+    const KNOWN: &str = "{5EE5D4F1-9929-4633-8368-7BC7438B4140}";
+    for (entry, reason) in [
+        (
+            "{00000000-0000-0000-0000-000000000001}=optional;speaks={00000000-0000-0000-0000-000000000002}",
+            "UnknownInterface",
+        ),
+        ("{00000000-0000-0000-0000-000000000001}=optional;events=0x100000000", "OutOfRange"),
+        ("{00000000-0000-0000-0000-000000000001}=optional;events=0x1;events=0x1", "Duplicate"),
+        ("{00000000-0000-0000-0000-000000000001}=optional;providers=someone", "BadInterface"),
+    ] {
+        let sim = boot();
+        let entries = vec![format!("{KNOWN}=required"), entry.into()];
+        let size = 2 * (entries.iter().map(|entry| entry.len() + 1).sum::<usize>() + 1);
+        sim.registry().set(PARAMETERS, "ExtensionInterfaces", Value::MultiSz(entries));
+        let (loaded, events) = load();
+        assert_eq!(*loaded.settings, Settings::DEFAULT);
+        let told = format!(
+            "SettingRefused {{ name: \"ExtensionInterfaces\", reason: {reason}, registry_type: 7, size: {size} }}"
+        );
+        assert_eq!(events[0], told);
+        drop(loaded);
+        assert_clean(&sim);
+    }
 }
 
 #[test]

@@ -5,7 +5,8 @@ use std::fmt::Write as _;
 #[path = "reference/protocol.rs"]
 mod protocol;
 
-use weir::config::schema::{Kind, TABLE};
+use weir::config::interface::NAMES;
+use weir::config::schema::{Kind, SPOKEN, TABLE};
 
 fn form(kind: Kind) -> (&'static str, String) {
     match kind {
@@ -25,7 +26,10 @@ fn form(kind: Kind) -> (&'static str, String) {
         }
         Kind::Peers => ("REG_MULTI_SZ", "`NAME=ROLE:KEY` each, at most 64".into()),
         Kind::Directory => ("REG_SZ", "an absolute path, `.`, or empty".into()),
-        Kind::Extensions => ("REG_MULTI_SZ", "`{NPIID}=required` or `{NPIID}=optional` each".into()),
+        Kind::Extensions => (
+            "REG_MULTI_SZ",
+            "`{NPIID}=required`, `{NPIID}=optional` or `{NPIID}=off` each, and options".into(),
+        ),
         Kind::Binary { maximum } => ("REG_BINARY", format!("at most {maximum} bytes")),
     }
 }
@@ -48,6 +52,52 @@ one, or gone, the registry has the newer policy, and the stored one waits (event
 damaged or cannot be read, the stored one decides.
 ";
 
+fn extensions() -> String {
+    let mut page = String::from(
+        "
+## Extension interfaces
+
+One entry of `ExtensionInterfaces` is an interface's NPIID in braces, `=`, one of `required`, `optional` and `off`, and any \
+of the options below, in any order, each behind a `;` and at most once. Case does not matter; there are no blanks. An \
+interface stands once. With one entry that is wrong none is taken.
+
+| word | meaning |
+| --- | --- |
+| `required` | A socket that nobody provides the interface for is closed. |
+| `optional` | It goes on without. |
+| `off` | The interface is not asked for. |
+| `;events=0xMASK` | The events to switch on, a bit each, in hexadecimal digits. Without it, the interface's own. |
+| `;providers=KIND,…` | Who is asked, in this order, until one grants it: `wsk`, `nmr` (the modules of vendors, every one), \
+`builtin` (weir itself). Without it, `wsk,nmr,builtin`. |
+| `;speaks={NPIID}` | The interface has the tables of that one: a vendor's own NPIID for what weir knows. |
+
+weir knows these:
+
+| interface | NPIID |
+| --- | --- |
+",
+    );
+    for (name, interface) in NAMES.iter().zip(SPOKEN) {
+        writeln!(page, "| {name} | `{interface}` |").unwrap();
+    }
+    page + "
+An interface that weir does not know, and that speaks none that it knows, can be named all the same: nobody provides it, \
+so that with `required` there is no control socket. Here connection_v1 is not asked of WSK, label_v1 of nobody, and a \
+vendor's own interface, with the tables of label_v1, is required:
+
+```
+{5ee5d4f1-9929-4633-8368-7bc7438b4140}=optional;events=0x1;providers=nmr,builtin
+{9d2c6a7e-41b5-4c0f-8e39-52a7d61f0b84}=off
+{01234567-89ab-cdef-0123-456789abcdef}=required;providers=nmr;speaks={9d2c6a7e-41b5-4c0f-8e39-52a7d61f0b84}
+```
+
+SettingRefused says why an entry was not taken: `bad-interface` (it has another form; or an interface that has tables of \
+its own is to speak another's), `unknown-interface` (it speaks one that weir does not know), `out-of-range` (events of more \
+than 32 bits), `duplicate` (an interface, an option or a kind of provider stands twice), `too-many`, `too-long`, \
+`embedded-nul`.
+"
+}
+
 fn registry() -> String {
     let mut page = String::from(
         "# Registry values\n\n\
@@ -65,7 +115,7 @@ fn registry() -> String {
         let doc = doc.split_whitespace().collect::<Vec<_>>().join(" ");
         writeln!(page, "| `{}` | {kind} | {range} | {default} | {doc} |", setting.name).unwrap();
     }
-    page + KEY
+    page + &extensions() + KEY
 }
 
 /// Compares a page with what was made from the code, or writes it.

@@ -12,6 +12,7 @@
 )]
 
 mod endpoint;
+pub mod interface;
 pub mod schema;
 
 #[cfg(kernel)]

@@ -9,6 +9,8 @@
 use core::fmt;
 use core::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 
+use super::interface;
+pub use super::interface::{Extension, Providers, Requirement, SPOKEN};
 use crate::control::protocol::role::{self, MAX_PEERS, Name, Peer};
 pub use crate::trace::Guid;
 pub use crate::trace::events::{FailMode, Provider, RefusedSetting as Refused};
@@ -26,8 +28,6 @@ pub const MAX_ENDPOINTS: usize = 8;
 pub const MAX_PATH: usize = 255;
 /// The most extension interfaces taken.
 pub const MAX_EXTENSIONS: usize = 16;
-/// The most that one extension takes in its text: GUID, `=`, `required`, terminator.
-const EXTENSION_TEXT: usize = 38 + 1 + 8 + 1;
 
 /// What a value looks like.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -44,7 +44,7 @@ pub enum Kind {
     Peers,
     /// REG_SZ: an absolute path of the object manager; `.`: the driver's own; empty: none.
     Directory,
-    /// REG_MULTI_SZ: `{NPIID}=required` or `{NPIID}=optional`.
+    /// REG_MULTI_SZ: `{NPIID}=required`, `{NPIID}=optional` or `{NPIID}=off`, and options.
     Extensions,
     /// REG_BINARY of at most so many bytes.
     Binary { maximum: usize },
@@ -70,7 +70,7 @@ impl Kind {
             Self::Dials => size_of::<[u16; MAX_ENDPOINTS * (role::MAX_NAME + 1 + MAX_TEXT + 1) + 1]>(),
             Self::Peers => size_of::<[u16; MAX_PEERS * (role::MAX_TEXT + 1) + 1]>(),
             Self::Directory => size_of::<[u16; MAX_PATH + 1]>(),
-            Self::Extensions => size_of::<[u16; MAX_EXTENSIONS * EXTENSION_TEXT + 1]>(),
+            Self::Extensions => size_of::<[u16; MAX_EXTENSIONS * (interface::MAX_TEXT + 1) + 1]>(),
             Self::Binary { maximum } => maximum,
         }
     }
@@ -199,50 +199,6 @@ pub struct Dial {
     pub address: SocketAddr,
 }
 
-/// Whether a socket can do without an extension interface.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Requirement {
-    /// It is not asked for.
-    Off,
-    /// The socket goes on without it.
-    Optional,
-    /// The socket is closed without it.
-    Required,
-}
-
-/// Kinds of providers, in the order in which they are asked.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Providers([Option<Provider>; 3]);
-
-impl Providers {
-    /// WSK, modules of vendors, weir itself.
-    pub const DEFAULT: Self = Self([Some(Provider::Wsk), Some(Provider::Nmr), Some(Provider::Builtin)]);
-
-    /// The kinds, in their order.
-    pub fn iter(&self) -> impl Iterator<Item = Provider> {
-        self.0.into_iter().flatten()
-    }
-}
-
-/// An extension interface, and how sockets are to have it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Extension {
-    pub interface: Guid,
-    pub requirement: Requirement,
-    /// The events to switch on; `None`: those of the interface.
-    pub events: Option<u32>,
-    pub providers: Providers,
-    /// The interface whose tables this one has, if it is an alias.
-    pub speaks: Option<Guid>,
-}
-
-impl Extension {
-    /// By the defaults but for the requirement.
-    pub const fn new(interface: Guid, requirement: Requirement) -> Self {
-        Self { interface, requirement, events: None, providers: Providers::DEFAULT, speaks: None }
-    }
-}
-
 /// A directory.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Directory {
@@ -329,7 +285,7 @@ listed! {
     Endpoints, Endpoints => endpoint;
     Dials, Dials => dial;
     Peers, Peers => peer;
-    Extensions, Extensions => extension;
+    Extensions, Extensions => interface::parse;
 }
 
 impl Typed for Directory {
@@ -454,9 +410,9 @@ schema! {
         /// What happens to connections while no policy is loaded: open lets them pass, closed blocks them.
         fail_mode: FailMode = "FailMode" Kind::Choice(FailMode::NAMES),
             FailMode::Open, "0", Live;
-        /// Extension interfaces that each control connection is registered for: one `{NPIID}=required` or
-        /// `{NPIID}=optional` each, at most 16. A connection that cannot have a required one is closed. Those that weir
-        /// speaks are asked for in any case, as optional ones.
+        /// Extension interfaces that each control connection is registered for, at most 16: `{NPIID}=required`,
+        /// `{NPIID}=optional` or `{NPIID}=off`, then options; see below. A connection that cannot have a required one is
+        /// closed. Those that weir speaks are asked for in any case, as optional ones, unless they are off.
         extension_interfaces: Extensions = "ExtensionInterfaces" Kind::Extensions,
             Extensions::EMPTY, "", Restart;
         /// How often weir itself, where it provides an interface, tells what a control connection has carried; 0: not at
@@ -563,7 +519,7 @@ pub fn parse<'a>(name: &str, registry_type: u32, bytes: &'a [u8]) -> Result<Valu
         }
         Kind::Extensions => {
             let texts = Texts::read(bytes, most)?;
-            distinct(texts, MAX_EXTENSIONS, |text| extension(text).map(|extension| extension.interface))?;
+            distinct(texts, MAX_EXTENSIONS, |text| interface::parse(text).map(|it| it.interface))?;
             Ok(Value::Extensions(texts))
         }
         Kind::Directory => {
@@ -726,28 +682,4 @@ fn peers(texts: Texts<'_>) -> Result<(), Refused> {
 
 fn utf16(text: Text<'_>) -> impl Iterator<Item = u16> {
     text.iter().map(|&unit| u16::from_le_bytes(unit))
-}
-
-fn extension(entry: Text<'_>) -> Result<Extension, Refused> {
-    let read = || {
-        let equals = entry.iter().position(|&unit| unit == [b'=', 0])?;
-        let (interface, requirement) = entry.split_at_checked(equals)?;
-        let (_, requirement) = requirement.split_first()?;
-        let is = |word: &str| {
-            requirement.len() == word.len()
-                && requirement
-                    .iter()
-                    .zip(word.bytes())
-                    .all(|(&[low, high], expected)| high == 0 && low.to_ascii_lowercase() == expected)
-        };
-        let requirement = if is("required") {
-            Requirement::Required
-        } else if is("optional") {
-            Requirement::Optional
-        } else {
-            return None;
-        };
-        Some(Extension::new(Guid::parse(utf16(interface))?, requirement))
-    };
-    read().ok_or(Refused::BadInterface)
 }

@@ -288,26 +288,84 @@ fn a_directory_is_a_path_the_drivers_own_or_none() {
 const A: &str = "{5EE5D4F1-9929-4633-8368-7BC7438B4140}";
 const B: &str = "{00000000-0000-0000-0000-000000000001}";
 
-fn interfaces(text: &str) -> Result<Vec<(String, bool)>, Refused> {
-    let mut settings = Settings::DEFAULT;
-    settings.set("ExtensionInterfaces", REG_MULTI_SZ, &utf16(text))?;
-    let entries = settings.extension_interfaces;
-    Ok(entries
-        .as_slice()
-        .iter()
-        .map(|entry| (format!("{}", entry.interface), entry.requirement == Requirement::Required))
-        .collect())
+fn interfaces(text: &str) -> Result<Vec<Extension>, Refused> {
+    set("ExtensionInterfaces", REG_MULTI_SZ, text)
+        .map(|settings| settings.extension_interfaces.as_slice().to_vec())
+}
+
+/// The only interface in a text.
+#[track_caller]
+fn interface(text: &str) -> Extension {
+    let [extension] = interfaces(text).unwrap()[..] else { panic!("{text}: not one") };
+    extension
+}
+
+fn guid(text: &str) -> crate::trace::Guid {
+    crate::trace::Guid::parse(text.encode_utf16()).unwrap()
 }
 
 #[test]
 fn extension_interfaces_are_taken_in_their_order() {
-    let expected = Ok(vec![(A.to_ascii_lowercase(), true), (B.into(), false)]);
+    let expected = vec![
+        Extension::new(guid(A), Requirement::Required),
+        Extension::new(guid(B), Requirement::Optional),
+        Extension::new(guid(L), Requirement::Off),
+    ];
     for end in ["", "\0", "\0\0"] {
-        assert_eq!(interfaces(&format!("{A}=required\0{B}=Optional{end}")), expected, "{end:?}");
+        let text = format!("{A}=required\0{B}=Optional\0{}=OFF{end}", L.to_ascii_lowercase());
+        assert_eq!(interfaces(&text), Ok(expected.clone()), "{end:?}");
     }
     for none in ["\0", "\0\0"] {
         assert_eq!(interfaces(none), Ok(vec![]), "{none:?}");
     }
+}
+
+const L: &str = "{9D2C6A7E-41B5-4C0F-8E39-52A7D61F0B84}";
+
+#[test]
+fn the_options_of_an_extension_interface_stand_in_any_order_and_case() {
+    use Provider::{Builtin, Nmr, Wsk};
+    let order = |kinds: &[Provider]| Providers::new(kinds.iter().copied()).unwrap();
+    let plain = Extension::new(guid(A), Requirement::Optional);
+    for (options, expected) in [
+        ("", plain),
+        (";events=0x0", Extension { events: Some(0), ..plain }),
+        (";events=0xF", Extension { events: Some(15), ..plain }),
+        (";EVENTS=0XfFfFfFfF", Extension { events: Some(u32::MAX), ..plain }),
+        (";events=0x00000000000000000003", Extension { events: Some(3), ..plain }),
+        (";providers=nmr", Extension { providers: order(&[Nmr]), ..plain }),
+        (";providers=Builtin,WSK", Extension { providers: order(&[Builtin, Wsk]), ..plain }),
+        (";providers=wsk,nmr,builtin", plain),
+        (
+            ";providers=builtin,nmr,wsk;events=0x7",
+            Extension { providers: order(&[Builtin, Nmr, Wsk]), events: Some(7), ..plain },
+        ),
+        (
+            ";events=0x7;providers=builtin,nmr,wsk",
+            Extension { providers: order(&[Builtin, Nmr, Wsk]), events: Some(7), ..plain },
+        ),
+    ] {
+        assert_eq!(interface(&format!("{A}=optional{options}")), expected, "{options}");
+    }
+    let alias = interface(&format!("{B}=required;speaks={L};events=0x1"));
+    let expected =
+        Extension { speaks: Some(guid(L)), events: Some(1), ..Extension::new(guid(B), alias.requirement) };
+    assert_eq!(alias, expected);
+    let options = "events=0x00000001;providers=builtin,wsk,nmr;speaks=";
+    let longest = (0..16).map(|n| format!("{{00000000-0000-0000-0000-{n:012}}}=required;{options}{A}\0"));
+    let longest = longest.collect::<Vec<_>>().concat();
+    assert_eq!(utf16(&longest).len() + 2, Kind::Extensions.maximum_size(), "there is room for the longest");
+    assert_eq!(interfaces(&(longest + "\0")).map(|entries| entries.len()), Ok(16));
+}
+
+#[test]
+fn providers_are_at_least_one_and_none_twice() {
+    assert_eq!(Providers::new([]), None);
+    assert_eq!(Providers::new([Provider::Nmr, Provider::Nmr]), None);
+    let all = [Provider::Wsk, Provider::Nmr, Provider::Builtin];
+    assert_eq!(Providers::new(all), Some(Providers::DEFAULT));
+    assert_eq!(Providers::new(all.into_iter().chain(all)), None);
+    assert!(Providers::DEFAULT.iter().eq(all));
 }
 
 #[test]
@@ -315,13 +373,80 @@ fn extension_interfaces_are_refused_whole_with_the_reason() {
     for (text, reason) in [
         (format!("{A}=required\0\0{B}=optional\0\0"), Refused::EmbeddedNul),
         (format!("{A}=required\0{A}=optional\0\0"), Refused::Duplicate),
+        (format!("{A}=off\0{}=off;events=0x1\0\0", A.to_ascii_lowercase()), Refused::Duplicate),
         (format!("{A}\0\0"), Refused::BadInterface),
-        (format!("{A}=\0\0"), Refused::BadInterface),
-        (format!("{A}=maybe\0\0"), Refused::BadInterface),
         (format!("{A} =required\0\0"), Refused::BadInterface),
+        (format!(" {A}=required\0\0"), Refused::BadInterface),
+        (format!("{A};\0\0"), Refused::BadInterface),
+        (format!(";{A}=required\0\0"), Refused::BadInterface),
         (format!("{}=required\0\0", &A[1..]), Refused::BadInterface),
         (format!("{}x=required\0\0", &A[..37]), Refused::BadInterface),
         ("=required\0\0".into(), Refused::BadInterface),
+        ("connection_v1=required\0\0".into(), Refused::BadInterface),
+    ] {
+        assert_eq!(interfaces(&text), Err(reason), "{text:?}");
+    }
+    for (rest, reason) in [
+        ("", Refused::BadInterface),
+        ("maybe", Refused::BadInterface),
+        ("required ", Refused::BadInterface),
+        (" required", Refused::BadInterface),
+        ("requiréd", Refused::BadInterface),
+        ("r\u{1F30A}quired", Refused::BadInterface),
+        ("required;", Refused::BadInterface),
+        ("required;;events=0x1", Refused::BadInterface),
+        ("required,events=0x1", Refused::BadInterface),
+        ("required; events=0x1", Refused::BadInterface),
+        ("required;events =0x1", Refused::BadInterface),
+        ("required;events= 0x1", Refused::BadInterface),
+        ("required;events", Refused::BadInterface),
+        ("required;events=", Refused::BadInterface),
+        ("required;events=0x", Refused::BadInterface),
+        ("required;events=0", Refused::BadInterface),
+        ("required;events=15", Refused::BadInterface),
+        ("required;events=0x1g", Refused::BadInterface),
+        ("required;events=0x１", Refused::BadInterface),
+        ("required;events=-0x1", Refused::BadInterface),
+        ("required;events=0x-1", Refused::BadInterface),
+        ("required;events=0x1=1", Refused::BadInterface),
+        ("required;events=0x100000000", Refused::OutOfRange),
+        ("required;events=0xFFFFFFFFF", Refused::OutOfRange),
+        ("required;events=0xFFFFFFFFFFFFFFFFFF", Refused::OutOfRange),
+        ("required;events=0xFFFFFFFFFFFFFFFFFFz", Refused::BadInterface),
+        ("required;events=0x1;events=0x1", Refused::Duplicate),
+        ("required;events=0x1;Events=0x2", Refused::Duplicate),
+        ("required;providers", Refused::BadInterface),
+        ("required;providers=", Refused::BadInterface),
+        ("required;providers=,", Refused::BadInterface),
+        ("required;providers=wsk,", Refused::BadInterface),
+        ("required;providers=,wsk", Refused::BadInterface),
+        ("required;providers=wsk, nmr", Refused::BadInterface),
+        ("required;providers=wsk;nmr", Refused::BadInterface),
+        ("required;providers=vendor", Refused::BadInterface),
+        ("required;providers=wsk,vendor,wsk", Refused::BadInterface),
+        ("required;providers=wsk,wsk", Refused::Duplicate),
+        ("required;providers=wsk,nmr,builtin,WSK", Refused::Duplicate),
+        ("required;providers=nmr;providers=wsk", Refused::Duplicate),
+        ("required;speaks=", Refused::BadInterface),
+        ("required;speaks=label_v1", Refused::BadInterface),
+        ("required;wants=0x1", Refused::BadInterface),
+        ("required;required", Refused::BadInterface),
+        ("required;=", Refused::BadInterface),
+    ] {
+        for interface in [A, B] {
+            let text = format!("{interface}={rest}\0\0");
+            assert_eq!(interfaces(&text), Err(reason), "{text:?}");
+            let among = format!("{L}=off\0{text}");
+            assert_eq!(interfaces(&among), Err(reason), "{among:?}");
+        }
+    }
+    for (text, reason) in [
+        (format!("{B}=optional;speaks={B}"), Refused::BadInterface),
+        (format!("{A}=optional;speaks={A}"), Refused::BadInterface),
+        (format!("{A}=optional;speaks={L}"), Refused::BadInterface),
+        (format!("{B}=optional;speaks={L};speaks={A}"), Refused::Duplicate),
+        (format!("{B}=optional;speaks={}", B.replace('1', "2")), Refused::UnknownInterface),
+        (format!("{B}=off;speaks={}", B.replace('1', "2")), Refused::UnknownInterface),
     ] {
         assert_eq!(interfaces(&text), Err(reason), "{text:?}");
     }
@@ -330,10 +455,53 @@ fn extension_interfaces_are_refused_whole_with_the_reason() {
         entries.collect::<Vec<_>>().concat()
     };
     assert_eq!(interfaces(&list(16)).map(|entries| entries.len()), Ok(16));
-    // Seventeen of the longest do not even fit in the largest value.
-    assert_eq!(interfaces(&list(17)), Err(Refused::TooLong));
-    let unterminated = list(17).replace("required", "optional");
-    assert_eq!(interfaces(unterminated.trim_end_matches('\0')), Err(Refused::TooLong));
+    assert_eq!(interfaces(&list(17)), Err(Refused::TooMany));
+    assert_eq!(interfaces(&list(60)), Err(Refused::TooLong));
+}
+
+#[test]
+fn every_part_of_an_entry_is_needed() {
+    let whole = format!("{B}=required;events=0x1f;providers=nmr,wsk;speaks={L}");
+    let taken = interface(&whole);
+    let ends = [
+        format!("{B}=required"),
+        format!("{B}=required;events=0x1"),
+        format!("{B}=required;events=0x1f"),
+        format!("{B}=required;events=0x1f;providers=nmr"),
+        format!("{B}=required;events=0x1f;providers=nmr,wsk"),
+        whole.clone(),
+    ];
+    for length in 1..=whole.len() {
+        let text = &whole[..length];
+        assert_eq!(interfaces(text).is_ok(), ends.iter().any(|end| end == text), "{text}");
+    }
+    // Whatever one character becomes: another value, or none.
+    for at in 0..whole.len() {
+        for other in ["", " ", ";", "=", ",", "0", "é", "{", "\u{FFFF}"] {
+            let text = [&whole[..at], other, &whole[at + 1..]].concat();
+            if interfaces(&text) == Ok(vec![taken]) {
+                assert_eq!(other, &whole[at..=at], "{text}");
+            }
+        }
+    }
+}
+
+#[test]
+fn interfaces_that_weir_knows_have_names() {
+    use crate::config::interface::{NAMES, name, named};
+    assert_eq!(name(&guid(A)), Some("connection_v1"));
+    assert_eq!(name(&guid(L)), Some("label_v1"));
+    assert_eq!(name(&guid(B)), None);
+    assert_eq!(NAMES.map(named), SPOKEN.map(Some));
+    assert_eq!((named("Label_V1"), named("label")), (Some(guid(L)), None));
+}
+
+#[cfg(kernel)]
+#[test]
+fn the_interfaces_known_to_settings_are_those_of_the_driver() {
+    for interface in &crate::ext::INTERFACES {
+        assert!(SPOKEN.contains(&(*interface.npi_id()).into()));
+    }
 }
 
 #[test]

@@ -47,7 +47,7 @@ impl Told {
                 Value::NtStatus(it) => it.to_string(),
                 Value::Guid(it) => it.to_string(),
                 Value::Address(it) => it.to_string(),
-                Value::Bytes(it) => it.iter().map(|byte| format!("{byte:02x}")).collect(),
+                Value::Bytes(it) => it.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}")),
                 Value::Text(it) | Value::Named(_, it) => it.to_owned(),
                 Value::Wide(it) => String::from_utf16_lossy(it),
             };
