@@ -91,7 +91,10 @@ extern "C" {
 /* Version in the tables and structures of this header. */
 #define EXTENSION_MODULE_V1 1
 
-/* EXTENSION_CONNECTION.Kind */
+/*
+ * EXTENSION_CONNECTION.Kind. Where an operator requires the interface, a socket that does not get it is closed: so a
+ * listening socket should be granted even if there is nothing to tell of it, lest nobody can connect.
+ */
 #define EXTENSION_CONNECTION_LISTENING 0 /* accepts sessions; has no peer */
 #define EXTENSION_CONNECTION_ACCEPTED 1  /* a peer has connected to weir */
 #define EXTENSION_CONNECTION_DIALLED 2   /* weir has connected to a peer */

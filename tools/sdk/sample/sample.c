@@ -67,7 +67,7 @@ struct _CONNECTION {
     PVOID Client;         /* weir's context */
     const void *Dispatch; /* weir's table of the interface */
     UINT64 Session;
-    UINT32 EventMask;
+    UINT32 EventMask; /* what weir wants to be told */
     ULONG Calls;       /* callbacks for this connection that are in progress */
     BOOLEAN Detached;  /* DetachConnection has been called: no new callbacks */
     BOOLEAN Completes; /* it returned STATUS_PENDING: DetachComplete follows */
@@ -227,18 +227,21 @@ static void ConnectionTick(CONNECTION *Connection)
 static CONNECTION_QUERY_METRIC_FN QueryMetric;
 static NTSTATUS NTAPI QueryMetric(PVOID ProviderContext, CONNECTION_METRIC_V1 *Metric)
 {
-    /* The caller may be of an older version, with a smaller structure. */
+    KIRQL OldIrql;
+
+    /* Nothing is written beyond what the caller has. */
     if (!EXTENSION_HAS(Metric, CONNECTION_METRIC_V1, Reserved)) {
         return STATUS_INVALID_PARAMETER;
     }
+    OldIrql = Acquire();
     FillMetric(ProviderContext, Metric);
+    Release(OldIrql);
     return STATUS_SUCCESS;
 }
 
 /*
- * Looks whether the backlog has crossed a mark, and tells so. Change: what to do with the backlog first; 0: nothing.
- * weir is called with the lock released; so two crossings at once may be told in either order, and a product that has
- * that case serialises them.
+ * Tells weir if the backlog has crossed a mark. The lock is not held during the call: two crossings at once may be told
+ * in either order. A product that can have that serialises them.
  */
 static void TellBacklog(CONNECTION *Connection, UINT32 Direction)
 {
@@ -248,14 +251,14 @@ static void TellBacklog(CONNECTION *Connection, UINT32 Direction)
     BACKLOG Now;
     KIRQL OldIrql = Acquire();
 
-    if (Backlog->High != 0) {
-        if (!Backlog->Above && Backlog->Bytes >= Backlog->High) {
-            Backlog->Above = TRUE;
-            Crossed = TRUE;
-        } else if (Backlog->Above && Backlog->Bytes <= Backlog->Low) {
-            Backlog->Above = FALSE;
-            Crossed = TRUE;
-        }
+    if (Backlog->High == 0) {
+        Backlog->Above = FALSE; /* no marks: nothing to tell */
+    } else if (!Backlog->Above && Backlog->Bytes >= Backlog->High) {
+        Backlog->Above = TRUE;
+        Crossed = TRUE;
+    } else if (Backlog->Above && Backlog->Bytes <= Backlog->Low) {
+        Backlog->Above = FALSE;
+        Crossed = TRUE;
     }
     Crossed = Crossed && (Connection->EventMask & CONNECTION_EVENT_BACKLOG) != 0 && BeginCallLocked(Connection);
     Now = *Backlog;
@@ -405,10 +408,6 @@ static NTSTATUS NTAPI AttachConnection(
     if (!EXTENSION_HAS(Socket, EXTENSION_CONNECTION, EventMask) || Head[0] < Binding->Module->ClientSize || Head[1] < 1) {
         return STATUS_REVISION_MISMATCH;
     }
-    /* There is nothing to tell of a socket that only accepts others. */
-    if (Socket->Kind == EXTENSION_CONNECTION_LISTENING) {
-        return STATUS_NOT_SUPPORTED;
-    }
     Connection = Allocate(sizeof(*Connection));
     if (Connection == NULL) {
         return STATUS_INSUFFICIENT_RESOURCES;
@@ -417,7 +416,9 @@ static NTSTATUS NTAPI AttachConnection(
     Connection->Client = ClientContext;
     Connection->Dispatch = ClientDispatch;
     Connection->Session = Socket->Session;
-    Connection->EventMask = Socket->EventMask;
+    /* There is nothing to tell of a socket that only accepts others. It is granted nevertheless: where the interface is
+       required, a listening socket that does not get it is closed. */
+    Connection->EventMask = Socket->Kind == EXTENSION_CONNECTION_LISTENING ? 0 : Socket->EventMask;
 
     OldIrql = Acquire();
     Begun = BeginCallLocked(Connection);

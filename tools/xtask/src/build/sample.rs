@@ -27,6 +27,8 @@ const COMPILE: &[&str] = &[
     "-Wall",
     "-Wextra",
     "-Werror",
+    // By which an exception finds its way, and a debugger.
+    "-funwind-tables",
     "-fstack-protector-strong",
     "-Xclang",
     "-cfguard",
@@ -89,7 +91,7 @@ fn run(command: &mut Command, what: &str) -> Result<(), Error> {
     Err(Error(format!("{what} failed: see above")))
 }
 
-/// Builds, and leaves `weirsample.sys` and `weirsample.pdb` in the folder of the architecture.
+/// Builds, and leaves `weirsample.sys`, `weirsample.pdb` and `weirsample.map` in the folder of the architecture.
 pub fn build(arch: Arch, toolchain: &Toolchain, kit: &Kit, offline: bool) -> Result<(), Error> {
     let folder = root().join("target/wdk/sample").join(arch.name());
     std::fs::create_dir_all(&folder).map_err(io(&folder))?;
@@ -119,7 +121,7 @@ pub fn build(arch: Arch, toolchain: &Toolchain, kit: &Kit, offline: bool) -> Res
         command.arg("/CETCOMPAT");
     }
     run(&mut command, &format!("linking {NAME}.sys for {}", arch.name()))?;
-    for extension in ["sys", "pdb"] {
+    for extension in ["sys", "pdb", "map"] {
         let from = image.with_extension(extension);
         let content = std::fs::read(&from).map_err(io(&from))?;
         let place = dist(arch).join(NAME).with_extension(extension);
