@@ -169,7 +169,7 @@ impl Handler<Connection> for Consumer<'_> {
                 }
             }
             // Extensions have rings of their own (`crate::ext`).
-            Kind::ExtensionEvent => {}
+            Kind::ExtensionEvent | Kind::ExtensionChange => {}
         }
     }
 

@@ -17,12 +17,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 use weir::config::Settings;
 use weir::control::protocol::message::{Empty, Request};
-use weir::ext::Totals;
 use weir::ext::connection_v1::{
     CONNECTION_EVENT_BACKLOG, CONNECTION_EVENT_METRIC, CONNECTION_EVENT_STATE, CONNECTION_EVENT_VENDOR,
     CONNECTION_METRIC_V1, CONNECTION_V1, CONNECTION_V1_CLIENT_DISPATCH, CONNECTION_V1_PROVIDER_DISPATCH,
     NPI_CONNECTION_V1,
 };
+use weir::ext::{Tally, Totals};
 use weir::trace::Guid;
 
 const ALL: u32 =
@@ -126,7 +126,10 @@ fn every_socket_is_registered_itself_and_once() {
     eventually("the registrations are told", || {
         plane.told().iter().filter(|told| matches!(told, Told::Registered(_))).count() == 4
     });
-    assert_eq!(plane.control().extensions(), Totals { granted: 4, ..Totals::default() });
+    assert_eq!(
+        plane.control().extensions(),
+        Totals { wsk: Tally { asked: 4, granted: 4, ..Tally::default() }, ..Totals::default() }
+    );
     drop(peers);
     let told = plane.end();
     for session in 0..=3 {
@@ -152,7 +155,10 @@ fn not_supported_is_a_normal_answer() {
     client.ask(&Request::Ping(Empty {}), |answer| assert!(answer.is_ok()));
     let refused = Told::Refused { session: 1, required: false, status: STATUS_NOT_SUPPORTED };
     plane.wait_told("the refusal is told", |told| *told == refused);
-    assert_eq!(plane.control().extensions(), Totals { refused: 2, ..Totals::default() });
+    assert_eq!(
+        plane.control().extensions(),
+        Totals { wsk: Tally { asked: 2, refused: 2, ..Tally::default() }, missing: 2, ..Totals::default() }
+    );
     plane.end();
 }
 
@@ -166,7 +172,14 @@ fn only_exactly_success_grants() {
         plane.wait_told("the failure is told", |told| {
             *told == Told::Failed { session: 1, required: false, status }
         });
-        assert_eq!(plane.control().extensions(), Totals { failed: 2, ..Totals::default() });
+        assert_eq!(
+            plane.control().extensions(),
+            Totals {
+                wsk: Tally { asked: 2, failed: 2, ..Tally::default() },
+                missing: 2,
+                ..Totals::default()
+            }
+        );
         plane.end();
     }
 }
@@ -479,7 +492,7 @@ fn whatever_fails_in_a_registration_nothing_is_left_behind() {
         eventually("it is settled", || {
             let counters = plane.control().counters();
             let totals = plane.control().extensions();
-            counters.refused == 1 || totals.granted + totals.failed + totals.refused == 2
+            counters.refused == 1 || totals.wsk.granted + totals.missing == 2
         });
         plane.sim.fault(ntsim::fault::Plan::None);
         drop(peer);

@@ -468,14 +468,27 @@ proptest! {
 
     #[test]
     fn an_extension_event_comes_back_with_its_data(
-        (session, interface, code, value) in any::<(u64, [u8; 16], u32, u64)>(),
-        data in prop::collection::vec(any::<u8>(), 0..500),
+        (session, code, value) in any::<(u64, u32, u64)>(),
+        (row, provider) in (0u8..64, 0u8..4),
+        data in prop::collection::vec(any::<u8>(), 0..256),
     ) {
-        let event = ExtensionEvent { session, interface, code, value, data: &data };
+        let event = ExtensionEvent { session, row, provider, code, value, data: &data };
         let mut payload = vec![0; event.size()];
         event.encode(&mut payload);
         prop_assert_eq!(ExtensionEvent::decode(event.detail(), &payload), Some(event));
         prop_assert_eq!(ExtensionEvent::decode(event.detail(), &payload[1..]), None);
+    }
+
+    #[test]
+    fn an_extension_change_comes_back(
+        (session, detached, callbacks) in any::<(u64, bool, u64)>(),
+        (row, provider) in (0u8..64, 0u8..4),
+    ) {
+        let change = ExtensionChange { session, row, provider, detached, callbacks };
+        let mut payload = vec![0; change.size()];
+        change.encode(&mut payload);
+        prop_assert_eq!(ExtensionChange::decode(change.detail(), &payload), Some(change));
+        prop_assert_eq!(ExtensionChange::decode(change.detail(), &payload[1..]), None);
     }
 
     /// Whatever lies in a line, decoding it ends.

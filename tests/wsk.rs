@@ -10,20 +10,33 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex};
 use std::time::Duration;
+use weir::config::Settings;
+use weir::config::schema::REG_MULTI_SZ;
 use weir::ext::connection_v1::{
     CONNECTION_METRIC_V1, CONNECTION_V1, CONNECTION_V1_PROVIDER_DISPATCH, ConnectionV1, NPI_CONNECTION_V1,
 };
-use weir::ext::{Attached, Events, Plan, SocketKind, Sockets, State};
+use weir::ext::{Attached, Ends, Events, Marks, Owners, Plan, SocketKind, Sockets, State};
 use weir::kernel::Result;
+use weir::kernel::event::{Event, Kind};
 use weir::kernel::irql::AtMostDispatch;
 use weir::kernel::lock::SpinLock;
 use weir::kernel::pool::{PoolArc, tags};
 use weir::kernel::time::Interval;
+use weir::trace::Guid;
 use weir::wsk::{
     Accepted, CaptureError, ConnectionEvents, ConnectionSocket, Data, Disconnected, EVENTS, Incoming,
     ListenEvents, ListenSocket, Registration, SendBuffer, WSK_VERSION,
 };
 use wsk_support::{boot, eventually, passive};
+
+/// Nobody listens to what providers say.
+struct Nobody;
+
+impl Owners for Nobody {
+    fn closed(&self, _irql: &mut AtMostDispatch, _place: u32, _session: u64) {}
+
+    fn send_backlog(&self, _irql: &mut AtMostDispatch, _place: u32, _session: u64, _above: bool) {}
+}
 
 /// An owner that notes what it is told.
 struct Connection {
@@ -45,10 +58,10 @@ struct Listener {
 impl ListenEvents for Listener {
     type Connection = Connection;
 
-    fn admit(&self, _irql: &mut AtMostDispatch, incoming: Incoming) -> Option<PoolArc<Connection>> {
+    fn admit(&self, irql: &mut AtMostDispatch, incoming: Incoming) -> Option<PoolArc<Connection>> {
         let connection = Connection {
             socket: ConnectionSocket::offered(incoming.socket).ok()?,
-            attached: Sockets::attach(&self.sockets, SocketKind::Accepted, 1)?,
+            attached: Sockets::attach(&self.sockets, irql, SocketKind::Accepted, (1, 0), Ends::default())?,
             received: AtomicUsize::new(0),
             finished: AtomicBool::new(false),
             reset: AtomicBool::new(false),
@@ -113,7 +126,14 @@ fn with_connection(script: Script, body: impl FnOnce(&PoolArc<Connection>, memor
     extension::script(NPI_CONNECTION_V1, script);
     let mut passive = passive();
     let outcome;
-    let events = Events::start(&passive, 4, Plan::OPTIONAL).unwrap();
+    let mut settings = Settings::DEFAULT;
+    let wanted = format!("{}=optional;providers=wsk\0\0", Guid::from(NPI_CONNECTION_V1));
+    let wanted: Vec<u8> = wanted.encode_utf16().flat_map(u16::to_le_bytes).collect();
+    settings.set("ExtensionInterfaces", REG_MULTI_SZ, &wanted).unwrap();
+    let plan = Plan::try_new(&settings.extension_interfaces, Marks::default()).unwrap();
+    let wake = PoolArc::try_new(tags::SOCKET, Event::try_new(Kind::Synchronization).unwrap()).unwrap();
+    let sockets = Sockets::try_new(&passive, 4, plan, wake).unwrap();
+    let events = Events::start(&passive, sockets, PoolArc::try_new(tags::SOCKET, Nobody).unwrap()).unwrap();
     let registration = Registration::new(&passive, WSK_VERSION).unwrap();
     {
         let provider = registration.capture(&passive, Interval::from_millis(1000)).unwrap();
@@ -136,7 +156,7 @@ fn with_connection(script: Script, body: impl FnOnce(&PoolArc<Connection>, memor
         });
         let connection = connection.unwrap();
         let call = connection.socket.call().unwrap();
-        connection.attached.register(&call, provider.version()).unwrap();
+        connection.attached.register(&mut passive, &call, provider.version()).unwrap();
         drop(call);
 
         // What was started is taken down in any case: a machine with threads in it does not shut down.
@@ -147,6 +167,7 @@ fn with_connection(script: Script, body: impl FnOnce(&PoolArc<Connection>, memor
         eventually("close has completed", || connection.closed.load(Ordering::Acquire) == 1);
         assert!(connection.socket.is_closed());
         assert!(connection.socket.call().is_none());
+        connection.attached.end(&passive);
         socket.close(&mut passive);
         eventually("the listener is closed", || listener.closed.load(Ordering::Acquire) == 1);
     }
@@ -201,7 +222,7 @@ static PROMPT: CONNECTION_V1_PROVIDER_DISPATCH = provider(prompt);
 
 fn bytes_received(connection: &Connection) -> Option<u64> {
     let call = connection.socket.call()?;
-    let provider = connection.attached.provider::<ConnectionV1>(&call)?;
+    let provider = connection.attached.providers::<ConnectionV1>(&call).next()?.1;
     provider.query_metric().ok().map(|metric| metric.BytesReceived)
 }
 
@@ -227,7 +248,7 @@ fn a_refused_providers_functions_are_not_there() {
 fn a_function_that_the_table_lacks_is_not_called() {
     with_connection(Script::Supported(Offer::new(&PROMPT)), |connection, _peer| {
         let call = connection.socket.call().unwrap();
-        let provider = connection.attached.provider::<ConnectionV1>(&call).unwrap();
+        let provider = connection.attached.providers::<ConnectionV1>(&call).next().unwrap().1;
         assert!(provider.set_marks(0, 1, 2).is_err());
         assert!(provider.control(1, b"x").is_err());
     });

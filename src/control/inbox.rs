@@ -41,6 +41,11 @@ impl Inbox {
         Ok(Self { bytes: PoolSlice::try_zeroed(tags::CONTROL, SMALL)?, filled: 0, refused: false })
     }
 
+    /// How many bytes wait to be taken.
+    pub(super) const fn filled(&self) -> usize {
+        self.filled
+    }
+
     /// Takes what there is room for; how many bytes.
     ///
     /// # Errors

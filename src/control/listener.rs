@@ -2,7 +2,7 @@
 
 use super::session::{Session, UNKNOWN};
 use super::shared::Shared;
-use crate::ext::{Attached, SocketKind, Sockets};
+use crate::ext::{Attached, Ends, SocketKind, Sockets};
 use crate::kernel::irql::AtMostDispatch;
 use crate::kernel::lock::SpinLock;
 use crate::kernel::pool::{PoolArc, tags};
@@ -26,8 +26,8 @@ pub(super) struct Listener {
 }
 
 impl Listener {
-    pub(super) fn try_new(shared: &PoolArc<Shared>) -> Result<PoolArc<Self>> {
-        let attached = Sockets::attach(&shared.sockets, SocketKind::Listening, 0)
+    pub(super) fn try_new(irql: &mut AtMostDispatch, shared: &PoolArc<Shared>) -> Result<PoolArc<Self>> {
+        let attached = Sockets::attach(&shared.sockets, irql, SocketKind::Listening, (0, 0), Ends::default())
             .ok_or(Status::INSUFFICIENT_RESOURCES)?;
         let listener = Self {
             shared: shared.clone(),

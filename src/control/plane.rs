@@ -8,10 +8,10 @@ use super::worker;
 use crate::board::Board;
 use crate::config::Settings;
 use crate::dispatch::Rings;
-use crate::ext::{self, Events, Plan};
+use crate::ext::{self, Events, Marks, Plan, Sockets};
 use crate::flow::Flows;
 use crate::kernel::Result;
-use crate::kernel::event::Waited;
+use crate::kernel::event::{Event, Kind, Waited};
 use crate::kernel::irql::Passive;
 use crate::kernel::pool::{PoolArc, PoolBox, tags};
 use crate::kernel::thread::Thread;
@@ -91,9 +91,17 @@ impl Control {
         let addresses = host.settings.control_listen.as_slice().len();
         // The listeners' slots, and slots whose last events are under way.
         let slots = max_sessions.saturating_add(max_sessions / 4).saturating_add(addresses).saturating_add(8);
-        let events = Events::start(passive, slots, Plan::new(&host.settings.extension_interfaces))?;
-        match Self::start_worker(passive, host, &events) {
-            Ok((shared, worker, following, host)) => Ok(Self { shared, events, worker, following, host }),
+        let marks = Marks {
+            receive: host.settings.receive_backlog_mark.into(),
+            send: host.settings.send_backlog_mark.into(),
+        };
+        let plan = Plan::try_new(&host.settings.extension_interfaces, marks)?;
+        let wake = PoolArc::try_new(tags::CONTROL, Event::try_new(Kind::Synchronization)?)?;
+        let sockets = Sockets::try_new(passive, slots, plan, wake.clone())?;
+        let shared = Shared::try_new(sockets.clone(), host.rings.clone(), &host.settings, wake)?;
+        let events = Events::start(passive, sockets, shared.clone())?;
+        match Self::start_worker(passive, host, &shared) {
+            Ok((worker, following, host)) => Ok(Self { shared, events, worker, following, host }),
             Err(status) => {
                 events.stop(passive);
                 Err(status)
@@ -104,17 +112,16 @@ impl Control {
     fn start_worker(
         passive: &mut Passive,
         host: Host,
-        events: &Events,
-    ) -> Result<(PoolArc<Shared>, Thread, Following, PoolArc<Host>)> {
+        shared: &PoolArc<Shared>,
+    ) -> Result<(Thread, Following, PoolArc<Host>)> {
         let host = PoolArc::try_new(tags::CONTROL, host)?;
-        let shared = Shared::try_new(events.sockets().clone(), host.rings.clone(), &host.settings)?;
         let registration = Registration::new(passive, WSK_VERSION)?;
         let context = worker::Context { shared: shared.clone(), registration, host: host.clone() };
         let context = PoolBox::try_new(tags::CONTROL, context)?;
         let following = follow::follow::<Hub>(shared.hub.clone())?;
         host.desk.set_wake(passive, Some(shared.awaited().clone()));
         match Thread::start(passive, context, worker::run) {
-            Ok(worker) => Ok((shared, worker, following, host)),
+            Ok(worker) => Ok((worker, following, host)),
             Err(status) => {
                 host.desk.set_wake(passive, None);
                 following.end(passive);

@@ -19,8 +19,9 @@ use super::protocol::subscription::{Refused, Subscription};
 use super::protocol::upload::Upload;
 use super::session::Session;
 use super::shared::Shared;
+use crate::config::schema::Requirement;
 use crate::dispatch::address;
-use crate::ext::{self, Requirement};
+use crate::ext;
 use crate::kernel::Status;
 use crate::kernel::irql::{self, Passive};
 use crate::kernel::pool::{PoolSlice, tags};
@@ -241,11 +242,19 @@ impl Office<'_> {
             }
         }
 
-        let ext::Totals { granted, refused, failed, callbacks, lost, malformed, late } =
+        let ext::Totals { wsk, nmr, builtin, missing, detached, modules, callbacks, lost, malformed, late } =
             self.shared.sockets.totals();
-        for (name, value) in [("registered", granted), ("refused", refused), ("failed", failed)] {
-            tell(&["extensions.", name], value, false, Some("sockets"));
+        for (kind, tally) in [(Provider::Wsk, wsk), (Provider::Nmr, nmr), (Provider::Builtin, builtin)] {
+            let ext::Tally { asked, granted, refused, failed } = tally;
+            for (name, value) in
+                [("asked", asked), ("registered", granted), ("refused", refused), ("failed", failed)]
+            {
+                tell(&["extensions.", kind.name(), ".", name], value, false, Some("registrations"));
+            }
         }
+        tell(&["extensions.missing"], missing, false, Some("registrations"));
+        tell(&["extensions.detached"], detached, false, Some("registrations"));
+        tell(&["extensions.modules"], modules, true, Some("modules"));
         for (name, value) in
             [("callbacks", callbacks), ("lost", lost), ("malformed", malformed), ("late", late)]
         {
@@ -580,12 +589,11 @@ fn start(from: Option<u32>) -> usize {
 }
 
 fn extension(standing: &ext::Standing) -> Extension {
-    let (state, provider) = match standing.state {
-        ext::State::Granted => (ExtensionState::Registered, Some(Provider::Wsk)),
-        ext::State::Refused => (ExtensionState::Refused, None),
-        ext::State::Idle | ext::State::Registering | ext::State::Failed => {
-            (ExtensionState::Failed, Some(Provider::Wsk))
-        }
+    let state = match standing.state {
+        ext::State::Granted => ExtensionState::Registered,
+        ext::State::Refused => ExtensionState::Refused,
+        ext::State::Detached => ExtensionState::Detached,
+        ext::State::Idle | ext::State::Registering | ext::State::Failed => ExtensionState::Failed,
     };
     let failed = standing.status != Status::SUCCESS;
     Extension {
@@ -593,7 +601,7 @@ fn extension(standing: &ext::Standing) -> Extension {
         interface: standing.interface,
         state,
         required: standing.requirement == Requirement::Required,
-        provider,
+        provider: standing.provider,
         status: failed.then_some(NtStatus(standing.status.0)),
         callbacks: standing.callbacks,
     }

@@ -16,15 +16,21 @@ use super::protocol::message::SessionState;
 use super::protocol::{MAX_FRAME, frame::HEADER};
 use super::shared::{Place, Shared};
 use super::status as ended;
-use crate::ext::{Attached, SocketKind, Sockets};
+use crate::ext::connection_v1::{
+    CONNECTION_DIRECTION_RECEIVE, CONNECTION_DIRECTION_SEND, CONNECTION_METRIC_V1, CONNECTION_REASON_LOCAL,
+    CONNECTION_REASON_PEER_FINISHED, CONNECTION_REASON_PEER_RESET, CONNECTION_REASON_PROVIDER_LEAVES,
+    CONNECTION_REASON_TIMED_OUT, ConnectionV1,
+};
+use crate::ext::{Attached, Ends, SocketKind, Sockets, Tended};
 use crate::kernel::irql::{AtMostDispatch, Passive};
 use crate::kernel::lock::SpinLock;
 use crate::kernel::pool::{PoolArc, PoolSlice, tags};
 use crate::kernel::time::{self, Interval};
 use crate::kernel::{Result, Status};
-use crate::trace;
+use crate::trace::events::Provider;
+use crate::trace::{self, Guid};
 use crate::wsk::{
-    ConnectionEvents, ConnectionSocket, Data, DialError, Disconnected, Incoming, Provider, SendBuffer, status,
+    self, ConnectionEvents, ConnectionSocket, Data, DialError, Disconnected, Incoming, SendBuffer, status,
 };
 use core::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, AtomicU32, AtomicU64, Ordering};
@@ -51,6 +57,8 @@ pub(super) mod note {
     pub(crate) const CONNECTED: u32 = 1 << 9;
     /// The connection that weir opens cannot be had.
     pub(crate) const UNREACHABLE: u32 = 1 << 10;
+    /// A provider of an extension interface says that the connection is over.
+    pub(crate) const GIVEN_UP: u32 = 1 << 11;
     /// The session is queued.
     pub(crate) const QUEUED: u32 = 1 << 31;
 }
@@ -76,6 +84,8 @@ pub enum End {
     Stopping,
     /// A required extension interface cannot be had, for this reason.
     Extension(Status),
+    /// A provider of an extension interface says that the connection is over.
+    GivenUp,
     /// A connection that weir opens cannot be had, for this reason.
     Unreachable(Status),
     /// Memory or randomness is wanting, or WSK failed a request.
@@ -88,12 +98,28 @@ impl End {
         match self {
             Self::Finished => Status::SUCCESS,
             Self::Reset => status::CONNECTION_RESET,
-            Self::Dead => status::CONNECTION_DISCONNECTED,
+            Self::Dead | Self::GivenUp => status::CONNECTION_DISCONNECTED,
             Self::Idle | Self::Late => status::IO_TIMEOUT,
             Self::Stranger => ended::ACCESS_DENIED,
             Self::Nonsense => ended::INVALID_NETWORK_RESPONSE,
             Self::Stopping => Status::CANCELLED,
             Self::Extension(status) | Self::Unreachable(status) | Self::Failed(status) => status,
+        }
+    }
+
+    /// The end as `connection_v1` tells it.
+    const fn reason(self) -> u32 {
+        match self {
+            Self::Finished => CONNECTION_REASON_PEER_FINISHED,
+            Self::Reset => CONNECTION_REASON_PEER_RESET,
+            Self::Idle | Self::Late => CONNECTION_REASON_TIMED_OUT,
+            Self::GivenUp | Self::Extension(_) => CONNECTION_REASON_PROVIDER_LEAVES,
+            Self::Dead
+            | Self::Stranger
+            | Self::Nonsense
+            | Self::Stopping
+            | Self::Unreachable(_)
+            | Self::Failed(_) => CONNECTION_REASON_LOCAL,
         }
     }
 }
@@ -125,8 +151,6 @@ pub struct Session {
     outbox: SpinLock<Outbox>,
     /// A receive request is out.
     receiving: AtomicBool,
-    received: AtomicU64,
-    sent: AtomicU64,
     /// When something was received last, in units of 100 ns since boot.
     heard: AtomicU64,
     phase: AtomicU8,
@@ -139,6 +163,10 @@ pub struct Session {
     status: AtomicI32,
     /// Why something broke.
     broken: AtomicI32,
+    /// Too much waits to be sent, says a provider: no more than one buffer is out at a time.
+    held_back: AtomicBool,
+    /// When its counters are told next, in units of 100 ns since boot. The worker's.
+    sample_at: AtomicU64,
     /// When the worker has something to do for it anyway, in units of 100 ns since boot. The worker's.
     wake_at: AtomicU64,
 }
@@ -187,13 +215,12 @@ impl Session {
         shared: &PoolArc<Shared>,
         incoming: Incoming,
     ) -> Result<PoolArc<Self>> {
-        let remote = incoming.remote.unwrap_or(UNKNOWN);
+        let (remote, local) = (incoming.remote.unwrap_or(UNKNOWN), incoming.local);
         shared.admit(irql, remote.ip())?;
         let place = shared.reserve(irql)?;
         let socket = ConnectionSocket::offered(incoming.socket);
-        let made = socket.and_then(|socket| {
-            Self::try_new(shared, place.clone(), remote, None, socket, SocketKind::Accepted)
-        });
+        let made = socket
+            .and_then(|socket| Self::try_new(irql, shared, place.clone(), (local, remote), None, socket));
         match &made {
             Ok(session) => shared.insert(irql, session),
             Err(_) => shared.vacate(irql, &place),
@@ -209,13 +236,13 @@ impl Session {
     pub(super) fn dial(
         passive: &mut Passive,
         shared: &PoolArc<Shared>,
-        provider: &Provider<'_>,
+        provider: &wsk::Provider<'_>,
         remote: SocketAddr,
         target: u8,
     ) -> Result {
         let place = shared.reserve(passive)?;
         let made = ConnectionSocket::to_dial().and_then(|socket| {
-            Self::try_new(shared, place.clone(), remote, Some(target), socket, SocketKind::Dialled)
+            Self::try_new(passive, shared, place.clone(), (None, remote), Some(target), socket)
         });
         let session = match made {
             Ok(session) => session,
@@ -242,16 +269,19 @@ impl Session {
     }
 
     fn try_new(
+        irql: &mut AtMostDispatch,
         shared: &PoolArc<Shared>,
         place: Place,
-        remote: SocketAddr,
+        (local, remote): (Option<SocketAddr>, SocketAddr),
         dialled: Option<u8>,
         socket: ConnectionSocket<Self>,
-        kind: SocketKind,
     ) -> Result<PoolArc<Self>> {
         let number = shared.next_session();
-        let attached =
-            Sockets::attach(&shared.sockets, kind, number).ok_or(Status::INSUFFICIENT_RESOURCES)?;
+        let kind = if dialled.is_some() { SocketKind::Dialled } else { SocketKind::Accepted };
+        let at = u32::try_from(place.index()).map_err(|_| Status::INSUFFICIENT_RESOURCES)?;
+        let ends = Ends { local, remote: Some(remote) };
+        let attached = Sockets::attach(&shared.sockets, irql, kind, (number, at), ends)
+            .ok_or(Status::INSUFFICIENT_RESOURCES)?;
         let outbox = Outbox {
             idle: [const { None }; BUFFERS],
             made: 0,
@@ -274,8 +304,6 @@ impl Session {
             inbox: SpinLock::new("inbox", Inbox::try_new()?),
             outbox: SpinLock::new("outbox", outbox),
             receiving: AtomicBool::new(false),
-            received: AtomicU64::new(0),
-            sent: AtomicU64::new(0),
             heard: AtomicU64::new(time::since_boot().as_100ns()),
             phase: AtomicU8::new(Phase::New as u8),
             peer: AtomicU8::new(NOBODY),
@@ -283,6 +311,8 @@ impl Session {
             deadline: AtomicU64::new(u64::MAX),
             status: AtomicI32::new(Status::SUCCESS.0),
             broken: AtomicI32::new(Status::SUCCESS.0),
+            held_back: AtomicBool::new(false),
+            sample_at: AtomicU64::new(u64::MAX),
             wake_at: AtomicU64::new(u64::MAX),
         };
         let session = PoolArc::try_new(tags::CONTROL, session)?;
@@ -325,12 +355,12 @@ impl Session {
 
     /// Bytes received so far.
     pub fn received_bytes(&self) -> u64 {
-        self.received.load(Ordering::Relaxed)
+        self.attached.traffic().received()
     }
 
     /// Bytes sent so far.
     pub(super) fn sent_bytes(&self) -> u64 {
-        self.sent.load(Ordering::Relaxed)
+        self.attached.traffic().sent()
     }
 
     pub(super) const fn place(&self) -> &Place {
@@ -410,12 +440,68 @@ impl Session {
             trace::emit(&trace::Event::ControlAccepted { session: this.number, remote, remote_port });
         }
         let Some(call) = this.socket.call() else { return Ok(()) };
-        this.attached.register(&call, wsk_version).map_err(|missing| End::Extension(missing.status))?;
+        let registered = this.attached.register(passive, &call, wsk_version);
+        registered.map_err(|missing| End::Extension(missing.status))?;
         drop(call);
         if !this.is_dialled() {
+            this.established(passive);
             Self::go_on_receiving(this, passive);
         }
         Ok(())
+    }
+
+    /// The connection is there.
+    fn established(&self, irql: &mut AtMostDispatch) {
+        self.attached.established(irql);
+        self.sample_later(time::since_boot().as_100ns());
+    }
+
+    fn sample_later(&self, now: u64) {
+        let period = self.shared.metric_period;
+        let at = if period == 0 { u64::MAX } else { now.saturating_add(period) };
+        self.sample_at.store(at, Ordering::Relaxed);
+    }
+
+    /// Brings its extension interfaces up to date with the modules that come and go.
+    ///
+    /// # Errors
+    /// Why it is to be closed.
+    pub(super) fn tend(&self, passive: &mut Passive) -> core::result::Result<Tended, End> {
+        if !matches!(self.phase(), Phase::Open | Phase::Ending) {
+            return Ok(Tended::Settled);
+        }
+        self.attached.tend(passive).map_err(|missing| End::Extension(missing.status))
+    }
+
+    /// A sample by the provider that has `interface`: who it is, and what it answers. `None`: nobody provides it for this
+    /// session.
+    pub(super) fn extension_metric(
+        &self,
+        interface: Guid,
+    ) -> Option<(Provider, Result<CONNECTION_METRIC_V1>)> {
+        let call = self.socket.call()?;
+        let (kind, provider) = self.attached.providers_by::<ConnectionV1>(&call, interface).next()?;
+        Some((kind, provider.query_metric()))
+    }
+
+    /// Sends the vendor that provides `interface` a control code of its own, as [`Session::extension_metric`].
+    pub(super) fn extension_control(
+        &self,
+        interface: Guid,
+        code: u32,
+        data: &[u8],
+    ) -> Option<(Provider, Result)> {
+        let call = self.socket.call()?;
+        let (kind, provider) = self.attached.providers_by::<ConnectionV1>(&call, interface).next()?;
+        Some((kind, provider.control(code, data)))
+    }
+
+    /// A provider says that too much waits to be sent, or does not any more.
+    pub(super) fn hold_back(&self, irql: &mut AtMostDispatch, held_back: bool) {
+        self.held_back.store(held_back, Ordering::Relaxed);
+        if !held_back {
+            self.note(irql, note::SENT);
+        }
     }
 
     /// What is under way may take so long.
@@ -431,10 +517,12 @@ impl Session {
     /// Why it is to be closed.
     pub(super) fn connected(
         &self,
+        passive: &mut Passive,
         static_events: bool,
         handshake: Interval,
     ) -> core::result::Result<(), End> {
         self.bound_by(handshake);
+        self.established(passive);
         if static_events || self.shared.by_request.load(Ordering::Relaxed) {
             return Ok(());
         }
@@ -481,7 +569,11 @@ impl Session {
         into: &mut [u8],
     ) -> core::result::Result<Option<usize>, End> {
         let nonsense = |_: frame::What| End::Nonsense;
-        let next = this.inbox.lock(passive).next(limit, into).map_err(nonsense)?;
+        let mut inbox = this.inbox.lock(passive);
+        let next = inbox.next(limit, into).map_err(nonsense)?;
+        let waiting = inbox.filled();
+        drop(inbox);
+        this.attached.backlog(passive, CONNECTION_DIRECTION_RECEIVE, bytes(waiting));
         match next {
             Next::Frame(length) => return Ok(Some(length)),
             Next::Incomplete => {}
@@ -521,7 +613,9 @@ impl Session {
             return Ok(Some(buffer));
         }
         let first = outbox.made == 0;
-        let busy = outbox.outstanding.saturating_add(BUFFER) > outbox.ideal || outbox.made >= BUFFERS;
+        let busy = outbox.outstanding.saturating_add(BUFFER) > outbox.ideal
+            || outbox.made >= BUFFERS
+            || self.held_back.load(Ordering::Relaxed);
         if !first && (busy || !self.shared.budget.take(BUFFER)) {
             outbox.wanted = true;
             return Ok(None);
@@ -563,7 +657,9 @@ impl Session {
         outbox.out = outbox.out.saturating_add(1);
         outbox.outstanding = outbox.outstanding.saturating_add(length);
         outbox.moved = time::since_boot().as_100ns();
+        let outstanding = outbox.outstanding;
         drop(outbox);
+        this.attached.backlog(irql, CONNECTION_DIRECTION_SEND, bytes(outstanding));
         if let Err(buffer) = this.socket.send(irql, this, buffer, length) {
             // It is being closed.
             this.returned(irql, buffer, length);
@@ -580,7 +676,9 @@ impl Session {
             *place = Some(buffer);
         }
         let wanted = core::mem::take(&mut outbox.wanted);
+        let outstanding = outbox.outstanding;
         drop(outbox);
+        self.attached.backlog(irql, CONNECTION_DIRECTION_SEND, bytes(outstanding));
         if wanted {
             self.note(irql, note::SENT);
         }
@@ -673,6 +771,7 @@ impl Session {
         }
         self.phase.store(Phase::Closing as u8, Ordering::Relaxed);
         self.deadline.store(u64::MAX, Ordering::Relaxed);
+        self.attached.over(passive, why.reason());
         self.socket.close(passive);
     }
 
@@ -681,6 +780,7 @@ impl Session {
         if self.peer().is_none() && !self.is_dialled() {
             self.shared.unauthenticated.fetch_sub(1, Ordering::Relaxed);
         }
+        self.attached.end(passive);
         self.release_buffers(passive);
         let mut outbox = self.outbox.lock(passive);
         let last = outbox.idle.iter_mut().find_map(Option::take);
@@ -696,7 +796,7 @@ impl Session {
     /// When there is something to do for it if nothing happens before, in units of 100 ns since boot.
     pub(super) fn due(&self, irql: &mut AtMostDispatch, idle: Interval) -> u64 {
         let due = self.deadline.load(Ordering::Relaxed).min(self.wake_at.load(Ordering::Relaxed));
-        due.min(self.idle_at(irql, idle))
+        due.min(self.sample_at.load(Ordering::Relaxed)).min(self.idle_at(irql, idle))
     }
 
     /// When it will have been silent, or will have taken nothing, for too long.
@@ -717,6 +817,10 @@ impl Session {
             this.wake_at.store(u64::MAX, Ordering::Relaxed);
             this.note(passive, note::SENT);
         }
+        if this.sample_at.load(Ordering::Relaxed) <= now {
+            this.attached.sample(passive);
+            this.sample_later(now);
+        }
         if this.idle_at(passive, idle) <= now {
             Self::end(this, passive, End::Idle, ending);
         }
@@ -724,6 +828,11 @@ impl Session {
             this.close(passive, if this.peer().is_some() { End::Idle } else { End::Late });
         }
     }
+}
+
+/// A number of bytes.
+fn bytes(count: usize) -> u64 {
+    u64::try_from(count).unwrap_or(u64::MAX)
 }
 
 impl ConnectionEvents for Session {
@@ -739,14 +848,15 @@ impl ConnectionEvents for Session {
             return;
         }
         let filled = inbox.fill(data);
+        let waiting = inbox.filled();
         drop(inbox);
         // What a request brings is lost unless it is taken; it was made for the room that there is.
         let lost = !data.is_indicated() && !data.is_empty();
         match filled.and_then(|bytes| if lost { Err(Status::BUFFER_TOO_SMALL) } else { Ok(bytes) }) {
-            Ok(bytes) => {
-                let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
-                self.received.fetch_add(bytes, Ordering::Relaxed);
-                self.shared.counts.received.fetch_add(bytes, Ordering::Relaxed);
+            Ok(taken) => {
+                self.attached.traffic().add_received(bytes(taken));
+                self.shared.counts.received.fetch_add(bytes(taken), Ordering::Relaxed);
+                self.attached.backlog(irql, CONNECTION_DIRECTION_RECEIVE, bytes(waiting));
                 self.heard.store(time::since_boot().as_100ns(), Ordering::Relaxed);
                 self.note(irql, note::RECEIVED);
             }
@@ -763,11 +873,10 @@ impl ConnectionEvents for Session {
     }
 
     fn sent(&self, irql: &mut AtMostDispatch, buffer: SendBuffer<Self>, result: Result<usize>) {
-        let bytes = result.unwrap_or_default();
-        let count = u64::try_from(bytes).unwrap_or(u64::MAX);
-        self.sent.fetch_add(count, Ordering::Relaxed);
-        self.shared.counts.sent.fetch_add(count, Ordering::Relaxed);
-        self.returned(irql, buffer, bytes);
+        let sent = result.unwrap_or_default();
+        self.attached.traffic().add_sent(bytes(sent));
+        self.shared.counts.sent.fetch_add(bytes(sent), Ordering::Relaxed);
+        self.returned(irql, buffer, sent);
         if let Err(status) = result {
             self.broken.store(status.0, Ordering::Relaxed);
             self.note(irql, note::BROKEN);

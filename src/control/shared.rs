@@ -6,11 +6,11 @@
 
 use super::hub::Hub;
 use super::protocol::limit::{Entry, Limiter, Rate};
-use super::session::Session;
+use super::session::{Session, note};
 use super::status::CONNECTION_COUNT_LIMIT;
 use crate::config::Settings;
 use crate::dispatch::Rings;
-use crate::ext::Sockets;
+use crate::ext::{Owners, Sockets};
 use crate::kernel::event::{Event, Kind};
 use crate::kernel::irql::AtMostDispatch;
 use crate::kernel::lock::SpinLock;
@@ -24,7 +24,8 @@ use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering
 const SOURCES: usize = 256;
 /// What sessions can have beyond their own, in bytes: larger logs and further buffers, for those who are busy.
 const BUDGET: usize = 896 * 1024;
-/// A minute, in units of 100 ns.
+/// A second, and a minute, in units of 100 ns.
+const SECOND: u64 = Interval::from_millis(1_000).as_100ns();
 const MINUTE: u64 = Interval::from_millis(60_000).as_100ns();
 
 macro_rules! counters {
@@ -113,6 +114,8 @@ pub(super) struct Shared {
     /// Set when the first attempt to listen is over, everywhere.
     pub(super) settled: Event,
     pub(super) counts: Counts,
+    /// How often a connection's counters are told where weir itself does, in units of 100 ns; 0: not at all.
+    pub(super) metric_period: u64,
 }
 
 struct Table {
@@ -146,6 +149,7 @@ impl Shared {
         sockets: PoolArc<Sockets>,
         rings: PoolArc<Rings>,
         settings: &Settings,
+        wake: PoolArc<Event>,
     ) -> Result<PoolArc<Self>> {
         let max_sessions = max_sessions(settings);
         let table = Table {
@@ -163,7 +167,6 @@ impl Shared {
         };
         let sources = PoolSlice::try_from_fn(tags::CONTROL, SOURCES, |_| Entry::default())?;
         let addresses = settings.control_listen.as_slice().len();
-        let wake = PoolArc::try_new(tags::CONTROL, Event::try_new(Kind::Synchronization)?)?;
         let shared = Self {
             sockets,
             rings,
@@ -184,6 +187,7 @@ impl Shared {
             ),
             settled: Event::try_new(Kind::Notification)?,
             counts: Counts::default(),
+            metric_period: u64::from(settings.extension_metric_seconds).saturating_mul(SECOND),
         };
         PoolArc::try_new(tags::CONTROL, shared)
     }
@@ -346,5 +350,27 @@ impl Shared {
     pub(super) fn sessions(&self, irql: &mut AtMostDispatch) -> usize {
         let table = self.table.lock(irql);
         table.places.len().saturating_sub(table.free)
+    }
+}
+
+impl Shared {
+    /// The session of that number, if it still has its place.
+    fn session_of(&self, irql: &mut AtMostDispatch, place: u32, number: u64) -> Option<PoolArc<Session>> {
+        let session = self.session_at(irql, usize::try_from(place).ok()?)?;
+        (session.number() == number).then_some(session)
+    }
+}
+
+impl Owners for Shared {
+    fn closed(&self, irql: &mut AtMostDispatch, place: u32, session: u64) {
+        if let Some(session) = self.session_of(irql, place, session) {
+            session.note(irql, note::GIVEN_UP);
+        }
+    }
+
+    fn send_backlog(&self, irql: &mut AtMostDispatch, place: u32, session: u64, above: bool) {
+        if let Some(session) = self.session_of(irql, place, session) {
+            session.hold_back(irql, above);
+        }
     }
 }

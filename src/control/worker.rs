@@ -10,6 +10,7 @@ use super::plane::Host;
 use super::session::{End, Phase, Session, note};
 use super::shared::{Shared, max_sessions};
 use super::speech::{Left, Speaker};
+use crate::ext::Tended;
 use crate::kernel::irql::Passive;
 use crate::kernel::pool::{PoolArc, PoolBox, PoolSlice, tags};
 use crate::kernel::time::{self, Interval};
@@ -34,6 +35,8 @@ const BACK_OFF_FIRST: u64 = Interval::from_millis(250).as_100ns();
 const BACK_OFF_LAST: u64 = Interval::from_millis(30_000).as_100ns();
 /// How long a connection that weir opens may take to be there.
 const CONNECT: Interval = Interval::from_millis(30_000);
+/// How soon sockets are looked after again whose changes cannot be told yet, in units of 100 ns.
+const TEND_AGAIN: u64 = Interval::from_millis(5).as_100ns();
 /// No deadline.
 const NEVER: u64 = u64::MAX;
 
@@ -41,6 +44,7 @@ const NEVER: u64 = u64::MAX;
 pub(super) fn run(passive: &mut Passive, context: PoolBox<Context>) {
     let Context { shared, mut registration, host } = context.into_inner();
     let mut told = false;
+    shared.sockets.connect(passive);
     while !shared.is_stopping() {
         let captured = registration.capture(passive, CAPTURE_SLICE);
         match captured.map(|provider| work(passive, &shared, &provider, &host)) {
@@ -68,6 +72,7 @@ pub(super) fn run(passive: &mut Passive, context: PoolBox<Context>) {
     }
     shared.settled.set();
     let abandoned = registration.deregister(passive);
+    shared.sockets.disconnect(passive);
     if abandoned != 0 {
         let operation = "a WSK request was never completed";
         trace::emit(&trace::Event::Fault { operation, status: Status::PENDING.into() });
@@ -130,6 +135,10 @@ struct Worker<'w> {
     handshake: Interval,
     /// No session's time is up before this.
     due: u64,
+    /// Which modules of extension interfaces were there when the sockets were looked after last.
+    modules: u32,
+    /// When they are looked after again.
+    tend_at: u64,
 }
 
 impl<'w> Worker<'w> {
@@ -165,6 +174,8 @@ impl<'w> Worker<'w> {
             ending: Interval::from_millis(settings.shutdown_timeout_ms),
             handshake: Interval::from_millis(settings.control_handshake_timeout_ms),
             due: NEVER,
+            modules: 0,
+            tend_at: NEVER,
         })
     }
 
@@ -182,6 +193,7 @@ impl<'w> Worker<'w> {
             self.fetch_outcomes(passive);
             self.attend_followers(passive);
             let busy = self.attend_sessions(passive);
+            self.tend_extensions(passive);
             if stopping {
                 self.end_sessions(passive);
                 let listening =
@@ -192,7 +204,7 @@ impl<'w> Worker<'w> {
             } else {
                 due = self.next_attempt();
             }
-            let due = self.expire_sessions(passive).min(due);
+            let due = self.expire_sessions(passive).min(self.tend_at).min(due);
             if busy {
                 continue;
             }
@@ -248,6 +260,7 @@ impl<'w> Worker<'w> {
                 Listening::Closing(owner)
             }
             Listening::Closing(owner) if owner.is_closed() => {
+                owner.attached.end(passive);
                 if let Some(accepted) = owner.take_accepted(passive) {
                     accepted.refuse(passive);
                 }
@@ -255,6 +268,43 @@ impl<'w> Worker<'w> {
             }
             unchanged => unchanged,
         };
+    }
+
+    /// Looks after the sockets' extension interfaces when modules have come or gone.
+    fn tend_extensions(&mut self, passive: &mut Passive) {
+        let changed = self.shared.sockets.have_modules_changed(&mut self.modules);
+        if changed {
+            self.shared.sockets.sweep();
+        }
+        let now = time::since_boot().as_100ns();
+        if !changed && now < self.tend_at {
+            return;
+        }
+        let mut settled = true;
+        for port in self.ports.iter() {
+            if let Listening::Open(_, owner) = &port.listening {
+                match owner.attached.tend(passive) {
+                    Ok(tended) => settled &= tended == Tended::Settled,
+                    // It is closed at the next turn, and tried anew.
+                    Err(_missing) => owner.lost(),
+                }
+            }
+        }
+        let mut from = 0;
+        while let Some((session, next)) = self.shared.session_from(passive, from) {
+            from = next;
+            match session.tend(passive) {
+                Ok(tended) => settled &= tended == Tended::Settled,
+                Err(end) => {
+                    session.close(passive, end);
+                    self.forget(passive, &session);
+                }
+            }
+        }
+        if self.ports.iter().any(|port| port.is_lost()) {
+            self.shared.wake();
+        }
+        self.tend_at = if settled { NEVER } else { now.saturating_add(TEND_AGAIN) };
     }
 
     /// Connects to those whose time has come.
@@ -335,6 +385,9 @@ impl<'w> Worker<'w> {
         if notes & note::DEAD != 0 {
             session.close(passive, End::Dead);
         }
+        if notes & note::GIVEN_UP != 0 {
+            Session::end(session, passive, End::GivenUp, self.ending);
+        }
         if session.phase() != Phase::Open {
             self.forget(passive, session);
         }
@@ -379,7 +432,7 @@ impl<'w> Worker<'w> {
         if notes & note::CONNECTED != 0
             && let Some(target) = session.target().and_then(|target| self.targets.get(usize::from(target)))
         {
-            session.connected(self.static_events, self.handshake)?;
+            session.connected(passive, self.static_events, self.handshake)?;
             self.speaker.initiate(passive, session, conversation, target.peer())?;
             Session::go_on_receiving(session, passive);
         }
@@ -469,6 +522,11 @@ impl<'w> Worker<'w> {
 }
 
 impl Port {
+    /// Its socket is of no use any more.
+    fn is_lost(&self) -> bool {
+        matches!(&self.listening, Listening::Open(_, owner) if owner.is_dead())
+    }
+
     /// The time of the next try, further away each time.
     fn next_try(&mut self) -> u64 {
         let at = time::since_boot().as_100ns().saturating_add(self.back_off);
@@ -485,7 +543,7 @@ fn open(
     port: &mut Port,
 ) -> Listening {
     let address = port.address;
-    let owner = match Listener::try_new(shared) {
+    let owner = match Listener::try_new(passive, shared) {
         Ok(owner) => owner,
         Err(status) => {
             tell_failure(address, status);
@@ -533,7 +591,9 @@ fn ready(
     owner: &PoolArc<Listener>,
 ) -> Result {
     let call = socket.call().ok_or(Status::INVALID_DEVICE_STATE)?;
-    owner.attached.register(&call, provider.version()).map_err(|missing| missing.status)?;
+    owner.attached.bound(passive, socket.address());
+    let registered = owner.attached.register(passive, &call, provider.version());
+    registered.map_err(|missing| missing.status)?;
     drop(call);
     if static_events {
         return Ok(());

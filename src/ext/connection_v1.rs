@@ -123,8 +123,8 @@ pub struct CONNECTION_V1_PROVIDER_DISPATCH {
 }
 
 const CLIENT_SIZE: u16 = 40;
-const PROVIDER_SIZE: u16 = 32;
-const METRIC_SIZE: u16 = 32;
+pub(super) const PROVIDER_SIZE: u16 = 32;
+pub(super) const METRIC_SIZE: u16 = 32;
 const_assert_eq!(size_of::<CONNECTION_V1_CLIENT_DISPATCH>(), CLIENT_SIZE as usize);
 const_assert_eq!(size_of::<CONNECTION_V1_PROVIDER_DISPATCH>(), PROVIDER_SIZE as usize);
 const_assert_eq!(size_of::<CONNECTION_METRIC_V1>(), METRIC_SIZE as usize);
@@ -156,6 +156,7 @@ unsafe impl ExtensionInterface for ConnectionV1 {
     const EVENT_MASK: u32 =
         CONNECTION_EVENT_STATE | CONNECTION_EVENT_BACKLOG | CONNECTION_EVENT_METRIC | CONNECTION_EVENT_VENDOR;
     const MINIMUM_WSK_VERSION: u16 = MAKE_WSK_VERSION(1, 0);
+    const BUILTIN: Option<&'static CONNECTION_V1_PROVIDER_DISPATCH> = Some(&super::builtin::TABLE);
 
     unsafe fn provider_is_usable(dispatch: NonNull<c_void>) -> bool {
         if !dispatch.cast::<CONNECTION_V1_PROVIDER_DISPATCH>().is_aligned() {
@@ -181,7 +182,7 @@ impl Provider<'_, ConnectionV1> {
             Version: CONNECTION_V1,
             ..CONNECTION_METRIC_V1::default()
         };
-        // SAFETY: the provider's own context, inside the socket's gate; it writes as much as `Size` says.
+        // SAFETY: the provider's own context, while its functions may be called; it writes as much as `Size` says.
         Status(unsafe { function(self.context(), &raw mut metric) }).exact()?;
         Ok(metric)
     }
@@ -193,7 +194,7 @@ impl Provider<'_, ConnectionV1> {
     /// As [`Provider::query_metric`].
     pub fn set_marks(&self, direction: u32, low: u64, high: u64) -> Result {
         let function = self.dispatch().SetMarks.ok_or(Status::NOT_SUPPORTED)?;
-        // SAFETY: the provider's own context, inside the socket's gate.
+        // SAFETY: the provider's own context, while its functions may be called.
         Status(unsafe { function(self.context(), direction, low, high) }).exact()
     }
 
@@ -206,21 +207,51 @@ impl Provider<'_, ConnectionV1> {
         let function = self.dispatch().Control.ok_or(Status::NOT_SUPPORTED)?;
         let length = u32::try_from(input.len()).ok().filter(|length| *length <= CONNECTION_VENDOR_DATA_MAX);
         let length = length.ok_or(Status::INVALID_PARAMETER)?;
-        // SAFETY: the provider's own context, inside the socket's gate; the input lives for the call.
+        // SAFETY: the provider's own context, while its functions may be called; the input lives for the call.
         Status(unsafe { function(self.context(), code, input.as_ptr().cast(), length) }).exact()
     }
+}
+
+impl Callback<'_> {
+    /// The connection's state is this one, for that reason.
+    pub(super) fn state(self, state: u32, reason: u32) {
+        self.emit(CONNECTION_EVENT_STATE, u64::from(reason) << 32 | u64::from(state), &[]);
+    }
+
+    /// So many bytes wait in that direction, which is above a mark, or below it.
+    pub(super) fn backlog(self, direction: u32, above: bool, bytes: u64, mark: u64) {
+        self.emit(CONNECTION_EVENT_BACKLOG, bytes, &data(mark, direction, u32::from(above)));
+    }
+
+    /// A sample.
+    pub(super) fn metric(self, sample: &CONNECTION_METRIC_V1) {
+        let data = data(sample.BytesSent, sample.Flags, sample.RoundTripTime);
+        self.emit(CONNECTION_EVENT_METRIC, sample.BytesReceived, &data);
+    }
+}
+
+/// What an event of [`CONNECTION_EVENT_BACKLOG`] says: the direction, and whether its mark was crossed upwards.
+pub(super) fn crossing(data: &[u8]) -> Option<(u32, bool)> {
+    let data = u128::from_le_bytes(*data.first_chunk()?);
+    #[allow(clippy::cast_possible_truncation, reason = "the halves of the upper word")]
+    Some(((data >> 64) as u32, (data >> 96) as u32 != 0))
+}
+
+/// What an event of [`CONNECTION_EVENT_STATE`] says.
+pub(super) const fn is_closed(value: u64) -> bool {
+    value & 0xFFFF_FFFF == CONNECTION_STATE_CLOSED as u64
 }
 
 unsafe extern "system" fn state(ClientContext: PVOID, State: u32, Reason: u32) {
     // SAFETY: the provider hands back the context of the registration, at IRQL <= DISPATCH_LEVEL (the interface).
     let Some(callback) = (unsafe { Callback::enter(ClientContext) }) else { return };
-    callback.emit(CONNECTION_EVENT_STATE, u64::from(Reason) << 32 | u64::from(State), &[]);
+    callback.state(State, Reason);
 }
 
 unsafe extern "system" fn backlog(ClientContext: PVOID, Direction: u32, Above: u32, Bytes: u64, Mark: u64) {
     // SAFETY: as in `state`.
     let Some(callback) = (unsafe { Callback::enter(ClientContext) }) else { return };
-    callback.emit(CONNECTION_EVENT_BACKLOG, Bytes, &data(Mark, Direction, Above));
+    callback.backlog(Direction, Above != 0, Bytes, Mark);
 }
 
 unsafe extern "system" fn metric(ClientContext: PVOID, Metric: *const CONNECTION_METRIC_V1) {
@@ -228,8 +259,7 @@ unsafe extern "system" fn metric(ClientContext: PVOID, Metric: *const CONNECTION
     let Some(callback) = (unsafe { Callback::enter(ClientContext) }) else { return };
     // SAFETY: NULL, or a structure that begins with its size and version and lives for the call (the interface).
     let Some(sample) = (unsafe { read_metric(Metric) }) else { return callback.malformed() };
-    let data = data(sample.BytesSent, sample.Flags, sample.RoundTripTime);
-    callback.emit(CONNECTION_EVENT_METRIC, sample.BytesReceived, &data);
+    callback.metric(&sample);
 }
 
 unsafe extern "system" fn vendor(ClientContext: PVOID, Type: u32, Data: *const c_void, Length: u32) {

@@ -2,18 +2,30 @@
 //!
 //! A ring for each processor, apart from those of the flows. Callbacks are records of their socket; a socket's
 //! registrations are told when they are settled, and told to be over when its close has completed, both as life-cycle
-//! events, which are never lost. All come out in the socket's order, at PASSIVE_LEVEL, as [`trace::Event`]s.
+//! events, which are never lost. All come out in the socket's order, at PASSIVE_LEVEL, as [`trace::Event`]s, and what
+//! concerns the socket's owner goes to its [`Owners`].
 
-use super::sockets::{Plan, Registration, Requirement, Slot, Sockets, State, guid};
+use super::connection_v1::{
+    CONNECTION_DIRECTION_SEND, CONNECTION_EVENT_BACKLOG, CONNECTION_EVENT_STATE, ConnectionV1, crossing,
+    is_closed,
+};
+use super::interface::Interface;
+use super::plan::Row;
+use super::slot::{BEGUN, ENDED, Part, Slot, State};
+use super::sockets::Sockets;
+use crate::config::schema::Requirement;
 use crate::kernel::event::{self, Event};
-use crate::kernel::irql::{self, Passive};
+use crate::kernel::irql::{self, AtMostDispatch, Passive};
 use crate::kernel::pool::{PoolArc, PoolBox, PoolSlice, tags};
 use crate::kernel::thread::Thread;
 use crate::kernel::{Result, Status};
 use crate::ring::{
-    self, Cause, Entry, ExtensionEvent, Handler, Kind, LifeCycle, Line, Record, Ring, Supply, Waker,
+    self, Cause, Entry, ExtensionChange, ExtensionEvent, Handler, Kind, LifeCycle, Line, Record, Ring,
+    Supply, Waker,
 };
-use crate::trace::{self, events};
+use crate::trace::events::Provider;
+use crate::trace::{self, Guid};
+use core::sync::atomic::Ordering;
 
 /// Lines in the ring of each processor: 32 KiB.
 const LINES: usize = 512;
@@ -47,7 +59,7 @@ impl Waker for Alarm {
 }
 
 /// A ring for each processor that is active now. Events on one that is added later are counted as lost.
-fn rings(passive: &Passive) -> Result<Rings> {
+pub(super) fn rings(passive: &Passive) -> Result<Rings> {
     let processors = usize::try_from(irql::maximum_processors()).map_err(|_| Status::INVALID_PARAMETER)?;
     let table = PoolSlice::try_from_fn(tags::RING, processors, |_| Entry::new())?;
     let rings = Rings::new(table, Alarm(Event::try_new(event::Kind::Synchronization)?));
@@ -60,10 +72,24 @@ fn rings(passive: &Passive) -> Result<Rings> {
     Ok(rings)
 }
 
-/// The sockets' slots with their rings, and the thread that delivers.
+/// Whoever has the sockets, and hears of what providers say of them. Called on the thread that delivers.
+pub trait Owners: Send + Sync + 'static {
+    /// A provider says that the connection is over.
+    fn closed(&self, irql: &mut AtMostDispatch, place: u32, session: u64);
+    /// A provider says that what waits to be sent is above its mark, or is not any more.
+    fn send_backlog(&self, irql: &mut AtMostDispatch, place: u32, session: u64, above: bool);
+}
+
+/// The thread that delivers.
 pub struct Events {
     sockets: PoolArc<Sockets>,
     thread: Thread,
+}
+
+/// What the thread works with.
+struct Work<O: Owners> {
+    sockets: PoolArc<Sockets>,
+    owners: PoolArc<O>,
 }
 
 /// What the rings have carried.
@@ -78,13 +104,16 @@ pub struct Figures {
 }
 
 impl Events {
-    /// Makes slots for `count` sockets at a time, and starts the thread.
+    /// Starts the thread.
     ///
     /// # Errors
     /// `STATUS_INSUFFICIENT_RESOURCES`, and what PsCreateSystemThread returns.
-    pub fn start(passive: &Passive, count: usize, plan: Plan) -> Result<Self> {
-        let sockets = Sockets::try_new(count, plan, rings(passive)?)?;
-        let work = PoolBox::try_new(tags::EXTENSION, sockets.clone())?;
+    pub fn start<O: Owners>(
+        passive: &Passive,
+        sockets: PoolArc<Sockets>,
+        owners: PoolArc<O>,
+    ) -> Result<Self> {
+        let work = PoolBox::try_new(tags::EXTENSION, Work { sockets: sockets.clone(), owners })?;
         let thread = Thread::start(passive, work, run)?;
         Ok(Self { sockets, thread })
     }
@@ -111,11 +140,11 @@ impl Sockets {
     }
 }
 
-fn run(_passive: &mut Passive, sockets: PoolBox<PoolArc<Sockets>>) {
-    let sockets = sockets.into_inner();
+fn run<O: Owners>(passive: &mut Passive, work: PoolBox<Work<O>>) {
+    let Work { sockets, owners } = work.into_inner();
     // There is no other dispatcher: this is the only place that asks for one, once for each `Rings`.
     let Ok(mut dispatcher) = sockets.rings.dispatcher() else { return };
-    let mut consumer = Consumer { sockets: &sockets, told: 0 };
+    let mut consumer = Consumer { sockets: &sockets, owners: &*owners, told: 0, passive };
     dispatcher.run(&mut consumer);
     consumer.tell_losses(0);
     let Figures { delivered, lost, .. } = sockets.figures();
@@ -123,13 +152,15 @@ fn run(_passive: &mut Passive, sockets: PoolBox<PoolArc<Sockets>>) {
 }
 
 /// Turns records and events into what weir tells.
-struct Consumer<'a> {
+struct Consumer<'a, O> {
     sockets: &'a Sockets,
+    owners: &'a O,
     /// Losses that have been told.
     told: u64,
+    passive: &'a mut Passive,
 }
 
-impl Consumer<'_> {
+impl<O: Owners> Consumer<'_, O> {
     /// Tells what was lost since this was told last, and where it was noticed.
     fn tell_losses(&mut self, processor: u32) {
         let lost = self.sockets.figures().lost;
@@ -140,68 +171,105 @@ impl Consumer<'_> {
         }
     }
 
-    fn tell_registration(&self, session: u64, registration: &Registration) {
-        let Registration { index, interface, state, status, .. } = *registration;
-        let required = self.sockets.requirement(index) == Requirement::Required;
-        let provider = events::Provider::Wsk;
-        let status = events::NtStatus::from(status);
-        match state {
-            State::Granted => {
-                trace::emit(&trace::Event::ExtensionRegistered { session, interface, provider });
+    fn row(&self, row: u8) -> Option<&Row> {
+        self.sockets.plan.rows.get(usize::from(row))
+    }
+
+    fn called_back(&mut self, event: &ExtensionEvent<'_>, slot: Option<&Slot>) {
+        let Some(row) = self.row(event.row) else { return };
+        let provider = Provider::from_number(event.provider).unwrap_or(Provider::Wsk);
+        let ExtensionEvent { session, code, value, data, .. } = *event;
+        let connection_v1 = row.spoken().is_some_and(Interface::is::<ConnectionV1>);
+        let interface = row.interface();
+        trace::emit(&trace::Event::ExtensionCallback { session, interface, code, value, provider, data });
+        let Some(slot) = slot.filter(|_| connection_v1) else { return };
+        let place = slot.place();
+        match code {
+            // What weir says itself it knows.
+            CONNECTION_EVENT_STATE if is_closed(value) && provider != Provider::Builtin => {
+                self.owners.closed(self.passive, place, session);
             }
-            State::Refused => {
-                trace::emit(&trace::Event::ExtensionRefused { session, interface, required, status });
+            CONNECTION_EVENT_BACKLOG => {
+                if let Some((CONNECTION_DIRECTION_SEND, above)) = crossing(data) {
+                    self.owners.send_backlog(self.passive, place, session, above);
+                }
             }
-            State::Failed => {
-                trace::emit(&trace::Event::ExtensionFailed {
-                    session,
-                    interface,
-                    provider,
-                    required,
-                    status,
-                });
-            }
-            // Settled before it is told.
-            State::Idle | State::Registering => {}
+            _ => {}
+        }
+    }
+
+    fn changed(&self, change: &ExtensionChange) {
+        let Some(row) = self.row(change.row) else { return };
+        let provider = Provider::from_number(change.provider).unwrap_or(Provider::Wsk);
+        tell(change.session, row.interface(), provider, change.detached.then_some(change.callbacks));
+    }
+
+    /// Tells what of a part is not told yet.
+    fn tell_part(&self, slot: &Slot, part: &Part) {
+        let Some(row) = self.row(part.row) else { return };
+        let (session, interface, provider) = (slot.session(), row.interface(), part.kind());
+        if part.take(BEGUN) {
+            tell(session, interface, provider, None);
+        }
+        if part.take(ENDED) {
+            tell(session, interface, provider, Some(part.callbacks.load(Ordering::Relaxed)));
+        }
+    }
+
+    fn tell_refusal(&self, slot: &Slot, part: &Part) {
+        let Some(row) = self.row(part.row) else { return };
+        if part.state() == State::Refused && part.kind() != Provider::Nmr {
+            let (session, interface) = (slot.session(), row.interface());
+            let required = row.requirement == Requirement::Required;
+            let status = part.status().into();
+            trace::emit(&trace::Event::ExtensionRefused { session, interface, required, status });
         }
     }
 }
 
-impl Handler<Slot> for Consumer<'_> {
+/// Tells of a registration's beginning, or of its end after so many callbacks.
+fn tell(session: u64, interface: Guid, provider: Provider, ended: Option<u64>) {
+    match ended {
+        None => trace::emit(&trace::Event::ExtensionRegistered { session, interface, provider }),
+        Some(callbacks) => {
+            trace::emit(&trace::Event::ExtensionDetached { session, interface, callbacks, provider });
+        }
+    }
+}
+
+impl<O: Owners> Handler<Slot> for Consumer<'_, O> {
     fn record(&mut self, record: &Record<'_, Slot>) {
         if record.lost != 0 {
             self.tell_losses(record.processor);
         }
-        // The only kind in these rings.
-        let Some(event) = ExtensionEvent::decode(record.detail, record.payload) else { return };
-        trace::emit(&trace::Event::ExtensionCallback {
-            session: event.session,
-            interface: guid(&event.interface),
-            code: event.code,
-            value: event.value,
-            provider: events::Provider::Wsk,
-            data: event.data,
-        });
+        match record.kind {
+            Kind::ExtensionEvent => {
+                if let Some(event) = ExtensionEvent::decode(record.detail, record.payload) {
+                    self.called_back(&event, record.object);
+                }
+            }
+            Kind::ExtensionChange => {
+                if let Some(change) = ExtensionChange::decode(record.detail, record.payload) {
+                    self.changed(&change);
+                }
+            }
+            // Those are in the rings of flows (`crate::dispatch`).
+            Kind::Verdict | Kind::ControlConnection => {}
+        }
     }
 
     fn life_cycle(&mut self, slot: &Slot, event: LifeCycle, _sequence: u32) {
-        let session = slot.session();
-        if event == LifeCycle::Opened
-            && let Some(interface) = self.sockets.unknown_requirement()
-        {
-            let status = events::NtStatus::from(Status::NOT_SUPPORTED);
-            trace::emit(&trace::Event::ExtensionRefused { session, interface, required: true, status });
-        }
-        for registration in slot.registrations() {
-            match event {
-                LifeCycle::Opened => self.tell_registration(session, &registration),
-                LifeCycle::ExtensionDetached if registration.state == State::Granted => {
-                    let Registration { interface, callbacks, .. } = registration;
-                    let provider = events::Provider::Wsk;
-                    trace::emit(&trace::Event::ExtensionDetached { session, interface, callbacks, provider });
+        let parts = self.sockets.parts_of(slot);
+        match event {
+            LifeCycle::Opened => {
+                for part in parts {
+                    self.tell_part(slot, part);
+                    self.tell_refusal(slot, part);
                 }
-                LifeCycle::ExtensionDetached | LifeCycle::Closed => {}
+                slot.told.store(true, Ordering::Release);
             }
+            LifeCycle::ExtensionDetached => parts.iter().for_each(|part| self.tell_part(slot, part)),
+            LifeCycle::Closed => {}
         }
     }
 }

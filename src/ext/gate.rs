@@ -2,8 +2,10 @@
 //!
 //! A word of atomics: the slot's generation, whether it is open, and how many callbacks are inside. A callback that
 //! comes with another generation, or after the gate was shut, is turned away without touching the slot; a slot is
-//! used again only when nobody is inside. Any IRQL; nothing waits.
+//! used again only when nobody is inside. Any IRQL; nothing waits but [`Gate::drain`].
 
+use crate::kernel::irql::Passive;
+use crate::kernel::time::{self, Interval};
 use core::sync::atomic::{AtomicU64, Ordering};
 
 /// Bits of a generation that fit beside the address of a 64-byte aligned slot.
@@ -11,8 +13,10 @@ pub(super) const TAG_BITS: u32 = 6;
 const TAG_MASK: u64 = (1 << TAG_BITS) - 1;
 const OPEN: u64 = 1 << TAG_BITS;
 const ONE_INSIDE: u64 = 1 << 32;
+/// How long [`Gate::drain`] waits between looks.
+const PAUSE: Interval = Interval::from_micros(50);
 
-/// See the module.
+/// See the module. One opens, shuts and drains it; anybody enters.
 pub(super) struct Gate(AtomicU64);
 
 /// A generation, below `1 << TAG_BITS`.
@@ -68,6 +72,28 @@ impl Gate {
     #[inline]
     pub(super) fn leave(&self) {
         self.0.fetch_sub(ONE_INSIDE, Ordering::Release);
+    }
+
+    /// Lets somebody in who needs no generation, if the gate is open. [`Gate::leave`] follows true.
+    pub(super) fn enter_now(&self) -> bool {
+        let word = self.0.fetch_add(ONE_INSIDE, Ordering::Acquire);
+        let open = word & OPEN != 0;
+        if !open {
+            self.leave();
+        }
+        open
+    }
+
+    /// The generation that the gate was opened for last.
+    pub(super) fn tag(&self) -> Tag {
+        Tag::of(self.0.load(Ordering::Relaxed))
+    }
+
+    /// Waits until nobody is inside. What callbacks do inside is short and waits for nothing.
+    pub(super) fn drain(&self, passive: &Passive) {
+        while self.0.load(Ordering::Acquire) >= ONE_INSIDE {
+            time::delay(passive, PAUSE);
+        }
     }
 
     /// Whether the gate is shut and nobody is inside: the slot can be used again.

@@ -19,7 +19,7 @@ pub unsafe trait ExtensionInterface: 'static {
     /// The table of weir's callbacks.
     type ClientDispatch: Sync + 'static;
     /// The table of the provider's functions.
-    type ProviderDispatch: 'static;
+    type ProviderDispatch: Sync + 'static;
 
     /// The identifier, a static: WSK may keep its address as long as the socket lives.
     const NPIID: &'static NPIID;
@@ -29,6 +29,9 @@ pub unsafe trait ExtensionInterface: 'static {
     const EVENT_MASK: u32;
     /// The lowest `WSK_PROVIDER_DISPATCH.Version` with which the interface can be had.
     const MINIMUM_WSK_VERSION: u16;
+
+    /// The table of weir's own provider, if weir has one; its context is the socket's [`Traffic`](super::Traffic).
+    const BUILTIN: Option<&'static Self::ProviderDispatch> = None;
 
     /// Whether the table that a provider gave can be used. Providers lie: sizes and versions are looked at here,
     /// before anything else is read.
@@ -44,10 +47,12 @@ pub struct Interface {
     client_dispatch: *const c_void,
     event_mask: u32,
     minimum_wsk_version: u16,
+    /// NULL: there is none.
+    builtin: *const c_void,
     provider_is_usable: unsafe fn(NonNull<c_void>) -> bool,
 }
 
-// SAFETY: `client_dispatch` points to a constant of a type that is Sync (bound on `ClientDispatch`).
+// SAFETY: the pointers are to constants of types that are Sync (bounds on the dispatch tables).
 unsafe impl Sync for Interface {}
 
 impl Interface {
@@ -58,6 +63,10 @@ impl Interface {
             client_dispatch: core::ptr::from_ref(I::CLIENT_DISPATCH).cast(),
             event_mask: I::EVENT_MASK,
             minimum_wsk_version: I::MINIMUM_WSK_VERSION,
+            builtin: match I::BUILTIN {
+                Some(table) => core::ptr::from_ref(table).cast(),
+                None => core::ptr::null(),
+            },
             provider_is_usable: I::provider_is_usable,
         }
     }
@@ -72,6 +81,11 @@ impl Interface {
 
     pub const fn event_mask(&self) -> u32 {
         self.event_mask
+    }
+
+    /// The table of weir's own provider, if weir has one.
+    pub const fn builtin(&self) -> Option<NonNull<c_void>> {
+        NonNull::new(self.builtin.cast_mut())
     }
 
     /// Whether a WSK subsystem of `version` may be asked for this interface ("Registering an Extension Interface":

@@ -1,64 +1,43 @@
-//! What weir's sockets have of extension interfaces, and what callbacks find by their context.
+//! What weir's sockets have of extension interfaces: who is asked, what becomes of it, and its end.
 //!
-//! A slot for each socket, all in one block. A client context is the address of the interface's part of the slot, with
-//! the slot's generation in the low bits: see [`super::gate`]. A slot is in use as long as somebody owns it (the
-//! socket's owner, and the ring while events are under way), and is taken again only when no callback is inside.
+//! The sockets' worker, one thread at PASSIVE_LEVEL, registers them, offers them to modules that come, notices modules
+//! that have left, and ends what they have. Callbacks only find their part (see [`super::slot`]).
+//!
+//! What begins and ends is never lost on its way to the consumer. A socket's first registrations and all that ends with it
+//! are told by life-cycle events. What changes in between is a record of the socket, pushed again until the ring has
+//! taken it; until then the part is not used for anything else.
 
+use super::builtin::Traffic;
+use super::callback::{Callback, home, part_of};
+use super::connection_v1::{
+    CONNECTION_DIRECTION_RECEIVE, CONNECTION_DIRECTION_SEND, CONNECTION_EVENT_BACKLOG,
+    CONNECTION_EVENT_METRIC, CONNECTION_EVENT_STATE, CONNECTION_METRIC_V1, CONNECTION_STATE_CLOSED,
+    CONNECTION_STATE_ESTABLISHED, ConnectionV1,
+};
 use super::events::Rings;
-use super::gate::{Gate, TAG_BITS, Tag};
 use super::interface::{ExtensionInterface, Interface};
-use super::{COUNT, INTERFACES};
-use crate::config::schema::{self, Extensions};
-use crate::kernel::irql::AtMostDispatch;
-use crate::kernel::pool::{PoolArc, PoolSlice, tags};
+use super::module::{EXTENSION_CONNECTION, EXTENSION_MODULE_V1};
+use super::modules::{Client, Inside, Key};
+use super::plan::{Plan, Row};
+use super::slot::{BEGUN, ENDED, Ends, LEAVING, PARTS, Part, Slot, SocketKind, State};
+use crate::config::schema::Requirement;
+use crate::kernel::event::Event;
+use crate::kernel::irql::{AtMostDispatch, Passive};
+use crate::kernel::pool::{PoolArc, PoolBox, PoolSlice, tags};
 use crate::kernel::{Result, Status};
-use crate::ring::{ExtensionEvent, LifeCycle, Link, Linked};
-use crate::sys::nt::{GUID, PVOID};
-use crate::trace::Guid;
+use crate::ring::{ExtensionChange, LifeCycle, Linked};
+use crate::sys::nt::PVOID;
+use crate::sys::wsk::{AF_INET, AF_INET6};
+use crate::trace::events::Provider as Kind;
+use crate::trace::{self, Guid};
+use crate::wsk::address::octets;
 use crate::wsk::status::is_unsupported;
 use crate::wsk::{Call, ExtensionProvider};
-use core::cell::UnsafeCell;
 use core::ffi::c_void;
 use core::marker::PhantomData;
-use core::ptr::{NonNull, null_mut};
-use core::sync::atomic::{AtomicI32, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
-
-/// Whether a socket can do without an interface.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Requirement {
-    /// The socket goes on without it.
-    Optional,
-    /// The socket is closed without it.
-    Required,
-}
-
-/// What is asked for, for every socket.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Plan {
-    requirements: [Requirement; COUNT],
-    /// A required interface that weir does not speak: no socket can have it.
-    unknown: Option<Guid>,
-}
-
-impl Plan {
-    /// Every interface of [`INTERFACES`], as an option.
-    pub const OPTIONAL: Self = Self { requirements: [Requirement::Optional; COUNT], unknown: None };
-
-    /// Every interface of [`INTERFACES`], as an option unless the settings say that it is required.
-    pub fn new(settings: &Extensions) -> Self {
-        let mut plan = Self::OPTIONAL;
-        for wanted in
-            settings.as_slice().iter().filter(|wanted| wanted.requirement == schema::Requirement::Required)
-        {
-            let mut known = INTERFACES.iter().zip(&mut plan.requirements);
-            match known.find(|(interface, _)| Guid::from(*interface.npi_id()) == wanted.interface) {
-                Some((_, requirement)) => *requirement = Requirement::Required,
-                None => plan.unknown = Some(wanted.interface),
-            }
-        }
-        plan
-    }
-}
+use core::net::SocketAddr;
+use core::ptr::NonNull;
+use core::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 /// A required interface that a socket cannot have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,49 +46,17 @@ pub struct Missing {
     pub status: Status,
 }
 
-/// Which sockets there are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub enum SocketKind {
-    Listening = 0,
-    Accepted = 1,
-    Dialled = 2,
-}
-
-/// How a socket stands with an interface.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub enum State {
-    /// Not asked for yet.
-    Idle = 0,
-    /// The call is under way; callbacks may come already.
-    Registering = 1,
-    /// Registered.
-    Granted = 2,
-    /// Not supported by the provider.
-    Refused = 3,
-    /// The call failed, or what it gave cannot be used.
-    Failed = 4,
-}
-
-impl State {
-    const fn from_u8(number: u8) -> Self {
-        match number {
-            1 => Self::Registering,
-            2 => Self::Granted,
-            3 => Self::Refused,
-            4 => Self::Failed,
-            _ => Self::Idle,
-        }
-    }
-}
-
 /// How a socket stands with an interface, for those who ask.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Standing {
     /// The session's number; 0 for a listening socket.
     pub session: u64,
+    pub kind: SocketKind,
     pub interface: Guid,
+    /// Who provides it, or was asked; `None`: nobody does.
+    pub provider: Option<Kind>,
+    /// The vendor's module.
+    pub module: Option<Guid>,
     pub state: State,
     pub requirement: Requirement,
     /// What the registration ended with.
@@ -117,262 +64,319 @@ pub struct Standing {
     pub callbacks: u64,
 }
 
+/// What became of asking a kind of provider, over all sockets so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    pub asked: u64,
+    pub granted: u64,
+    /// It does not have the interface.
+    pub refused: u64,
+    /// It could not, or what it gave cannot be used.
+    pub failed: u64,
+}
+
 /// What became of registrations, and what went wrong with callbacks, over all sockets so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Totals {
-    pub granted: u64,
-    pub refused: u64,
-    pub failed: u64,
+    pub wsk: Tally,
+    pub nmr: Tally,
+    pub builtin: Tally,
+    /// Interfaces that nobody provides, or provides any more, for a socket.
+    pub missing: u64,
+    /// Registrations that have ended, with their socket or before.
+    pub detached: u64,
+    /// Vendors' modules that are attached now.
+    pub modules: u64,
     /// Callbacks that went into the ring.
     pub callbacks: u64,
     /// Callbacks for which the ring had no room.
     pub lost: u64,
     /// Callbacks whose arguments broke the interface's rules.
     pub malformed: u64,
-    /// Callbacks for a socket that was gone, or never had the interface.
+    /// Callbacks for a socket that was gone, or by a provider that had no business with it any more.
     pub late: u64,
 }
 
 #[derive(Default)]
-struct Counters {
+struct Counts {
+    asked: AtomicU64,
     granted: AtomicU64,
     refused: AtomicU64,
     failed: AtomicU64,
+}
+
+impl Counts {
+    fn read(&self) -> Tally {
+        let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        Tally {
+            asked: read(&self.asked),
+            granted: read(&self.granted),
+            refused: read(&self.refused),
+            failed: read(&self.failed),
+        }
+    }
+}
+
+#[derive(Default)]
+struct Counters {
+    wsk: Counts,
+    nmr: Counts,
+    builtin: Counts,
+    missing: AtomicU64,
+    detached: AtomicU64,
     callbacks: AtomicU64,
     lost: AtomicU64,
     malformed: AtomicU64,
     late: AtomicU64,
 }
 
-/// The slots of all sockets. Freed after WskDeregister.
+fn count(counter: &AtomicU64) {
+    counter.fetch_add(1, Ordering::Relaxed);
+}
+
+/// The slots of all sockets. Freed when every provider has let go: after WskDeregister and [`Sockets::disconnect`].
 pub struct Sockets {
     slots: PoolSlice<Slot>,
+    /// [`PARTS`] for each slot and row.
+    parts: PoolSlice<Part>,
+    /// One for each row.
+    clients: PoolSlice<Client>,
     /// Where the search for a free slot begins.
     cursor: AtomicUsize,
-    plan: Plan,
+    pub(super) plan: Plan,
     pub(super) rings: Rings,
-    counters: Counters,
-}
-
-/// One socket's slot: the ring's object.
-#[repr(C)]
-pub struct Slot {
-    /// One part for each interface; their addresses are the client contexts.
-    parts: [Part; COUNT],
-    gate: Gate,
-    /// The socket's owner, and the ring.
-    owners: AtomicU32,
-    kind: AtomicU8,
-    /// The session's number; 0 for a listening socket.
-    session: AtomicU64,
-    /// Made anew for each socket, while nobody owns the slot.
-    link: UnsafeCell<Link<Slot>>,
-    home: AtomicPtr<Sockets>,
-}
-
-/// A socket's part for one interface.
-#[repr(C, align(64))]
-struct Part {
-    slot: AtomicPtr<Slot>,
-    state: AtomicU8,
-    /// The index in [`INTERFACES`].
-    interface: u8,
-    /// What the registration ended with.
-    status: AtomicI32,
-    callbacks: AtomicU64,
-    /// Written before the state becomes [`State::Granted`], by the one who registers.
-    provider: UnsafeCell<ExtensionProvider>,
-}
-
-const _: () = assert!(align_of::<Part>() == 1 << TAG_BITS);
-
-// SAFETY: the link synchronises itself, and is replaced only while nobody owns the slot; providers' tables are written
-// by the one thread that registers, before the state is released, and read after it is acquired. The rest is atomic.
-unsafe impl Sync for Slot {}
-// SAFETY: nothing in a slot is bound to a thread.
-unsafe impl Send for Slot {}
-
-impl Part {
-    fn new(interface: usize) -> Self {
-        Self {
-            slot: AtomicPtr::new(null_mut()),
-            state: AtomicU8::new(State::Idle as u8),
-            interface: u8::try_from(interface).unwrap_or(u8::MAX),
-            status: AtomicI32::new(0),
-            callbacks: AtomicU64::new(0),
-            provider: UnsafeCell::new(ExtensionProvider { context: null_mut(), dispatch: core::ptr::null() }),
-        }
-    }
-
-    fn state(&self) -> State {
-        State::from_u8(self.state.load(Ordering::Acquire))
-    }
-
-    fn set(&self, state: State, status: Status) {
-        self.status.store(status.0, Ordering::Relaxed);
-        self.state.store(state as u8, Ordering::Release);
-    }
-
-    fn row(&self) -> Option<&'static Interface> {
-        INTERFACES.get(usize::from(self.interface))
-    }
-}
-
-impl Slot {
-    fn new() -> Self {
-        Self {
-            parts: core::array::from_fn(Part::new),
-            gate: Gate::new(),
-            owners: AtomicU32::new(0),
-            kind: AtomicU8::new(SocketKind::Listening as u8),
-            session: AtomicU64::new(0),
-            link: UnsafeCell::new(Link::new()),
-            home: AtomicPtr::new(null_mut()),
-        }
-    }
-
-    pub(super) fn session(&self) -> u64 {
-        self.session.load(Ordering::Relaxed)
-    }
-
-    /// Each interface that the socket was asked to have: its identifier, state, status, and callbacks.
-    pub(super) fn registrations(&self) -> impl Iterator<Item = Registration> {
-        self.parts.iter().filter_map(|part| {
-            let interface = Guid::from(*part.row()?.npi_id());
-            let state = part.state();
-            let status = Status(part.status.load(Ordering::Relaxed));
-            let callbacks = part.callbacks.load(Ordering::Relaxed);
-            Some(Registration { index: usize::from(part.interface), interface, state, status, callbacks })
-        })
-    }
-}
-
-/// How a socket stands with one interface.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Registration {
-    pub(super) index: usize,
-    pub(super) interface: Guid,
-    pub(super) state: State,
-    pub(super) status: Status,
-    pub(super) callbacks: u64,
-}
-
-// SAFETY: the link is the slot's own, used with the one `Rings` of the block; a slot lies in its block until the ring
-// is gone, and is not given to another socket while it has an owner; counting neither waits nor enters the ring.
-unsafe impl Linked for Slot {
-    fn link(&self) -> &Link<Self> {
-        // SAFETY: replaced only while the slot has no owner, and whoever asks is one.
-        unsafe { &*self.link.get() }
-    }
-
-    fn retain(&self) {
-        self.owners.fetch_add(1, Ordering::Relaxed);
-    }
-
-    unsafe fn release(object: NonNull<Self>) {
-        // SAFETY: an owner's pointer (contract); the slot's memory outlives the ring.
-        unsafe { object.as_ref() }.owners.fetch_sub(1, Ordering::Release);
-    }
+    /// Changes with every module that comes or goes.
+    epoch: AtomicU32,
+    /// Wakes the sockets' worker.
+    wake: PoolArc<Event>,
+    counters: PoolBox<Counters>,
 }
 
 impl Sockets {
-    /// Slots for `count` sockets at a time, and rings for their events.
+    /// Slots for `count` sockets at a time, and rings for their events. `wake` is set when modules come and go.
+    /// PASSIVE_LEVEL.
     ///
     /// # Errors
     /// `STATUS_INSUFFICIENT_RESOURCES`.
-    pub fn try_new(count: usize, plan: Plan, rings: Rings) -> Result<PoolArc<Self>> {
+    pub fn try_new(
+        passive: &Passive,
+        count: usize,
+        plan: Plan,
+        wake: PoolArc<Event>,
+    ) -> Result<PoolArc<Self>> {
+        let rows = plan.rows.len();
+        let each = rows.saturating_mul(PARTS);
+        let row = |index: usize| index.checked_rem(each).and_then(|within| within.checked_div(PARTS));
         let sockets = Self {
-            slots: PoolSlice::try_from_fn(tags::EXTENSION, count, |_| Slot::new())?,
+            slots: PoolSlice::try_from_fn(tags::EXTENSION, count, Slot::new)?,
+            parts: PoolSlice::try_from_fn(tags::EXTENSION, count.saturating_mul(each), |index| {
+                Part::new(row(index).unwrap_or(usize::MAX))
+            })?,
+            clients: PoolSlice::try_from_fallible(tags::EXTENSION, rows, |index| {
+                plan.rows.get(index).map(Client::new).ok_or(Status::INVALID_PARAMETER)
+            })?,
             cursor: AtomicUsize::new(0),
+            rings: super::events::rings(passive)?,
             plan,
-            rings,
-            counters: Counters::default(),
+            epoch: AtomicU32::new(0),
+            wake,
+            counters: PoolBox::try_new(tags::EXTENSION, Counters::default())?,
         };
         let sockets = PoolArc::try_new(tags::EXTENSION, sockets)?;
-        let home = core::ptr::from_ref::<Self>(&sockets).cast_mut();
+        let home = core::ptr::from_ref::<Self>(&sockets);
         for slot in &*sockets.slots {
-            slot.home.store(home, Ordering::Relaxed);
-            for part in &slot.parts {
+            slot.home.store(home.cast_mut(), Ordering::Relaxed);
+            for part in sockets.parts_of(slot) {
                 part.slot.store(core::ptr::from_ref(slot).cast_mut(), Ordering::Relaxed);
             }
+        }
+        for client in &*sockets.clients {
+            client.settle(home);
         }
         Ok(sockets)
     }
 
-    /// Takes a slot for a socket; `None` if there is none left. Any IRQL <= DISPATCH_LEVEL.
-    pub fn attach(this: &PoolArc<Self>, kind: SocketKind, session: u64) -> Option<Attached> {
+    /// The parts of a slot, row by row.
+    pub(super) fn parts_of(&self, slot: &Slot) -> &[Part] {
+        let each = self.plan.rows.len().saturating_mul(PARTS);
+        let begin = slot.index.saturating_mul(each);
+        self.parts.get(begin..begin.saturating_add(each)).unwrap_or_default()
+    }
+
+    /// Registers weir with the registrar, for every interface that modules may provide. PASSIVE_LEVEL.
+    pub fn connect(&self, passive: &Passive) {
+        for (row, client) in self.plan.rows.iter().zip(&*self.clients) {
+            if row.wants_modules()
+                && let Err(status) = client.register(passive, row)
+            {
+                trace::emit(&trace::Event::Degraded { part: "extension modules", status: status.into() });
+            }
+        }
+    }
+
+    /// Detaches from every module. No socket is there any more. Waits for modules that are still calling.
+    pub fn disconnect(&self, passive: &Passive) {
+        for client in &*self.clients {
+            client.deregister();
+        }
+        for client in &*self.clients {
+            client.wait(passive);
+        }
+        self.sweep();
+    }
+
+    /// Something has changed since `epoch`, which is brought up to date: modules have come, or gone.
+    pub fn have_modules_changed(&self, epoch: &mut u32) -> bool {
+        let now = self.epoch.load(Ordering::Acquire);
+        let changed = now != *epoch;
+        *epoch = now;
+        changed
+    }
+
+    /// A module has come or gone. IRQL <= DISPATCH_LEVEL.
+    pub(super) fn modules_changed(&self) {
+        self.epoch.fetch_add(1, Ordering::Release);
+        self.wake.set();
+    }
+
+    /// Gives up what is kept for modules that have gone without `DetachComplete`.
+    pub fn sweep(&self) {
+        for part in &*self.parts {
+            if part.has(LEAVING) && !self.client(part).is_some_and(|client| client.is_bound(part.module())) {
+                end_leaving(part);
+            }
+        }
+    }
+
+    fn client(&self, part: &Part) -> Option<&Client> {
+        self.clients.get(usize::from(part.row))
+    }
+
+    fn row(&self, part: &Part) -> Option<&Row> {
+        self.plan.rows.get(usize::from(part.row))
+    }
+
+    /// Whether the module that a part is of may call.
+    pub(super) fn is_attached(&self, part: &Part) -> bool {
+        self.client(part).is_some_and(|client| client.is_open(part.module()))
+    }
+
+    /// Takes a slot for a socket of that session, whose owner stands in that place among its like; `None` if there is
+    /// none left. IRQL <= DISPATCH_LEVEL.
+    pub fn attach(
+        this: &PoolArc<Self>,
+        irql: &mut AtMostDispatch,
+        kind: SocketKind,
+        (session, place): (u64, u32),
+        ends: Ends,
+    ) -> Option<Attached> {
         let slots = &*this.slots;
         let start = this.cursor.fetch_add(1, Ordering::Relaxed).checked_rem(slots.len())?;
         let (before, from) = slots.split_at_checked(start)?;
-        let slot = from.iter().chain(before).find(|slot| {
-            slot.gate.is_vacant()
-                && slot.owners.compare_exchange(0, 1, Ordering::Acquire, Ordering::Relaxed).is_ok()
-        })?;
-        slot.kind.store(kind as u8, Ordering::Relaxed);
-        slot.session.store(session, Ordering::Relaxed);
-        for part in &slot.parts {
-            part.set(State::Idle, Status::SUCCESS);
-            part.callbacks.store(0, Ordering::Relaxed);
-        }
-        // SAFETY: this is the only owner, just now, and callbacks that come too late look at the gate alone.
-        unsafe { slot.link.get().write(Link::new()) };
-        let tag = slot.gate.open();
-        Some(Attached { slot: NonNull::from(slot), sockets: this.clone(), tag })
+        let mut all = from.iter().chain(before);
+        let slot = all.find(|slot| slot.take(this.parts_of(slot), kind, session, place))?;
+        *slot.ends.lock(irql) = ends;
+        Some(Attached { slot: NonNull::from(slot), sockets: this.clone() })
     }
 
     pub fn totals(&self) -> Totals {
         let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
-        let Counters { granted, refused, failed, callbacks, lost, malformed, late } = &self.counters;
+        let counters = &self.counters;
+        let modules = self.clients.iter().map(|client| client.keys().count()).sum::<usize>();
         Totals {
-            granted: read(granted),
-            refused: read(refused),
-            failed: read(failed),
-            callbacks: read(callbacks),
-            lost: read(lost),
-            malformed: read(malformed),
-            late: read(late),
+            wsk: counters.wsk.read(),
+            nmr: counters.nmr.read(),
+            builtin: counters.builtin.read(),
+            missing: read(&counters.missing),
+            detached: read(&counters.detached),
+            modules: u64::try_from(modules).unwrap_or(u64::MAX),
+            callbacks: read(&counters.callbacks),
+            lost: read(&counters.lost),
+            malformed: read(&counters.malformed),
+            late: read(&counters.late),
         }
+    }
+
+    fn counts(&self, kind: Kind) -> &Counts {
+        match kind {
+            Kind::Wsk => &self.counters.wsk,
+            Kind::Nmr => &self.counters.nmr,
+            Kind::Builtin => &self.counters.builtin,
+        }
+    }
+
+    pub(super) fn late(&self) {
+        count(&self.counters.late);
+    }
+
+    pub(super) fn malformed(&self) {
+        count(&self.counters.malformed);
+    }
+
+    /// A callback was made, and the ring has taken it or not.
+    pub(super) fn called_back(&self, taken: bool) {
+        count(if taken { &self.counters.callbacks } else { &self.counters.lost });
     }
 
     /// How many slots are in use.
     pub fn in_use(&self) -> usize {
-        self.slots.iter().filter(|slot| slot.owners.load(Ordering::Relaxed) != 0).count()
+        self.slots.iter().filter(|slot| slot.is_owned()).count()
     }
 
     /// How a socket stands with an interface, by an index from 0 over all there can be; `Some(None)`: there is none at
     /// that index now, `None`: nor is there any further on.
     pub fn standing(&self, index: usize) -> Option<Option<Standing>> {
-        let slot = self.slots.get(index.checked_div(COUNT)?)?;
-        let part = slot.parts.get(index.checked_rem(COUNT)?)?;
-        let (state, row) = (part.state(), part.row());
-        if slot.owners.load(Ordering::Acquire) == 0 || slot.gate.is_vacant() || state == State::Idle {
+        let part = self.parts.get(index)?;
+        let state = part.state();
+        let Some((slot, _)) = home(part) else { return Some(None) };
+        if !slot.is_owned() || matches!(state, State::Idle | State::Registering) {
             return Some(None);
         }
-        Some(row.map(|interface| Standing {
+        let Some(row) = self.row(part) else { return Some(None) };
+        let provider = Some(part.kind()).filter(|kind| state != State::Refused || *kind == Kind::Nmr);
+        Some(Some(Standing {
             session: slot.session(),
-            interface: Guid::from(*interface.npi_id()),
+            kind: slot.kind(),
+            interface: row.interface(),
+            provider,
+            module: self.client(part).and_then(|client| client.id(part.module())),
             state,
-            requirement: self.requirement(part.interface.into()),
-            status: Status(part.status.load(Ordering::Relaxed)),
+            requirement: row.requirement,
+            status: part.status(),
             callbacks: part.callbacks.load(Ordering::Relaxed),
         }))
     }
+}
 
-    /// The required interface that weir does not speak, if the settings want one.
-    pub(super) const fn unknown_requirement(&self) -> Option<Guid> {
-        self.plan.unknown
+/// A provider has let go of a connection.
+fn end_leaving(part: &Part) -> bool {
+    let ended = part.take(LEAVING);
+    if ended && let Some((slot, _)) = home(part) {
+        slot.let_go();
     }
+    ended
+}
 
-    pub(super) fn requirement(&self, index: usize) -> Requirement {
-        self.plan.requirements.get(index).copied().unwrap_or(Requirement::Optional)
+/// `EXTENSION_MODULE_CLIENT_DISPATCH::DetachComplete`. IRQL <= DISPATCH_LEVEL.
+#[allow(non_snake_case, reason = "the interface's names")]
+pub(super) unsafe extern "system" fn detach_complete(ClientContext: PVOID) {
+    // SAFETY: the module hands back the context of the attachment.
+    let Some((part, tag)) = (unsafe { part_of(ClientContext) }) else { return };
+    let Some((_, sockets)) = home(part) else { return };
+    if part.gate.tag() == tag && end_leaving(part) {
+        // The part can be used again.
+        sockets.modules_changed();
+    } else {
+        sockets.late();
     }
 }
 
 /// A socket's slot, in its owner's hand. Given up when close has completed.
+///
+/// But for what tells of traffic, the sockets' worker alone uses it.
 pub struct Attached {
     slot: NonNull<Slot>,
     sockets: PoolArc<Sockets>,
-    tag: Tag,
 }
 
 // SAFETY: slots are Sync, and the block is kept alive.
@@ -380,95 +384,538 @@ unsafe impl Send for Attached {}
 // SAFETY: as above.
 unsafe impl Sync for Attached {}
 
+/// Whether everything is as it should be, or is to be looked at again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tended {
+    Settled,
+    /// Soon, in some milliseconds.
+    Again,
+}
+
 impl Attached {
     fn slot(&self) -> &Slot {
         // SAFETY: in the block, which `sockets` keeps alive.
         unsafe { self.slot.as_ref() }
     }
 
+    /// It is bound to that address.
+    pub fn bound(&self, irql: &mut AtMostDispatch, local: SocketAddr) {
+        self.slot().ends.lock(irql).local = Some(local);
+    }
+
+    /// Its traffic.
+    pub fn traffic(&self) -> &Traffic {
+        &self.slot().traffic
+    }
+
+    /// The rows of the plan, each with its parts: the first for WSK or weir itself, the others for modules.
+    fn rows(&self) -> impl Iterator<Item = Line<'_>> {
+        let sockets = &*self.sockets;
+        let parts = sockets.parts_of(self.slot()).chunks_exact(PARTS);
+        sockets.plan.rows.iter().zip(&*sockets.clients).zip(parts).filter_map(|((row, client), parts)| {
+            let (first, modules) = parts.split_first()?;
+            Some(Line { row, client, first, modules })
+        })
+    }
+
     /// Registers the socket for every interface, and switches its events on. `wsk_version` is
-    /// `WSK_PROVIDER_DISPATCH.Version`. Once for each socket; after bind or connect, because of the events.
-    /// IRQL <= DISPATCH_LEVEL; callbacks may come before this returns.
+    /// `WSK_PROVIDER_DISPATCH.Version`. Once for each socket; after bind or connect, because of the events. Callbacks may
+    /// come before this returns.
     ///
     /// # Errors
     /// The first required interface that cannot be had. The socket must be closed then.
-    pub fn register(&self, call: &Call<'_>, wsk_version: u16) -> core::result::Result<(), Missing> {
-        let slot = self.slot();
-        let mut missing =
-            self.sockets.plan.unknown.map(|interface| Missing { interface, status: Status::NOT_SUPPORTED });
-        for (index, (part, interface)) in slot.parts.iter().zip(&INTERFACES).enumerate() {
-            part.set(State::Registering, Status::PENDING);
-            let outcome = self.register_one(call, wsk_version, part, interface);
-            let counters = &self.sockets.counters;
-            let (state, status, counter) = match outcome {
-                Ok(()) => (State::Granted, Status::SUCCESS, &counters.granted),
-                Err(status) if is_unsupported(status) => (State::Refused, status, &counters.refused),
-                Err(status) => (State::Failed, status, &counters.failed),
-            };
-            part.set(state, status);
-            counter.fetch_add(1, Ordering::Relaxed);
-            if state != State::Granted && self.sockets.requirement(index) == Requirement::Required {
-                missing = missing.or(Some(Missing { interface: Guid::from(*interface.npi_id()), status }));
+    pub fn register(
+        &self,
+        passive: &mut Passive,
+        call: &Call<'_>,
+        wsk_version: u16,
+    ) -> core::result::Result<(), Missing> {
+        let mut missing = None;
+        for line in self.rows() {
+            let Err(status) = self.settle(passive, call, wsk_version, &line) else { continue };
+            line.first.set(State::Refused, status);
+            count(&self.sockets.counters.missing);
+            if line.row.requirement == Requirement::Required {
+                missing = missing.or(Some(Missing { interface: line.row.interface(), status }));
             }
         }
-        self.sockets.rings.raise(slot, LifeCycle::Opened);
+        self.sockets.rings.raise(self.slot(), LifeCycle::Opened);
         missing.map_or(Ok(()), Err)
     }
 
-    fn register_one(&self, call: &Call<'_>, wsk_version: u16, part: &Part, interface: &Interface) -> Result {
-        if !interface.offered_by(wsk_version) {
+    /// Asks one kind of provider after the other.
+    fn settle(&self, passive: &mut Passive, call: &Call<'_>, wsk_version: u16, line: &Line<'_>) -> Result {
+        let mut last = Status::NOT_SUPPORTED;
+        for kind in line.row.providers.iter() {
+            let granted = match kind {
+                Kind::Wsk => self.ask_wsk(call, wsk_version, line),
+                Kind::Nmr => self.offer(passive, line),
+                Kind::Builtin => self.provide(line),
+            };
+            match granted {
+                Ok(()) => return Ok(()),
+                Err(status) if is_unsupported(status) => {}
+                Err(status) => last = status,
+            }
+        }
+        Err(last)
+    }
+
+    /// Counts what became of asking, and tells of a failure.
+    fn asked(&self, kind: Kind, row: &Row, outcome: Result) -> Result {
+        let counts = self.sockets.counts(kind);
+        count(&counts.asked);
+        count(match outcome {
+            Ok(()) => &counts.granted,
+            Err(status) if is_unsupported(status) => &counts.refused,
+            Err(_) => &counts.failed,
+        });
+        if let Err(status) = outcome
+            && !is_unsupported(status)
+        {
+            let (session, interface) = (self.slot().session(), row.interface());
+            let required = row.requirement == Requirement::Required;
+            let status = status.into();
+            trace::emit(&trace::Event::ExtensionFailed {
+                session,
+                interface,
+                provider: kind,
+                required,
+                status,
+            });
+        }
+        outcome
+    }
+
+    fn ask_wsk(&self, call: &Call<'_>, wsk_version: u16, line: &Line<'_>) -> Result {
+        let Some(interface) = line.row.spoken().filter(|interface| interface.offered_by(wsk_version)) else {
             return Err(Status::NOT_SUPPORTED);
+        };
+        let part = line.first;
+        let context = part.ask(Kind::Wsk, Key::NOBODY);
+        let outcome = register_wsk(call, interface, line.row, context);
+        match outcome {
+            Ok(provider) => part.grant(provider),
+            Err(_) => {
+                part.gate.shut();
+                part.set(State::Idle, Status::SUCCESS);
+            }
         }
-        let context: PVOID = core::ptr::from_ref(part).cast_mut().cast::<c_void>();
-        let context = context.map_addr(|address| address | self.tag.get());
-        // SAFETY: the interface's own table, a constant; the context lies in the block, which outlives the socket.
-        let provider =
-            unsafe { call.register_extension(interface.npi_id(), context, interface.client_dispatch()) }?;
-        let dispatch = NonNull::new(provider.dispatch.cast_mut()).ok_or(Status::INVALID_PARAMETER)?;
-        // SAFETY: STATUS_SUCCESS: the provider's table for this interface, valid until close is issued.
-        if !unsafe { interface.provider_is_usable(dispatch) } {
-            return Err(Status::INVALID_PARAMETER);
+        self.asked(Kind::Wsk, line.row, outcome.map(|_| ()))?;
+        self.mark(line.row, part, Some(call));
+        Ok(())
+    }
+
+    /// weir itself provides the interface, if it can.
+    fn provide(&self, line: &Line<'_>) -> Result {
+        let table = line.row.spoken().and_then(Interface::builtin).ok_or(Status::NOT_SUPPORTED)?;
+        line.first.ask(Kind::Builtin, Key::NOBODY);
+        let context = core::ptr::from_ref(self.traffic()).cast_mut().cast::<c_void>();
+        line.first.grant(ExtensionProvider { context, dispatch: table.as_ptr() });
+        self.asked(Kind::Builtin, line.row, Ok(()))?;
+        self.mark(line.row, line.first, None);
+        Ok(())
+    }
+
+    /// Offers the socket to every module that is there and was not asked yet.
+    ///
+    /// # Errors
+    /// None has taken it; why the last one asked has not.
+    fn offer(&self, passive: &mut Passive, line: &Line<'_>) -> Result {
+        let mut outcome = Err(Status::NOT_SUPPORTED);
+        for key in line.client.keys() {
+            let asked = |part: &Part| part.module() == key && part.state() != State::Idle;
+            if line.modules.iter().any(asked) {
+                continue;
+            }
+            // There are as many parts as modules; one may not have been told of yet.
+            let Some(part) = line.modules.iter().find(|part| part.state() == State::Idle) else { continue };
+            let offered = self.offer_to(passive, line, key, part);
+            if offered.is_ok() || outcome.is_err() {
+                outcome = offered;
+            }
         }
-        // SAFETY: only the one who registers writes it, and nobody reads it before the state says that it is there.
-        unsafe { *part.provider.get() = provider };
-        if interface.event_mask() != 0 {
-            call.enable_events(interface.npi_id(), interface.event_mask())?;
+        outcome
+    }
+
+    fn offer_to(&self, passive: &mut Passive, line: &Line<'_>, key: Key, part: &Part) -> Result {
+        let interface = line.row.spoken().ok_or(Status::NOT_SUPPORTED)?;
+        let inside = line.client.enter(key).ok_or(Status::NOT_SUPPORTED)?;
+        let connection = connection(self.slot(), line.row, *self.slot().ends.lock(passive));
+        let context = part.ask(Kind::Nmr, key);
+        // SAFETY: the interface's own table, a constant; the context lies in a block that outlives the module's binding.
+        let attached = unsafe { inside.attach(passive, &connection, context, interface.client_dispatch()) };
+        let outcome = attached.and_then(|provider| {
+            // SAFETY: exactly STATUS_SUCCESS: the provider's table for this interface, or NULL.
+            let usable = unsafe { is_usable(interface, provider) };
+            if !usable {
+                part.gate.shut();
+                part.gate.drain(passive);
+                self.detach(passive, part, &inside, provider.context);
+            }
+            if usable { Ok(provider) } else { Err(Status::INVALID_PARAMETER) }
+        });
+        drop(inside);
+        match outcome {
+            Ok(provider) => part.grant(provider),
+            Err(status) => {
+                part.gate.shut();
+                part.gate.drain(passive);
+                let state = if is_unsupported(status) { State::Refused } else { State::Failed };
+                part.set(state, status);
+            }
+        }
+        self.asked(Kind::Nmr, line.row, outcome.map(|_| ()))?;
+        self.mark(line.row, part, None);
+        Ok(())
+    }
+
+    /// Has a module let go of the socket.
+    fn detach(&self, passive: &Passive, part: &Part, inside: &Inside<'_>, provider_context: PVOID) {
+        // The completion may come before the answer.
+        self.slot().retain();
+        part.flags.fetch_or(LEAVING, Ordering::AcqRel);
+        // SAFETY: the module's own context, of a connection that it has taken; the part ends with this.
+        let status = unsafe { inside.detach(passive, provider_context) };
+        if status != Status::PENDING {
+            end_leaving(part);
+        }
+    }
+
+    /// Sets the marks that the settings want.
+    fn mark(&self, row: &Row, part: &Part, call: Option<&Call<'_>>) {
+        let marks = self.sockets.plan.marks;
+        if !row.spoken().is_some_and(Interface::is::<ConnectionV1>) {
+            return;
+        }
+        for (direction, high) in
+            [(CONNECTION_DIRECTION_RECEIVE, marks.receive), (CONNECTION_DIRECTION_SEND, marks.send)]
+        {
+            if high != 0
+                && let Some(provider) = self.provider_of::<ConnectionV1>(part, call)
+            {
+                // Who has no marks tells of none.
+                let _set = provider.set_marks(direction, high / 2, high);
+            }
+        }
+    }
+
+    /// Ends a part while modules may come back: its callbacks hit nothing from here on.
+    fn end_part(&self, passive: &Passive, line: &Line<'_>, part: &Part) {
+        let provider = part.provider();
+        part.gate.shut();
+        part.gate.drain(passive);
+        part.flags.fetch_or(ENDED, Ordering::Relaxed);
+        part.set(State::Detached, Status::SUCCESS);
+        count(&self.sockets.counters.detached);
+        if part.kind() == Kind::Nmr
+            && let Some(provider) = provider
+            && let Some(inside) = line.client.enter(part.module())
+        {
+            self.detach(passive, part, &inside, provider.context);
+        }
+    }
+
+    /// Puts what has begun or ended on its way; false: the ring has no room now.
+    fn tell(&self, passive: &mut Passive, part: &Part) -> bool {
+        for (flag, detached) in [(BEGUN, false), (ENDED, true)] {
+            if !part.has(flag) {
+                continue;
+            }
+            let change = ExtensionChange {
+                session: self.slot().session(),
+                row: part.row,
+                provider: part.kind() as u8,
+                detached,
+                callbacks: part.callbacks.load(Ordering::Relaxed),
+            };
+            let raised = passive.raise();
+            let taken = self.sockets.rings.push(&*raised, &change, Some(self.slot()));
+            drop(raised);
+            if !taken {
+                return false;
+            }
+            part.take(flag);
+        }
+        true
+    }
+
+    /// Brings the socket up to date with the modules that have come and gone. After [`Attached::register`], before
+    /// close is issued.
+    ///
+    /// # Errors
+    /// A required interface that nobody provides any more. The socket must be closed then.
+    pub fn tend(&self, passive: &mut Passive) -> core::result::Result<Tended, Missing> {
+        if !self.slot().told.load(Ordering::Acquire) {
+            return Ok(Tended::Again);
+        }
+        let mut tended = Tended::Settled;
+        let mut missing = None;
+        for line in self.rows() {
+            if line.row.wants_modules()
+                && let Err(status) = self.tend_row(passive, &line)
+                && line.row.requirement == Requirement::Required
+            {
+                missing = missing.or(Some(Missing { interface: line.row.interface(), status }));
+            }
+            for part in line.all() {
+                if !self.tell(passive, part) || !self.recover(part) {
+                    tended = Tended::Again;
+                }
+            }
+        }
+        missing.map_or(Ok(tended), Err)
+    }
+
+    /// Makes a part that has ended good for another provider; false: not yet.
+    fn recover(&self, part: &Part) -> bool {
+        if part.state() != State::Detached {
+            return true;
+        }
+        let free = !part.has(BEGUN | ENDED | LEAVING);
+        if free {
+            part.set(State::Idle, Status::SUCCESS);
+        }
+        // Whether the row has what it needs is seen when it is looked at again.
+        !free && part.has(LEAVING)
+    }
+
+    fn tend_row(&self, passive: &mut Passive, line: &Line<'_>) -> Result {
+        for part in line.modules {
+            let gone = !line.client.is_open(part.module());
+            match part.state() {
+                State::Granted if gone => self.end_part(passive, line, part),
+                State::Refused | State::Failed if gone && !part.has(LEAVING) => {
+                    part.set(State::Idle, Status::SUCCESS);
+                }
+                _ => {}
+            }
+        }
+        let (own, kind) = (line.first.state(), line.first.kind());
+        // What WSK has granted ends with the socket alone.
+        if own == State::Granted && (kind == Kind::Wsk || line.row.asks_before(kind, Kind::Nmr)) {
+            return Ok(());
+        }
+        // Why a module has not taken it stands with the module.
+        let _taken = self.offer(passive, line);
+        let provided = line.modules.iter().any(|part| part.state() == State::Granted);
+        match own {
+            State::Granted if provided => self.end_part(passive, line, line.first),
+            State::Granted => {}
+            State::Refused if provided => line.first.set(State::Idle, Status::SUCCESS),
+            _ if provided => {}
+            State::Idle => {
+                let may = line.row.providers.iter().any(|kind| kind == Kind::Builtin);
+                if !may || self.provide(line).is_err() {
+                    let status = Status::NOT_SUPPORTED;
+                    line.first.set(State::Refused, status);
+                    count(&self.sockets.counters.missing);
+                    let (session, interface) = (self.slot().session(), line.row.interface());
+                    let required = line.row.requirement == Requirement::Required;
+                    let status = status.into();
+                    trace::emit(&trace::Event::ExtensionRefused { session, interface, required, status });
+                    return Err(Status::NOT_SUPPORTED);
+                }
+            }
+            // Its end is to be told before it begins again; nobody has provided it from the beginning.
+            State::Detached | State::Refused | State::Registering | State::Failed => {}
         }
         Ok(())
     }
 
-    /// The provider's functions for `I`, if the socket has it. They may be called while `call` lasts: inside the
-    /// socket's gate, which close shuts first.
-    pub fn provider<'c, I: ExtensionInterface>(&self, _call: &'c Call<'_>) -> Option<Provider<'c, I>> {
-        let part = self.slot().parts.iter().find(|part| part.row().is_some_and(Interface::is::<I>))?;
-        if part.state() != State::Granted {
-            return None;
+    /// Ends everything: close has completed, or there was no socket. Modules let go of it.
+    pub fn end(&self, passive: &Passive) {
+        for line in self.rows() {
+            for part in line.all().filter(|part| part.state() == State::Granted) {
+                self.end_part(passive, &line, part);
+            }
         }
-        // SAFETY: written before the state became Granted, and not again while the socket lives.
-        let provider = unsafe { *part.provider.get() };
-        let dispatch = NonNull::new(provider.dispatch.cast_mut())?.cast();
-        Some(Provider { context: provider.context, dispatch, _inside: PhantomData })
     }
 
-    /// How the socket stands with `I`.
+    fn provider_of<'c, I: ExtensionInterface>(
+        &'c self,
+        part: &Part,
+        call: Option<&'c Call<'_>>,
+    ) -> Option<Provider<'c, I>> {
+        let row = self.sockets.row(part)?;
+        if !row.spoken().is_some_and(Interface::is::<I>) {
+            return None;
+        }
+        let provider = part.provider()?;
+        let inside = match part.kind() {
+            Kind::Wsk => {
+                call?;
+                None
+            }
+            Kind::Nmr => Some(self.sockets.client(part)?.enter(part.module())?),
+            Kind::Builtin => None,
+        };
+        let dispatch = NonNull::new(provider.dispatch.cast_mut())?.cast();
+        Some(Provider { context: provider.context, dispatch, _inside: inside, _call: PhantomData })
+    }
+
+    /// The providers of `I` that the socket has. Their functions may be called while `call` lasts: inside the socket's
+    /// gate, which close shuts first, and inside the module's.
+    pub fn providers<'c, I: ExtensionInterface>(
+        &'c self,
+        call: &'c Call<'_>,
+    ) -> impl Iterator<Item = (Kind, Provider<'c, I>)> {
+        let parts = self.sockets.parts_of(self.slot()).iter();
+        parts.filter_map(|part| Some((part.kind(), self.provider_of::<I>(part, Some(call))?)))
+    }
+
+    /// As [`Attached::providers`], of the interface that is asked for by this identifier.
+    pub fn providers_by<'c, I: ExtensionInterface>(
+        &'c self,
+        call: &'c Call<'_>,
+        interface: Guid,
+    ) -> impl Iterator<Item = (Kind, Provider<'c, I>)> {
+        let parts = self.sockets.parts_of(self.slot()).iter();
+        parts
+            .filter(move |part| self.sockets.row(part).is_some_and(|row| row.interface() == interface))
+            .filter_map(|part| Some((part.kind(), self.provider_of::<I>(part, Some(call))?)))
+    }
+
+    /// How the socket stands with `I`: granted by anybody, or as the first who was asked has it.
     pub fn state<I: ExtensionInterface>(&self) -> State {
-        let part = self.slot().parts.iter().find(|part| part.row().is_some_and(Interface::is::<I>));
-        part.map_or(State::Idle, Part::state)
+        let of = |line: &Line<'_>| line.row.spoken().is_some_and(Interface::is::<I>);
+        let mut states = self.rows().filter(of).flat_map(|line| line.all().map(Part::state));
+        let first = states.next().unwrap_or(State::Idle);
+        states.find(|state| *state == State::Granted).unwrap_or(first)
+    }
+
+    /// The parts for which weir itself provides `connection_v1`, with that event on.
+    fn own(&self, event: u32) -> impl Iterator<Item = &Part> {
+        let on = move |line: &Line<'_>| line.row.events & event != 0;
+        let own = |part: &&Part| part.kind() == Kind::Builtin && part.state() == State::Granted;
+        self.rows().filter(on).map(|line| line.first).filter(own)
+    }
+
+    /// The connection is there.
+    pub fn established(&self, irql: &mut AtMostDispatch) {
+        for part in self.own(CONNECTION_EVENT_STATE) {
+            if let Some(callback) = Callback::own(irql, part) {
+                callback.state(CONNECTION_STATE_ESTABLISHED, 0);
+            }
+        }
+    }
+
+    /// The connection is over, for that reason (`CONNECTION_REASON_…`).
+    pub fn over(&self, irql: &mut AtMostDispatch, reason: u32) {
+        for part in self.own(CONNECTION_EVENT_STATE) {
+            if let Some(callback) = Callback::own(irql, part) {
+                callback.state(CONNECTION_STATE_CLOSED, reason);
+            }
+        }
+    }
+
+    /// So many bytes wait in that direction (`CONNECTION_DIRECTION_…`).
+    pub fn backlog(&self, irql: &mut AtMostDispatch, direction: u32, bytes: u64) {
+        let Some(crossing) = self.traffic().cross(direction, bytes) else { return };
+        for part in self.own(CONNECTION_EVENT_BACKLOG) {
+            if let Some(callback) = Callback::own(irql, part) {
+                callback.backlog(direction, crossing.above, bytes, crossing.mark);
+            }
+        }
+    }
+
+    /// The time for a sample of the counters has come.
+    pub fn sample(&self, irql: &mut AtMostDispatch) {
+        let sample: CONNECTION_METRIC_V1 = self.traffic().sample();
+        for part in self.own(CONNECTION_EVENT_METRIC) {
+            if let Some(callback) = Callback::own(irql, part) {
+                callback.metric(&sample);
+            }
+        }
     }
 }
 
+/// A row of the plan, as a socket has it.
+struct Line<'a> {
+    row: &'a Row,
+    client: &'a Client,
+    first: &'a Part,
+    modules: &'a [Part],
+}
+
+impl<'a> Line<'a> {
+    fn all(&self) -> impl Iterator<Item = &'a Part> + use<'a> {
+        core::iter::once(self.first).chain(self.modules)
+    }
+}
+
+/// SIO_WSK_REGISTER_EXTENSION, and the events.
+fn register_wsk(
+    call: &Call<'_>,
+    interface: &Interface,
+    row: &Row,
+    context: PVOID,
+) -> Result<ExtensionProvider> {
+    // SAFETY: the interface's own table, a constant; the context lies in a block that outlives the socket, and the
+    // identifier in one that lasts as long.
+    let provider = unsafe { call.register_extension(row.npi(), context, interface.client_dispatch()) }?;
+    // SAFETY: STATUS_SUCCESS: the provider's table for this interface, valid until close is issued, or NULL.
+    if !unsafe { is_usable(interface, provider) } {
+        return Err(Status::INVALID_PARAMETER);
+    }
+    if row.events != 0 {
+        call.enable_events(row.npi(), row.events)?;
+    }
+    Ok(provider)
+}
+
+/// Whether what a provider gave can be used.
+///
+/// # Safety
+/// The dispatch table is NULL, or begins as the interface defines.
+unsafe fn is_usable(interface: &Interface, provider: ExtensionProvider) -> bool {
+    let Some(dispatch) = NonNull::new(provider.dispatch.cast_mut()) else { return false };
+    // SAFETY: the caller's promise.
+    unsafe { interface.provider_is_usable(dispatch) }
+}
+
+/// What a module is told of a socket.
+fn connection(slot: &Slot, row: &Row, ends: Ends) -> EXTENSION_CONNECTION {
+    let bytes = |end: Option<SocketAddr>| end.map_or([0; 16], |end| octets(end.ip()));
+    let port = |end: Option<SocketAddr>| end.map_or(0, |end| end.port());
+    let family = ends.remote.or(ends.local).map_or(0, |end| if end.is_ipv4() { AF_INET } else { AF_INET6 });
+    EXTENSION_CONNECTION {
+        Size: 64,
+        Version: EXTENSION_MODULE_V1,
+        Kind: slot.kind() as u32,
+        Session: slot.session(),
+        EventMask: row.events,
+        Family: family,
+        LocalPort: port(ends.local),
+        RemotePort: port(ends.remote),
+        Reserved: 0,
+        Reserved2: 0,
+        LocalAddress: bytes(ends.local),
+        RemoteAddress: bytes(ends.remote),
+    }
+}
+
+const _: () = assert!(size_of::<EXTENSION_CONNECTION>() == 64);
+
 impl Drop for Attached {
-    /// Ends the registrations: close has completed, or the socket was never used.
+    /// Gives the slot up; what was not ended is over with its socket.
     fn drop(&mut self) {
         let slot = self.slot();
-        slot.gate.shut();
+        for part in self.sockets.parts_of(slot) {
+            part.gate.shut();
+            if part.state() == State::Granted {
+                part.flags.fetch_or(ENDED, Ordering::Relaxed);
+                part.set(State::Detached, Status::SUCCESS);
+                count(&self.sockets.counters.detached);
+            }
+        }
         if slot.link().raised(LifeCycle::Opened) {
             let rings = &self.sockets.rings;
             rings.raise(slot, LifeCycle::ExtensionDetached);
             rings.raise(slot, LifeCycle::Closed);
         }
-        // SAFETY: this owner's own count, which it does not use again.
-        unsafe { Slot::release(self.slot) };
+        // This owner's own share, which it does not use again.
+        slot.let_go();
     }
 }
 
@@ -476,7 +923,8 @@ impl Drop for Attached {
 pub struct Provider<'c, I: ExtensionInterface> {
     context: PVOID,
     dispatch: NonNull<I::ProviderDispatch>,
-    _inside: PhantomData<&'c ()>,
+    _inside: Option<Inside<'c>>,
+    _call: PhantomData<&'c ()>,
 }
 
 impl<I: ExtensionInterface> Provider<'_, I> {
@@ -487,92 +935,8 @@ impl<I: ExtensionInterface> Provider<'_, I> {
 
     /// Its table.
     pub const fn dispatch(&self) -> &I::ProviderDispatch {
-        // SAFETY: looked over when it was given, and valid until close is issued, which the gate holds up.
+        // SAFETY: looked over when it was given; valid until close is issued, or the module has let go, which the gates
+        // hold up.
         unsafe { self.dispatch.as_ref() }
     }
-}
-
-/// A provider's call on a socket that is there. Leaves when dropped.
-pub struct Callback<'a> {
-    slot: &'a Slot,
-    part: &'a Part,
-    sockets: &'a Sockets,
-    irql: AtMostDispatch,
-}
-
-impl<'a> Callback<'a> {
-    /// Lets a callback in; `None`, counted, if its socket is gone or has no such interface.
-    ///
-    /// # Safety
-    /// `context` is NULL or a client context that was given in a registration, the block of slots is there, and the
-    /// IRQL is at most DISPATCH_LEVEL.
-    pub unsafe fn enter(context: PVOID) -> Option<Self> {
-        let tag = Tag::from_address(context.addr());
-        let part = context.map_addr(|address| address & !(align_of::<Part>().wrapping_sub(1))).cast::<Part>();
-        // SAFETY: NULL, or the part of a slot, whose block is there (contract).
-        let part: &'a Part = unsafe { part.as_ref() }?;
-        // SAFETY: stored when the block was made, of which it is a part.
-        let slot: &'a Slot = unsafe { part.slot.load(Ordering::Relaxed).as_ref() }?;
-        // SAFETY: stored when the block was made: the block's owner.
-        let sockets: &'a Sockets = unsafe { slot.home.load(Ordering::Relaxed).as_ref() }?;
-        if slot.gate.enter(tag).is_err() {
-            sockets.counters.late.fetch_add(1, Ordering::Relaxed);
-            return None;
-        }
-        // SAFETY: IRQL <= DISPATCH_LEVEL (contract); the token goes with the callback, which stays in this call.
-        let callback = Self { slot, part, sockets, irql: unsafe { AtMostDispatch::assume() } };
-        if !matches!(part.state(), State::Registering | State::Granted) {
-            sockets.counters.late.fetch_add(1, Ordering::Relaxed);
-            return None;
-        }
-        Some(callback)
-    }
-
-    /// Puts the event into the ring of this processor, as the socket's next.
-    pub fn emit(mut self, code: u32, value: u64, data: &[u8]) {
-        let Some(interface) = self.part.row() else { return };
-        let event = ExtensionEvent {
-            session: self.slot.session(),
-            interface: guid_bytes(interface.npi_id()),
-            code,
-            value,
-            data,
-        };
-        let raised = self.irql.raise();
-        let taken = self.sockets.rings.push(&*raised, &event, Some(self.slot));
-        drop(raised);
-        let counters = &self.sockets.counters;
-        if taken {
-            self.part.callbacks.fetch_add(1, Ordering::Relaxed);
-            counters.callbacks.fetch_add(1, Ordering::Relaxed);
-        } else {
-            counters.lost.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-
-    /// Counts a callback whose arguments break the interface's rules.
-    pub fn malformed(self) {
-        self.sockets.counters.malformed.fetch_add(1, Ordering::Relaxed);
-    }
-}
-
-impl Drop for Callback<'_> {
-    fn drop(&mut self) {
-        self.slot.gate.leave();
-    }
-}
-
-/// A GUID as the bytes of the Windows structure.
-const fn guid_bytes(guid: &GUID) -> [u8; 16] {
-    // SAFETY: 16 bytes without padding, of which any are a value.
-    unsafe { core::ptr::from_ref(guid).cast::<[u8; 16]>().read() }
-}
-
-const _: () = assert!(size_of::<GUID>() == 16);
-
-/// What [`guid_bytes`] gave.
-pub(super) fn guid(bytes: &[u8; 16]) -> Guid {
-    // SAFETY: as many bytes as the structure has, of which any are a value.
-    let guid = unsafe { bytes.as_ptr().cast::<GUID>().read_unaligned() };
-    Guid::from(guid)
 }

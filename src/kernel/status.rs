@@ -31,6 +31,7 @@ impl Status {
     pub const BUFFER_TOO_SMALL: Self = Self(nt::STATUS_BUFFER_TOO_SMALL);
     pub const INSUFFICIENT_RESOURCES: Self = Self(nt::STATUS_INSUFFICIENT_RESOURCES);
     pub const NOT_SUPPORTED: Self = Self(nt::STATUS_NOT_SUPPORTED);
+    pub const NOINTERFACE: Self = Self(nt::STATUS_NOINTERFACE);
     pub const CANCELLED: Self = Self(nt::STATUS_CANCELLED);
     pub const DEVICE_NOT_READY: Self = Self(nt::STATUS_DEVICE_NOT_READY);
 

@@ -44,6 +44,8 @@ kinds! {
     ControlConnection = 1 "control-connection";
     /// An extension called back: [`ExtensionEvent`].
     ExtensionEvent = 2 "extension-event";
+    /// A registration for an extension interface began or ended: [`ExtensionChange`].
+    ExtensionChange = 3 "extension-change";
 }
 
 mod sealed {
@@ -272,35 +274,53 @@ impl Payload for ControlConnection {
 pub struct ExtensionEvent<'a> {
     /// The session's number.
     pub session: u64,
-    /// The interface's NPIID, in the layout of a Windows GUID.
-    pub interface: [u8; 16],
+    /// The interface, by its place among those that sockets are registered for; below 64.
+    pub row: u8,
+    /// The kind of provider; below 4.
+    pub provider: u8,
     /// What the interface calls the event.
     pub code: u32,
     /// The event's parameter.
     pub value: u64,
-    /// The vendor's data; what is over 65,535 bytes is cut off.
+    /// The vendor's data; what is over 255 bytes is cut off.
     pub data: &'a [u8],
 }
 
+/// Row and provider in a byte.
+const fn pack(row: u8, provider: u8) -> u8 {
+    (row & 0x3F) << 2 | (provider & 3)
+}
+
+/// What [`pack`] has put together.
+const fn unpack(byte: u8) -> (u8, u8) {
+    (byte >> 2, byte & 3)
+}
+
 impl<'a> ExtensionEvent<'a> {
-    const FIXED: usize = 8 + 16 + 4 + 8;
+    const FIXED: usize = 8 + 4 + 8;
 
     fn data(&self) -> &'a [u8] {
-        self.data.get(..usize::from(u16::MAX)).unwrap_or(self.data)
+        self.data.get(..usize::from(u8::MAX)).unwrap_or(self.data)
     }
 
     /// What `detail` and `payload` of a record of this kind say.
     pub fn decode(detail: u16, payload: &'a [u8]) -> Option<Self> {
         let mut from = Reader(payload);
+        let [length, packed] = detail.to_le_bytes();
+        let (row, provider) = unpack(packed);
         Some(Self {
             session: u64::from_le_bytes(from.get()?),
-            interface: from.get()?,
+            row,
+            provider,
             code: u32::from_le_bytes(from.get()?),
             value: u64::from_le_bytes(from.get()?),
-            data: from.slice(usize::from(detail))?,
+            data: from.slice(usize::from(length))?,
         })
     }
 }
+
+// Without data, or with a little, one line.
+const_assert!(ExtensionEvent::FIXED + 16 <= OBJECT_PAYLOAD);
 
 impl sealed::Sealed for ExtensionEvent<'_> {}
 
@@ -308,7 +328,8 @@ impl Payload for ExtensionEvent<'_> {
     const KIND: Kind = Kind::ExtensionEvent;
 
     fn detail(&self) -> u16 {
-        u16::try_from(self.data().len()).unwrap_or(u16::MAX)
+        let length = u8::try_from(self.data().len()).unwrap_or(u8::MAX);
+        u16::from_le_bytes([length, pack(self.row, self.provider)])
     }
 
     fn size(&self) -> usize {
@@ -318,9 +339,63 @@ impl Payload for ExtensionEvent<'_> {
     fn encode(&self, out: &mut [u8]) {
         let mut to = Writer(out);
         to.put(self.session.to_le_bytes());
-        to.put(self.interface);
         to.put(self.code.to_le_bytes());
         to.put(self.value.to_le_bytes());
         to.put_slice(self.data());
+    }
+}
+
+/// A registration of a socket for an extension interface began or ended while the socket lives.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ExtensionChange {
+    /// The session's number.
+    pub session: u64,
+    /// As of [`ExtensionEvent`].
+    pub row: u8,
+    /// As of [`ExtensionEvent`].
+    pub provider: u8,
+    /// It has ended.
+    pub detached: bool,
+    /// How often it has called back.
+    pub callbacks: u64,
+}
+
+impl ExtensionChange {
+    const SIZE: usize = 8 + 8;
+
+    /// What `detail` and `payload` of a record of this kind say.
+    pub fn decode(detail: u16, payload: &[u8]) -> Option<Self> {
+        let mut from = Reader(payload);
+        let [detached, packed] = detail.to_le_bytes();
+        let (row, provider) = unpack(packed);
+        Some(Self {
+            session: u64::from_le_bytes(from.get()?),
+            row,
+            provider,
+            detached: detached != 0,
+            callbacks: u64::from_le_bytes(from.get()?),
+        })
+    }
+}
+
+const_assert!(ExtensionChange::SIZE <= OBJECT_PAYLOAD);
+
+impl sealed::Sealed for ExtensionChange {}
+
+impl Payload for ExtensionChange {
+    const KIND: Kind = Kind::ExtensionChange;
+
+    fn detail(&self) -> u16 {
+        u16::from_le_bytes([u8::from(self.detached), pack(self.row, self.provider)])
+    }
+
+    fn size(&self) -> usize {
+        Self::SIZE
+    }
+
+    fn encode(&self, out: &mut [u8]) {
+        let mut to = Writer(out);
+        to.put(self.session.to_le_bytes());
+        to.put(self.callbacks.to_le_bytes());
     }
 }

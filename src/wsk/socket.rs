@@ -137,14 +137,14 @@ impl Call<'_> {
     /// returns.
     ///
     /// # Safety
-    /// `client_dispatch` is the interface's client table, and it and `client_context` stay valid until the socket's
-    /// close has completed.
+    /// `client_dispatch` is the interface's client table, and it, `npi_id` and `client_context` stay valid until the
+    /// socket's close has completed.
     ///
     /// # Errors
     /// What WskControlSocket returns other than exactly STATUS_SUCCESS: the output is meaningless then.
     pub unsafe fn register_extension(
         &self,
-        npi_id: &'static NPIID,
+        npi_id: &NPIID,
         client_context: PVOID,
         client_dispatch: *const c_void,
     ) -> Result<ExtensionProvider> {
@@ -167,7 +167,7 @@ impl Call<'_> {
     ///
     /// # Errors
     /// What WskControlSocket returns other than exactly STATUS_SUCCESS.
-    pub fn enable_events(&self, npi_id: &'static NPIID, mask: u32) -> Result {
+    pub fn enable_events(&self, npi_id: &NPIID, mask: u32) -> Result {
         let mut input = WSK_EVENT_CALLBACK_CONTROL { NpiId: npi_id, EventMask: mask };
         let request = (WskSetOption, SO_WSK_EVENT_CALLBACK, SOL_SOCKET);
         // SAFETY: inside the gate; the option's own structure; enabling completes inline, without IRP.

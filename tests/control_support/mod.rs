@@ -17,6 +17,7 @@ use weir::control::protocol::role::Role;
 use weir::control::{Control, Host};
 use weir::dispatch::{self, Rings};
 use weir::ext::connection_v1::NPI_CONNECTION_V1;
+use weir::ext::label_v1::NPI_LABEL_V1;
 use weir::flow::Flows;
 use weir::kernel::irql::Passive;
 use weir::kernel::pool::{PoolArc, PoolBox, tags};
@@ -101,7 +102,24 @@ pub fn parameters() -> Settings {
         "ControlPeers",
         &[&peer("root", Role::Operator, &OPERATOR), &peer("eye", Role::Observer, &OBSERVER)],
     );
+    // Of WSK alone, and connection_v1 alone; who wants more says so.
+    interfaces(&mut settings, &[&connection_v1("optional;providers=wsk"), &label_v1("off")]);
     settings
+}
+
+/// What an entry of the setting says of `connection_v1`.
+pub fn connection_v1(how: &str) -> String {
+    format!("{}={how}", Guid::from(NPI_CONNECTION_V1))
+}
+
+/// What an entry of the setting says of `label_v1`.
+pub fn label_v1(how: &str) -> String {
+    format!("{}={how}", Guid::from(NPI_LABEL_V1))
+}
+
+/// Asks for these extension interfaces.
+pub fn interfaces(settings: &mut Settings, entries: &[&str]) {
+    set_list(settings, "ExtensionInterfaces", entries);
 }
 
 /// Listens there alone.
@@ -119,14 +137,23 @@ pub fn set_list(settings: &mut Settings, name: &str, texts: &[&str]) {
 
 /// `connection_v1`, required.
 pub fn required() -> Extensions {
-    required_interface(Guid::from(NPI_CONNECTION_V1))
+    extensions(&[&connection_v1("required;providers=wsk"), &label_v1("off")])
+}
+
+/// These entries.
+pub fn extensions(entries: &[&str]) -> Extensions {
+    let mut settings = Settings::DEFAULT;
+    interfaces(&mut settings, entries);
+    settings.extension_interfaces
 }
 
 /// That interface, required.
 pub fn required_interface(interface: Guid) -> Extensions {
-    let mut settings = Settings::DEFAULT;
-    set_list(&mut settings, "ExtensionInterfaces", &[&format!("{interface}=required")]);
-    settings.extension_interfaces
+    extensions(&[
+        &format!("{interface}=required"),
+        &connection_v1("optional;providers=wsk"),
+        &label_v1("off"),
+    ])
 }
 
 /// Boots a machine whose WSK behaves like this.
