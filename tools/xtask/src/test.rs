@@ -1,5 +1,6 @@
 //! `cargo xtask test`.
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::ValueEnum;
@@ -110,12 +111,16 @@ fn steps(area: Area) -> Vec<Step> {
                 "cargo test --locked -p weir --test policies",
             ),
         ],
-        Area::Ext => {
-            vec![step(
+        Area::Ext => vec![
+            step(
                 "extension interfaces are registered as documented",
                 "cargo test --locked -p weir --test ext",
-            )]
-        }
+            ),
+            step(
+                "vendors' headers say what the driver is compiled with, and their sample holds to the rules",
+                "cargo test --locked -p weir --test sdk",
+            ),
+        ],
         Area::Ring => vec![
             step("the ring keeps its promises", "cargo test --locked -p weir --test ring"),
             Step {
@@ -157,7 +162,15 @@ fn steps(area: Area) -> Vec<Step> {
 }
 
 /// What the tests need besides Rust's own tools: program, the argument by which it answers, Debian package.
-const PROGRAMS: [(&str, &str, &str); 2] = [("cc", "--version", "gcc"), ("valgrind", "--version", "valgrind")];
+const PROGRAMS: [(&str, &str, &str); 4] = [
+    ("cc", "--version", "gcc"),
+    ("c++", "--version", "g++"),
+    ("clang", "--version", "clang"),
+    ("valgrind", "--version", "valgrind"),
+];
+
+/// Windows' headers, and their package.
+const HEADERS: (&str, &str) = ("/usr/share/mingw-w64/include/ddk/ntddk.h", "mingw-w64-common");
 
 /// Installs what is missing, or says how.
 fn install() -> Result<(), String> {
@@ -168,11 +181,15 @@ fn install() -> Result<(), String> {
         }
     }
     install::python().map_err(|error| error.to_string())?;
-    let missing: Vec<_> = PROGRAMS
+    let mut missing: Vec<_> = PROGRAMS
         .iter()
         .filter(|(program, argument, _)| !has(program, argument))
         .map(|(.., package)| *package)
         .collect();
+    let (header, package) = HEADERS;
+    if !Path::new(header).exists() {
+        missing.push(package);
+    }
     if missing.is_empty() {
         return Ok(());
     }
