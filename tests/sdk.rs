@@ -1,7 +1,8 @@
 //! The headers for vendors (tools/sdk/include) say what the driver is compiled with, in every size, place, type and number.
 //!
-//! A C compiler says so: the assertions that it is given are made from the Rust side. What is missing on this machine is
-//! skipped, with a message; `cargo xtask test ext` installs it.
+//! A C compiler says so: the assertions that it is given are made from the Rust side. And the sample of a vendor's driver
+//! (tools/sdk/sample) keeps the rules, on this host's threads. What is missing on this machine is skipped, with a message;
+//! `cargo xtask test ext` installs it.
 #![cfg(feature = "sim")]
 
 use std::fmt::{self, Write as _};
@@ -401,5 +402,121 @@ fn nothing_is_left_out() {
                 assert!(names.contains(&name), "{file}: {name}");
             }
         }
+    }
+}
+
+/// A way to run the sample on this host: the arguments that make it.
+const RUNS: [&[&str]; 3] = [&[], &["-fsanitize=address,undefined"], &["-fsanitize=thread"]];
+
+/// Ends with an error's message. Threads' sanitizer does not stand randomised addresses everywhere.
+fn run(program: &Path) -> Result<(), String> {
+    let fixed =
+        Command::new("setarch").args(["-R", "true"]).output().is_ok_and(|output| output.status.success());
+    let mut command = Command::new(if fixed { "setarch" } else { "env" });
+    if fixed {
+        command.arg("-R");
+    }
+    // Far more than it takes under any of the sanitizers.
+    let output = command.args(["timeout", "120"]).arg(program).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    if output.status.success() { Ok(()) } else { Err(format!("{:?}: {said}", output.status.code())) }
+}
+
+/// Compiles C for this host, with threads.
+fn program(name: &str, arguments: &[&str], sources: &[&Path]) -> Result<PathBuf, String> {
+    let top = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let program = Path::new(env!("CARGO_TARGET_TMPDIR")).join("sdk").join(name);
+    let mut command = Command::new("cc");
+    command
+        .args([
+            "-std=c11",
+            "-D_GNU_SOURCE",
+            "-O1",
+            "-g",
+            "-Wall",
+            "-Wextra",
+            "-Werror",
+            "-Wno-multichar",
+            "-pthread",
+        ])
+        .args(arguments)
+        .arg("-I")
+        .arg(top.join("tests/sdk_support"))
+        .arg("-I")
+        .arg(top.join("tools/sdk/sample"))
+        .arg("-I")
+        .arg(headers())
+        .args(sources)
+        .arg("-o")
+        .arg(&program);
+    let output = command.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    if output.status.success() { Ok(program) } else { Err(said) }
+}
+
+/// The sanitizers that this host can run.
+fn runs() -> Vec<&'static [&'static str]> {
+    if !HOST[0].is_there() {
+        return Vec::new();
+    }
+    let there = |arguments: &&&[&str]| {
+        let source = written("empty.c", "int main(void) { return 0; }\n");
+        let there = program("empty", arguments, &[&source]).is_ok_and(|program| run(&program).is_ok());
+        if !there {
+            eprintln!("skipped, as this does not run here: cc {}", arguments.join(" "));
+        }
+        there
+    };
+    RUNS.iter().filter(there).copied().collect()
+}
+
+fn sample() -> (PathBuf, PathBuf) {
+    let top = Path::new(env!("CARGO_MANIFEST_DIR"));
+    (top.join("tools/sdk/sample/sample.c"), top.join("tests/sdk_support/host.c"))
+}
+
+/// Detaching with calls in progress, unloading in the midst of a storm, memory that runs out: on this host's threads, with a
+/// registrar and a weir that look at each step.
+#[test]
+#[cfg(unix)]
+fn the_sample_keeps_the_rules() {
+    let (sample, host) = sample();
+    for (index, arguments) in runs().into_iter().enumerate() {
+        let made = program(&format!("sample-{index}"), arguments, &[&sample, &host]).unwrap();
+        if let Err(said) = run(&made) {
+            panic!("cc {}: {said}", arguments.join(" "));
+        }
+    }
+}
+
+/// Else the test above could hold nothing.
+#[test]
+#[cfg(unix)]
+fn a_sample_that_breaks_a_rule_is_found_out() {
+    let (sample, host) = sample();
+    let text = fs::read_to_string(sample).unwrap();
+    let last = runs().into_iter().rfind(|arguments| arguments.concat().contains("address"));
+    let Some(arguments) = last else { return };
+    for (index, (old, new)) in [
+        // Does not wait for calls that are in progress when the binding, or a socket, is detached.
+        ("return Pending ? STATUS_PENDING : STATUS_SUCCESS;", "return STATUS_SUCCESS;"),
+        ("Pending = Connection->Calls != 0;", "Pending = FALSE;"),
+        // Calls weir after the binding was detached.
+        ("Tell = !Binding->Detached;", "Tell = TRUE;"),
+        ("if (Connection->Detached || Connection->Binding->Detached)", "if (Connection->Detached)"),
+        // Completes a detach more than once.
+        ("if (Binding->Calls == 0 && Binding->Completes)", "if (Binding->Completes)"),
+        // Leaves a socket in the list that was let go of.
+        ("    RemoveEntryList(&Connection->Entry);\n    Connection->Detached", "    Connection->Detached"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        assert_eq!(text.matches(old).count(), 1, "{old}");
+        let source = written(&format!("broken-{index}.c"), &text.replace(old, new));
+        // What is left unused by the change is not what this is about.
+        let arguments = [arguments, &["-w"]].concat();
+        let made = program(&format!("broken-{index}"), &arguments, &[&source, &host]).unwrap();
+        run(&made).expect_err(new);
     }
 }
