@@ -469,10 +469,10 @@ proptest! {
     #[test]
     fn an_extension_event_comes_back_with_its_data(
         (session, code, value) in any::<(u64, u32, u64)>(),
-        (row, provider) in (0u8..64, 0u8..4),
-        data in prop::collection::vec(any::<u8>(), 0..256),
+        (part, provider) in (any::<u8>(), 0u8..4),
+        data in prop::collection::vec(any::<u8>(), 0..64),
     ) {
-        let event = ExtensionEvent { session, row, provider, code, value, data: &data };
+        let event = ExtensionEvent { session, part, provider, code, value, data: &data };
         let mut payload = vec![0; event.size()];
         event.encode(&mut payload);
         prop_assert_eq!(ExtensionEvent::decode(event.detail(), &payload), Some(event));
@@ -482,9 +482,9 @@ proptest! {
     #[test]
     fn an_extension_change_comes_back(
         (session, detached, callbacks) in any::<(u64, bool, u64)>(),
-        (row, provider) in (0u8..64, 0u8..4),
+        (part, provider) in (any::<u8>(), 0u8..4),
     ) {
-        let change = ExtensionChange { session, row, provider, detached, callbacks };
+        let change = ExtensionChange { session, part, provider, detached, callbacks };
         let mut payload = vec![0; change.size()];
         change.encode(&mut payload);
         prop_assert_eq!(ExtensionChange::decode(change.detail(), &payload), Some(change));

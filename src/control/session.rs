@@ -608,14 +608,17 @@ impl Session {
     /// # Errors
     /// There is no memory for the first one.
     pub(super) fn buffer(&self, passive: &mut Passive) -> Result<Option<SendBuffer<Self>>> {
+        let held_back = self.held_back.load(Ordering::Relaxed);
         let mut outbox = self.outbox.lock(passive);
+        if held_back && outbox.out != 0 {
+            outbox.wanted = true;
+            return Ok(None);
+        }
         if let Some(buffer) = outbox.idle.iter_mut().find_map(Option::take) {
             return Ok(Some(buffer));
         }
         let first = outbox.made == 0;
-        let busy = outbox.outstanding.saturating_add(BUFFER) > outbox.ideal
-            || outbox.made >= BUFFERS
-            || self.held_back.load(Ordering::Relaxed);
+        let busy = outbox.outstanding.saturating_add(BUFFER) > outbox.ideal || outbox.made >= BUFFERS;
         if !first && (busy || !self.shared.budget.take(BUFFER)) {
             outbox.wanted = true;
             return Ok(None);

@@ -72,6 +72,13 @@ impl Traffic {
         }
     }
 
+    /// Nobody has been told of a crossing yet.
+    pub(super) fn begin(&self) {
+        for lane in [&self.receive, &self.send] {
+            lane.above.store(false, Ordering::Relaxed);
+        }
+    }
+
     /// So many bytes have come.
     pub fn add_received(&self, bytes: u64) {
         self.received.fetch_add(bytes, Ordering::Relaxed);

@@ -74,7 +74,7 @@ impl<'a> Callback<'a> {
     pub fn emit(mut self, code: u32, value: u64, data: &[u8]) {
         let event = ExtensionEvent {
             session: self.slot.session(),
-            row: self.part.row,
+            part: self.part.index,
             provider: self.part.kind() as u8,
             code,
             value,

@@ -11,7 +11,7 @@ use super::connection_v1::{
 };
 use super::interface::Interface;
 use super::plan::Row;
-use super::slot::{BEGUN, ENDED, Part, Slot, State};
+use super::slot::{ABOVE, BEGUN, ENDED, PARTS, Part, Slot, State};
 use super::sockets::Sockets;
 use crate::config::schema::Requirement;
 use crate::kernel::event::{self, Event};
@@ -171,12 +171,24 @@ impl<O: Owners> Consumer<'_, O> {
         }
     }
 
-    fn row(&self, row: u8) -> Option<&Row> {
-        self.sockets.plan.rows.get(usize::from(row))
+    /// The interface that a part of any slot is for.
+    fn row(&self, part: u8) -> Option<&Row> {
+        self.sockets.plan.rows.get(usize::from(part).checked_div(PARTS)?)
+    }
+
+    fn part(&self, slot: &Slot, part: u8) -> Option<&Part> {
+        self.sockets.parts_of(slot).get(usize::from(part))
+    }
+
+    /// Tells the socket's owner whether anybody says that too much waits to be sent.
+    fn tell_backlog(&mut self, slot: &Slot) {
+        let above = |part: &Part| part.state() == State::Granted && part.has(ABOVE);
+        let above = self.sockets.parts_of(slot).iter().any(above);
+        self.owners.send_backlog(self.passive, slot.place(), slot.session(), above);
     }
 
     fn called_back(&mut self, event: &ExtensionEvent<'_>, slot: Option<&Slot>) {
-        let Some(row) = self.row(event.row) else { return };
+        let Some(row) = self.row(event.part) else { return };
         let provider = Provider::from_number(event.provider).unwrap_or(Provider::Wsk);
         let ExtensionEvent { session, code, value, data, .. } = *event;
         let connection_v1 = row.spoken().is_some_and(Interface::is::<ConnectionV1>);
@@ -190,34 +202,51 @@ impl<O: Owners> Consumer<'_, O> {
                 self.owners.closed(self.passive, place, session);
             }
             CONNECTION_EVENT_BACKLOG => {
-                if let Some((CONNECTION_DIRECTION_SEND, above)) = crossing(data) {
-                    self.owners.send_backlog(self.passive, place, session, above);
+                if let Some((CONNECTION_DIRECTION_SEND, above)) = crossing(data)
+                    && let Some(part) = self.part(slot, event.part)
+                {
+                    part.note(ABOVE, above);
+                    self.tell_backlog(slot);
                 }
             }
             _ => {}
         }
     }
 
-    fn changed(&self, change: &ExtensionChange) {
-        let Some(row) = self.row(change.row) else { return };
+    fn changed(&mut self, change: &ExtensionChange, slot: Option<&Slot>) {
+        let Some(row) = self.row(change.part) else { return };
         let provider = Provider::from_number(change.provider).unwrap_or(Provider::Wsk);
         tell(change.session, row.interface(), provider, change.detached.then_some(change.callbacks));
+        // Who has left holds nobody back.
+        if change.detached
+            && let Some(slot) = slot
+            && self.part(slot, change.part).is_some_and(|part| part.take(ABOVE))
+        {
+            self.tell_backlog(slot);
+        }
     }
 
-    /// Tells what of a part is not told yet.
-    fn tell_part(&self, slot: &Slot, part: &Part) {
-        let Some(row) = self.row(part.row) else { return };
-        let (session, interface, provider) = (slot.session(), row.interface(), part.kind());
-        if part.take(BEGUN) {
-            tell(session, interface, provider, None);
+    /// Tells of a part's beginning, if that is not told yet.
+    fn tell_beginning(&self, slot: &Slot, part: &Part) {
+        if let Some(row) = self.sockets.row(part)
+            && part.take(BEGUN)
+        {
+            tell(slot.session(), row.interface(), part.kind(), None);
         }
-        if part.take(ENDED) {
-            tell(session, interface, provider, Some(part.callbacks.load(Ordering::Relaxed)));
+    }
+
+    /// Tells of a part's end, if that is not told yet.
+    fn tell_end(&self, slot: &Slot, part: &Part) {
+        if let Some(row) = self.sockets.row(part)
+            && part.take(ENDED)
+        {
+            let callbacks = part.callbacks.load(Ordering::Relaxed);
+            tell(slot.session(), row.interface(), part.kind(), Some(callbacks));
         }
     }
 
     fn tell_refusal(&self, slot: &Slot, part: &Part) {
-        let Some(row) = self.row(part.row) else { return };
+        let Some(row) = self.sockets.row(part) else { return };
         if part.state() == State::Refused && part.kind() != Provider::Nmr {
             let (session, interface) = (slot.session(), row.interface());
             let required = row.requirement == Requirement::Required;
@@ -250,7 +279,7 @@ impl<O: Owners> Handler<Slot> for Consumer<'_, O> {
             }
             Kind::ExtensionChange => {
                 if let Some(change) = ExtensionChange::decode(record.detail, record.payload) {
-                    self.changed(&change);
+                    self.changed(&change, record.object);
                 }
             }
             // Those are in the rings of flows (`crate::dispatch`).
@@ -263,12 +292,17 @@ impl<O: Owners> Handler<Slot> for Consumer<'_, O> {
         match event {
             LifeCycle::Opened => {
                 for part in parts {
-                    self.tell_part(slot, part);
+                    self.tell_beginning(slot, part);
                     self.tell_refusal(slot, part);
                 }
                 slot.told.store(true, Ordering::Release);
             }
-            LifeCycle::ExtensionDetached => parts.iter().for_each(|part| self.tell_part(slot, part)),
+            LifeCycle::ExtensionDetached => {
+                for part in parts {
+                    self.tell_beginning(slot, part);
+                    self.tell_end(slot, part);
+                }
+            }
             LifeCycle::Closed => {}
         }
     }

@@ -2,7 +2,7 @@
 //!
 //! All lie in blocks that are freed after every provider has let go. A client context is the address of a part, with
 //! the part's generation in the low bits: see [`super::gate`]. A slot is in use as long as somebody owns it (the socket's
-//! owner, the ring while events are under way, a provider that has not let go yet).
+//! owner, and the ring while events are under way).
 //!
 //! One thread, the sockets' worker, moves the parts from state to state; the rest is atomic.
 
@@ -86,8 +86,10 @@ pub(super) const PARTS: usize = 1 + MODULES;
 pub(super) const BEGUN: u8 = 1;
 /// Its end is to be told.
 pub(super) const ENDED: u8 = 2;
-/// `DetachComplete` is to come; the part owns a share of the slot.
+/// `DetachComplete` is to come: the part cannot be used, by this socket or the next.
 pub(super) const LEAVING: u8 = 4;
+/// More waits to be sent than its mark, it says.
+pub(super) const ABOVE: u8 = 8;
 
 /// A socket's part for a provider.
 #[repr(C, align(64))]
@@ -101,8 +103,8 @@ pub(super) struct Part {
     module: AtomicU64,
     /// What the registration ended with.
     status: AtomicI32,
-    /// The interface, by its row in the plan.
-    pub(super) row: u8,
+    /// Its place in the slot; [`PARTS`] for each row of the plan.
+    pub(super) index: u8,
     state: AtomicU8,
     kind: AtomicU8,
     /// [`BEGUN`] and so on.
@@ -118,7 +120,7 @@ unsafe impl Sync for Part {}
 unsafe impl Send for Part {}
 
 impl Part {
-    pub(super) fn new(row: usize) -> Self {
+    pub(super) fn new(index: usize) -> Self {
         Self {
             gate: Gate::new(),
             slot: AtomicPtr::new(null_mut()),
@@ -126,7 +128,7 @@ impl Part {
             callbacks: AtomicU64::new(0),
             module: AtomicU64::new(Key::NOBODY.to_u64()),
             status: AtomicI32::new(0),
-            row: u8::try_from(row).unwrap_or(u8::MAX),
+            index: u8::try_from(index).unwrap_or(u8::MAX),
             state: AtomicU8::new(State::Idle as u8),
             kind: AtomicU8::new(Provider::Wsk as u8),
             flags: AtomicU8::new(0),
@@ -136,9 +138,21 @@ impl Part {
     /// As for a new socket.
     fn reset(&self) {
         self.set(State::Idle, Status::SUCCESS);
-        self.module.store(Key::NOBODY.to_u64(), Ordering::Relaxed);
         self.callbacks.store(0, Ordering::Relaxed);
-        self.flags.store(0, Ordering::Relaxed);
+        // The module that has to let go yet is known by the part.
+        if self.flags.fetch_and(LEAVING, Ordering::AcqRel) & LEAVING == 0 {
+            self.module.store(Key::NOBODY.to_u64(), Ordering::Relaxed);
+        }
+    }
+
+    /// The interface, by its row in the plan.
+    pub(super) fn row(&self) -> usize {
+        usize::from(self.index).checked_div(PARTS).unwrap_or_default()
+    }
+
+    /// Whether a provider can be asked for it.
+    pub(super) fn is_free(&self) -> bool {
+        self.state() == State::Idle && !self.has(LEAVING)
     }
 
     pub(super) fn state(&self) -> State {
@@ -192,6 +206,15 @@ impl Part {
         self.flags.fetch_and(!flags, Ordering::AcqRel) & flags != 0
     }
 
+    /// Notes that a flag is so.
+    pub(super) fn note(&self, flag: u8, is: bool) {
+        if is {
+            self.flags.fetch_or(flag, Ordering::AcqRel);
+        } else {
+            self.flags.fetch_and(!flag, Ordering::AcqRel);
+        }
+    }
+
     pub(super) fn has(&self, flags: u8) -> bool {
         self.flags.load(Ordering::Acquire) & flags != 0
     }
@@ -200,7 +223,7 @@ impl Part {
 /// One socket's slot: the ring's object.
 pub struct Slot {
     pub(super) index: usize,
-    /// The socket's owner, the ring, and parts that [`LEAVING`] says.
+    /// The socket's owner, and the ring.
     owners: AtomicU32,
     kind: AtomicU8,
     /// The beginning has been told.

@@ -6,6 +6,9 @@
 //! What begins and ends is never lost on its way to the consumer. A socket's first registrations and all that ends with it
 //! are told by life-cycle events. What changes in between is a record of the socket, pushed again until the ring has
 //! taken it; until then the part is not used for anything else.
+//!
+//! An interface has at most [`MODULES`](super::modules::MODULES) modules at a time: the registrar offers a module once, so one
+//! that finds no place is not attached as long as it stays registered.
 
 use super::builtin::Traffic;
 use super::callback::{Callback, home, part_of};
@@ -166,11 +169,10 @@ impl Sockets {
     ) -> Result<PoolArc<Self>> {
         let rows = plan.rows.len();
         let each = rows.saturating_mul(PARTS);
-        let row = |index: usize| index.checked_rem(each).and_then(|within| within.checked_div(PARTS));
         let sockets = Self {
             slots: PoolSlice::try_from_fn(tags::EXTENSION, count, Slot::new)?,
             parts: PoolSlice::try_from_fn(tags::EXTENSION, count.saturating_mul(each), |index| {
-                Part::new(row(index).unwrap_or(usize::MAX))
+                Part::new(index.checked_rem(each).unwrap_or_default())
             })?,
             clients: PoolSlice::try_from_fallible(tags::EXTENSION, rows, |index| {
                 plan.rows.get(index).map(Client::new).ok_or(Status::INVALID_PARAMETER)
@@ -243,17 +245,17 @@ impl Sockets {
     pub fn sweep(&self) {
         for part in &*self.parts {
             if part.has(LEAVING) && !self.client(part).is_some_and(|client| client.is_bound(part.module())) {
-                end_leaving(part);
+                part.take(LEAVING);
             }
         }
     }
 
     fn client(&self, part: &Part) -> Option<&Client> {
-        self.clients.get(usize::from(part.row))
+        self.clients.get(part.row())
     }
 
-    fn row(&self, part: &Part) -> Option<&Row> {
-        self.plan.rows.get(usize::from(part.row))
+    pub(super) fn row(&self, part: &Part) -> Option<&Row> {
+        self.plan.rows.get(part.row())
     }
 
     /// Whether the module that a part is of may call.
@@ -348,22 +350,13 @@ impl Sockets {
     }
 }
 
-/// A provider has let go of a connection.
-fn end_leaving(part: &Part) -> bool {
-    let ended = part.take(LEAVING);
-    if ended && let Some((slot, _)) = home(part) {
-        slot.let_go();
-    }
-    ended
-}
-
 /// `EXTENSION_MODULE_CLIENT_DISPATCH::DetachComplete`. IRQL <= DISPATCH_LEVEL.
 #[allow(non_snake_case, reason = "the interface's names")]
 pub(super) unsafe extern "system" fn detach_complete(ClientContext: PVOID) {
     // SAFETY: the module hands back the context of the attachment.
     let Some((part, tag)) = (unsafe { part_of(ClientContext) }) else { return };
     let Some((_, sockets)) = home(part) else { return };
-    if part.gate.tag() == tag && end_leaving(part) {
+    if part.gate.tag() == tag && part.take(LEAVING) {
         // The part can be used again.
         sockets.modules_changed();
     } else {
@@ -448,7 +441,7 @@ impl Attached {
         let mut last = Status::NOT_SUPPORTED;
         for kind in line.row.providers.iter() {
             let granted = match kind {
-                Kind::Wsk => self.ask_wsk(call, wsk_version, line),
+                Kind::Wsk => self.ask_wsk(passive, call, wsk_version, line),
                 Kind::Nmr => self.offer(passive, line),
                 Kind::Builtin => self.provide(line),
             };
@@ -487,7 +480,7 @@ impl Attached {
         outcome
     }
 
-    fn ask_wsk(&self, call: &Call<'_>, wsk_version: u16, line: &Line<'_>) -> Result {
+    fn ask_wsk(&self, passive: &Passive, call: &Call<'_>, wsk_version: u16, line: &Line<'_>) -> Result {
         let Some(interface) = line.row.spoken().filter(|interface| interface.offered_by(wsk_version)) else {
             return Err(Status::NOT_SUPPORTED);
         };
@@ -498,6 +491,7 @@ impl Attached {
             Ok(provider) => part.grant(provider),
             Err(_) => {
                 part.gate.shut();
+                part.gate.drain(passive);
                 part.set(State::Idle, Status::SUCCESS);
             }
         }
@@ -509,6 +503,7 @@ impl Attached {
     /// weir itself provides the interface, if it can.
     fn provide(&self, line: &Line<'_>) -> Result {
         let table = line.row.spoken().and_then(Interface::builtin).ok_or(Status::NOT_SUPPORTED)?;
+        self.traffic().begin();
         line.first.ask(Kind::Builtin, Key::NOBODY);
         let context = core::ptr::from_ref(self.traffic()).cast_mut().cast::<c_void>();
         line.first.grant(ExtensionProvider { context, dispatch: table.as_ptr() });
@@ -529,7 +524,7 @@ impl Attached {
                 continue;
             }
             // There are as many parts as modules; one may not have been told of yet.
-            let Some(part) = line.modules.iter().find(|part| part.state() == State::Idle) else { continue };
+            let Some(part) = line.modules.iter().find(|part| part.is_free()) else { continue };
             let offered = self.offer_to(passive, line, key, part);
             if offered.is_ok() || outcome.is_err() {
                 outcome = offered;
@@ -551,7 +546,7 @@ impl Attached {
             if !usable {
                 part.gate.shut();
                 part.gate.drain(passive);
-                self.detach(passive, part, &inside, provider.context);
+                Self::detach(passive, part, &inside, provider.context);
             }
             if usable { Ok(provider) } else { Err(Status::INVALID_PARAMETER) }
         });
@@ -571,14 +566,13 @@ impl Attached {
     }
 
     /// Has a module let go of the socket.
-    fn detach(&self, passive: &Passive, part: &Part, inside: &Inside<'_>, provider_context: PVOID) {
+    fn detach(passive: &Passive, part: &Part, inside: &Inside<'_>, provider_context: PVOID) {
         // The completion may come before the answer.
-        self.slot().retain();
         part.flags.fetch_or(LEAVING, Ordering::AcqRel);
         // SAFETY: the module's own context, of a connection that it has taken; the part ends with this.
         let status = unsafe { inside.detach(passive, provider_context) };
         if status != Status::PENDING {
-            end_leaving(part);
+            part.take(LEAVING);
         }
     }
 
@@ -612,7 +606,7 @@ impl Attached {
             && let Some(provider) = provider
             && let Some(inside) = line.client.enter(part.module())
         {
-            self.detach(passive, part, &inside, provider.context);
+            Self::detach(passive, part, &inside, provider.context);
         }
     }
 
@@ -624,7 +618,7 @@ impl Attached {
             }
             let change = ExtensionChange {
                 session: self.slot().session(),
-                row: part.row,
+                part: part.index,
                 provider: part.kind() as u8,
                 detached,
                 callbacks: part.callbacks.load(Ordering::Relaxed),
@@ -659,7 +653,7 @@ impl Attached {
                 missing = missing.or(Some(Missing { interface: line.row.interface(), status }));
             }
             for part in line.all() {
-                if !self.tell(passive, part) || !self.recover(part) {
+                if !self.tell(passive, part) || !Self::recover(part) {
                     tended = Tended::Again;
                 }
             }
@@ -667,17 +661,16 @@ impl Attached {
         missing.map_or(Ok(tended), Err)
     }
 
-    /// Makes a part that has ended good for another provider; false: not yet.
-    fn recover(&self, part: &Part) -> bool {
+    /// Makes a part that has ended, and of which that was told, good for another provider; false: it was not before.
+    fn recover(part: &Part) -> bool {
         if part.state() != State::Detached {
             return true;
         }
-        let free = !part.has(BEGUN | ENDED | LEAVING);
-        if free {
+        if !part.has(BEGUN | ENDED) {
             part.set(State::Idle, Status::SUCCESS);
         }
         // Whether the row has what it needs is seen when it is looked at again.
-        !free && part.has(LEAVING)
+        false
     }
 
     fn tend_row(&self, passive: &mut Passive, line: &Line<'_>) -> Result {
@@ -685,7 +678,7 @@ impl Attached {
             let gone = !line.client.is_open(part.module());
             match part.state() {
                 State::Granted if gone => self.end_part(passive, line, part),
-                State::Refused | State::Failed if gone && !part.has(LEAVING) => {
+                State::Refused | State::Failed if gone => {
                     part.set(State::Idle, Status::SUCCESS);
                 }
                 _ => {}

@@ -274,21 +274,21 @@ impl Payload for ControlConnection {
 pub struct ExtensionEvent<'a> {
     /// The session's number.
     pub session: u64,
-    /// The interface, by its place among those that sockets are registered for; below 64.
-    pub row: u8,
+    /// Whom the socket has it from, by its place among all it may have.
+    pub part: u8,
     /// The kind of provider; below 4.
     pub provider: u8,
     /// What the interface calls the event.
     pub code: u32,
     /// The event's parameter.
     pub value: u64,
-    /// The vendor's data; what is over 255 bytes is cut off.
+    /// The vendor's data; what is over 63 bytes is cut off.
     pub data: &'a [u8],
 }
 
-/// Row and provider in a byte.
-const fn pack(row: u8, provider: u8) -> u8 {
-    (row & 0x3F) << 2 | (provider & 3)
+/// A number of 6 bits and the kind of provider, in a byte.
+const fn pack(number: u8, provider: u8) -> u8 {
+    number << 2 | (provider & 3)
 }
 
 /// What [`pack`] has put together.
@@ -298,19 +298,20 @@ const fn unpack(byte: u8) -> (u8, u8) {
 
 impl<'a> ExtensionEvent<'a> {
     const FIXED: usize = 8 + 4 + 8;
+    const MOST: u8 = u8::MAX >> 2;
 
     fn data(&self) -> &'a [u8] {
-        self.data.get(..usize::from(u8::MAX)).unwrap_or(self.data)
+        self.data.get(..usize::from(Self::MOST)).unwrap_or(self.data)
     }
 
     /// What `detail` and `payload` of a record of this kind say.
     pub fn decode(detail: u16, payload: &'a [u8]) -> Option<Self> {
         let mut from = Reader(payload);
-        let [length, packed] = detail.to_le_bytes();
-        let (row, provider) = unpack(packed);
+        let [part, packed] = detail.to_le_bytes();
+        let (length, provider) = unpack(packed);
         Some(Self {
             session: u64::from_le_bytes(from.get()?),
-            row,
+            part,
             provider,
             code: u32::from_le_bytes(from.get()?),
             value: u64::from_le_bytes(from.get()?),
@@ -328,8 +329,8 @@ impl Payload for ExtensionEvent<'_> {
     const KIND: Kind = Kind::ExtensionEvent;
 
     fn detail(&self) -> u16 {
-        let length = u8::try_from(self.data().len()).unwrap_or(u8::MAX);
-        u16::from_le_bytes([length, pack(self.row, self.provider)])
+        let length = u8::try_from(self.data().len()).unwrap_or(Self::MOST);
+        u16::from_le_bytes([self.part, pack(length, self.provider)])
     }
 
     fn size(&self) -> usize {
@@ -351,7 +352,7 @@ pub struct ExtensionChange {
     /// The session's number.
     pub session: u64,
     /// As of [`ExtensionEvent`].
-    pub row: u8,
+    pub part: u8,
     /// As of [`ExtensionEvent`].
     pub provider: u8,
     /// It has ended.
@@ -366,11 +367,11 @@ impl ExtensionChange {
     /// What `detail` and `payload` of a record of this kind say.
     pub fn decode(detail: u16, payload: &[u8]) -> Option<Self> {
         let mut from = Reader(payload);
-        let [detached, packed] = detail.to_le_bytes();
-        let (row, provider) = unpack(packed);
+        let [part, packed] = detail.to_le_bytes();
+        let (detached, provider) = unpack(packed);
         Some(Self {
             session: u64::from_le_bytes(from.get()?),
-            row,
+            part,
             provider,
             detached: detached != 0,
             callbacks: u64::from_le_bytes(from.get()?),
@@ -386,7 +387,7 @@ impl Payload for ExtensionChange {
     const KIND: Kind = Kind::ExtensionChange;
 
     fn detail(&self) -> u16 {
-        u16::from_le_bytes([u8::from(self.detached), pack(self.row, self.provider)])
+        u16::from_le_bytes([self.part, pack(u8::from(self.detached), self.provider)])
     }
 
     fn size(&self) -> usize {
