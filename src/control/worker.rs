@@ -301,7 +301,7 @@ impl<'w> Worker<'w> {
                 }
             }
         }
-        if self.ports.iter().any(|port| port.is_lost()) {
+        if self.ports.iter().any(Port::is_lost) {
             self.shared.wake();
         }
         self.tend_at = if settled { NEVER } else { now.saturating_add(TEND_AGAIN) };

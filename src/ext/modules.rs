@@ -71,6 +71,8 @@ static CLIENT_DISPATCH: EXTENSION_MODULE_CLIENT_DISPATCH = EXTENSION_MODULE_CLIE
 };
 
 const _: () = assert!(size_of::<NPI_MODULEID>() == 24);
+const _: () = assert!(size_of::<NPI_CLIENT_CHARACTERISTICS>() == 72);
+const _: () = assert!(size_of::<NPI_REGISTRATION_INSTANCE>() == 40);
 const _: () = assert!(size_of::<EXTENSION_MODULE_CLIENT_DISPATCH>() == 16);
 
 /// A module that is, or was, attached.
@@ -202,13 +204,9 @@ impl Module {
 
     fn id(&self) -> Guid {
         let [numbers, bytes] = self.id.each_ref().map(|half| half.load(Ordering::Relaxed));
-        let [a, b, c, d, e, f, g, h] = numbers.to_be_bytes();
-        Guid {
-            data1: u32::from_be_bytes([a, b, c, d]),
-            data2: u16::from_be_bytes([e, f]),
-            data3: u16::from_be_bytes([g, h]),
-            data4: bytes.to_be_bytes(),
-        }
+        #[allow(clippy::cast_possible_truncation, reason = "as they were put together")]
+        let (data1, data2, data3) = ((numbers >> 32) as u32, (numbers >> 16) as u16, numbers as u16);
+        Guid { data1, data2, data3, data4: bytes.to_be_bytes() }
     }
 
     fn client(&self) -> Option<&Client> {
@@ -373,8 +371,6 @@ impl Client {
                 NpiSpecificCharacteristics: null(),
             },
         };
-        const _: () = assert!(size_of::<NPI_CLIENT_CHARACTERISTICS>() == 72);
-        const _: () = assert!(size_of::<NPI_REGISTRATION_INSTANCE>() == 40);
         let place = self.characteristics.get().cast::<NPI_CLIENT_CHARACTERISTICS>();
         // SAFETY: not registered: nobody reads it.
         unsafe { place.write(characteristics) };

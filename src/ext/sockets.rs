@@ -7,7 +7,7 @@
 //! are told by life-cycle events. What changes in between is a record of the socket, pushed again until the ring has
 //! taken it; until then the part is not used for anything else.
 //!
-//! An interface has at most [`MODULES`](super::modules::MODULES) modules at a time: the registrar offers a module once, so one
+//! An interface has at most modules at a time: the registrar offers a module once, so one
 //! that finds no place is not attached as long as it stays registered.
 
 use super::builtin::Traffic;
@@ -487,13 +487,12 @@ impl Attached {
         let part = line.first;
         let context = part.ask(Kind::Wsk, Key::NOBODY);
         let outcome = register_wsk(call, interface, line.row, context);
-        match outcome {
-            Ok(provider) => part.grant(provider),
-            Err(_) => {
-                part.gate.shut();
-                part.gate.drain(passive);
-                part.set(State::Idle, Status::SUCCESS);
-            }
+        if let Ok(provider) = outcome {
+            part.grant(provider);
+        } else {
+            part.gate.shut();
+            part.gate.drain(passive);
+            part.set(State::Idle, Status::SUCCESS);
         }
         self.asked(Kind::Wsk, line.row, outcome.map(|_| ()))?;
         self.mark(line.row, part, Some(call));
