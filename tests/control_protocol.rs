@@ -5,7 +5,8 @@ mod control_support;
 
 use control_support::client::Client;
 use control_support::{OBSERVER, Plane, eventually, parameters};
-use ntsim::wsk::{self, Completion};
+use ntsim::sys::nt::{STATUS_ACCESS_DENIED, STATUS_INVALID_DEVICE_STATE, STATUS_NOT_SUPPORTED};
+use ntsim::wsk::{self, Completion, extension};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -13,16 +14,20 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use weir::config::Settings;
+use weir::config::schema::SPOKEN;
 use weir::control::protocol::MAX_MESSAGE;
 use weir::control::protocol::message::{
-    Answer, Begin, Chunk, Commit, Credit, Empty, ErrorCode, From, Generation, Hello, ListWriter, PolicyState,
-    ReadImage, Reply, Request, Status, Subscribe, Tuple, Unsubscribe,
+    Answer, Begin, Chunk, Commit, Control, Credit, Empty, ErrorCode, Extended, Extension, ExtensionState,
+    From, Generation, Hello, ListWriter, MAX_CONTROL, Metric, PolicyState, ReadImage, Reply, Request,
+    SocketKind, Status, Subscribe, Tuple, Unsubscribe,
 };
 use weir::control::protocol::noise::Digest;
 use weir::control::protocol::role::Role;
+use weir::ext::connection_v1::NPI_CONNECTION_V1;
 use weir::flow::{Decided, Inserted, Key};
 use weir::policy::{Action, Direction, Family};
-use weir::trace::{self, Event, NtStatus};
+use weir::trace::events::Provider;
+use weir::trace::{self, Event, Guid, NtStatus};
 
 const FROM: From = From { from: None };
 const FAULT: Event<'_> = Event::Fault { operation: "a fault", status: NtStatus(-5) };
@@ -121,9 +126,10 @@ fn an_observer_looks_and_changes_nothing() {
     let chunk = Request::PolicyChunk(Chunk { upload: 1, offset: 0, bytes: &[1] });
     let commit = Request::PolicyCommit(Commit { upload: 1, window: None, replaces: None });
     let generation = Generation { generation: 1 };
-    for request in
-        [begin, chunk, commit, Request::PolicyConfirm(generation), Request::PolicyRollback(generation)]
-    {
+    let (confirm, rollback) = (Request::PolicyConfirm(generation), Request::PolicyRollback(generation));
+    let (session, interface) = (own_session(&mut eye), SPOKEN[0]);
+    let control = Request::ExtensionControl(Control { session, interface, code: 0, data: None });
+    for request in [begin, chunk, commit, confirm, rollback, control] {
         assert_eq!(eye.refused(&request), ErrorCode::NotPermitted, "{request:?}");
     }
     status(&mut eye, |status| assert_eq!(status.policy, PolicyState::Absent));
@@ -186,6 +192,182 @@ fn counters_and_sessions_tell_what_is() {
         assert!(sessions[0].received > 96 && sessions[0].sent > 48);
     });
     drop(unknown);
+    plane.end();
+}
+
+/// A vendor's provider at WSK: takes samples, and the code 7 with the byte 7.
+mod vendor {
+    use ntsim::sys::nt::{
+        NTSTATUS, PVOID, STATUS_ACCESS_DENIED, STATUS_INVALID_DEVICE_STATE, STATUS_SUCCESS,
+    };
+    use std::ffi::c_void;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use weir::ext::connection_v1::{
+        CONNECTION_METRIC_ROUND_TRIP, CONNECTION_METRIC_V1, CONNECTION_V1, CONNECTION_V1_PROVIDER_DISPATCH,
+    };
+
+    /// It cannot take a sample now.
+    pub static TIRED: AtomicBool = AtomicBool::new(false);
+
+    pub static PROVIDER: CONNECTION_V1_PROVIDER_DISPATCH = CONNECTION_V1_PROVIDER_DISPATCH {
+        Size: 32,
+        Version: CONNECTION_V1,
+        Reserved: 0,
+        QueryMetric: Some(query_metric),
+        SetMarks: None,
+        Control: Some(control),
+    };
+
+    unsafe extern "system" fn query_metric(_context: PVOID, metric: *mut CONNECTION_METRIC_V1) -> NTSTATUS {
+        if TIRED.load(Ordering::Relaxed) {
+            return STATUS_INVALID_DEVICE_STATE;
+        }
+        // SAFETY: a structure of weir's that lives for the call.
+        let metric = unsafe { &mut *metric };
+        metric.Flags = CONNECTION_METRIC_ROUND_TRIP;
+        (metric.BytesReceived, metric.BytesSent, metric.RoundTripTime) = (u64::MAX, 2, 1500);
+        STATUS_SUCCESS
+    }
+
+    unsafe extern "system" fn control(
+        _context: PVOID,
+        code: u32,
+        input: *const c_void,
+        length: u32,
+    ) -> NTSTATUS {
+        // SAFETY: `length` bytes that live for the call.
+        let input = unsafe { std::slice::from_raw_parts(input.cast::<u8>(), length as usize) };
+        if (code, input) == (7, &[7]) { STATUS_SUCCESS } else { STATUS_ACCESS_DENIED }
+    }
+}
+
+/// What `request` is answered with: the reply, or the error and its status.
+#[track_caller]
+fn outcome<R>(
+    client: &mut Client,
+    request: &Request<'_>,
+    read: impl FnOnce(Reply<'_>) -> Option<R>,
+) -> Result<R, (ErrorCode, Option<NtStatus>)> {
+    client.ask(request, |answer| match answer {
+        Ok(reply) => Ok(read(reply).expect("the reply to the request")),
+        Err(failure) => Err((failure.code, failure.status)),
+    })
+}
+
+fn metric(
+    client: &mut Client,
+    session: u64,
+    interface: Guid,
+) -> Result<Metric, (ErrorCode, Option<NtStatus>)> {
+    let request = Request::ExtensionMetric(Extended { session, interface });
+    outcome(
+        client,
+        &request,
+        |reply| if let Reply::ExtensionMetric(metric) = reply { Some(metric) } else { None },
+    )
+}
+
+fn control(client: &mut Client, control: Control<'_>) -> Result<Provider, (ErrorCode, Option<NtStatus>)> {
+    outcome(client, &Request::ExtensionControl(control), |reply| {
+        if let Reply::ExtensionControl(done) = reply { Some(done.provider) } else { None }
+    })
+}
+
+/// The extension interfaces of a session, and its kind of socket.
+fn listed(client: &mut Client, wanted: u64) -> Vec<Extension> {
+    client.ask(&Request::Extensions(FROM), |answer| match answer {
+        Ok(Reply::Extensions(all)) => all.extensions.iter().filter(|row| row.session == wanted).collect(),
+        other => panic!("{other:?}"),
+    })
+}
+
+fn own_session(client: &mut Client) -> u64 {
+    client.ask(&Request::Hello(Hello { version: 1, client: None }), |answer| match answer {
+        Ok(Reply::Hello(welcome)) => welcome.session,
+        other => panic!("{other:?}"),
+    })
+}
+
+#[test]
+fn a_vendor_that_provides_an_interface_answers_what_it_is_asked() {
+    let sim = control_support::boot(wsk::Config::default());
+    let offer = extension::Offer::new(&vendor::PROVIDER);
+    extension::script(NPI_CONNECTION_V1, extension::Script::Supported(offer));
+    let plane = Plane::start_on(sim, &parameters());
+    let mut client = plane.client();
+    let session = own_session(&mut client);
+    let [connection_v1, label_v1] = SPOKEN;
+
+    let [row] = listed(&mut client, session)[..] else { panic!("one interface") };
+    assert_eq!((row.kind, row.module), (Some(SocketKind::Accepted), None));
+    assert_eq!((row.state, row.provider), (ExtensionState::Registered, Some(Provider::Wsk)));
+    let [row] = listed(&mut client, 0)[..] else { panic!("one interface of the listener") };
+    assert_eq!(row.kind, Some(SocketKind::Listening));
+
+    let sample = Metric { received: u64::MAX, sent: 2, round_trip: Some(1500), provider: Provider::Wsk };
+    assert_eq!(metric(&mut client, session, connection_v1), Ok(sample));
+    vendor::TIRED.store(true, Ordering::Relaxed);
+    let status = Some(NtStatus(STATUS_INVALID_DEVICE_STATE));
+    assert_eq!(metric(&mut client, session, connection_v1), Err((ErrorCode::Failed, status)));
+    for (session, interface) in [(session, label_v1), (session + 1, connection_v1), (0, connection_v1)] {
+        assert_eq!(metric(&mut client, session, interface), Err((ErrorCode::NotFound, None)));
+    }
+
+    let ask = |code, data| Control { session, interface: connection_v1, code, data };
+    assert_eq!(control(&mut client, ask(7, Some(&[7]))), Ok(Provider::Wsk));
+    let denied = Err((ErrorCode::Failed, Some(NtStatus(STATUS_ACCESS_DENIED))));
+    assert_eq!(control(&mut client, ask(7, None)), denied);
+    assert_eq!(control(&mut client, ask(7, Some(&[0; MAX_CONTROL]))), denied);
+    let most = [0; MAX_CONTROL + 1];
+    assert_eq!(control(&mut client, ask(7, Some(&most))), Err((ErrorCode::Malformed, None)));
+    for (session, interface) in [(session, label_v1), (session + 1, connection_v1), (0, connection_v1)] {
+        let asked = Control { session, interface, code: 7, data: Some(&[7]) };
+        assert_eq!(control(&mut client, asked), Err((ErrorCode::NotFound, None)));
+    }
+
+    // Another connection may ask for this one, an observer for the sample alone.
+    let mut eye = Client::connect(plane.connect(), &OBSERVER).unwrap();
+    vendor::TIRED.store(false, Ordering::Relaxed);
+    assert_eq!(metric(&mut eye, session, connection_v1), Ok(sample));
+    assert_eq!(control(&mut eye, ask(7, Some(&[7]))), Err((ErrorCode::NotPermitted, None)));
+    plane.end();
+}
+
+#[test]
+fn weir_itself_samples_where_nobody_else_does_and_takes_no_codes() {
+    let mut settings = parameters();
+    control_support::interfaces(&mut settings, &[]);
+    let plane = Plane::start(wsk::Config::default(), &settings);
+    let mut client = plane.client();
+    let (session, interface) = (own_session(&mut client), SPOKEN[0]);
+    let before = metric(&mut client, session, interface).unwrap();
+    assert!(before.received > 96 && before.sent > 48, "{before:?}");
+    assert_eq!((before.provider, before.round_trip), (Provider::Builtin, None));
+    let after = metric(&mut client, session, interface).unwrap();
+    assert!(after.received > before.received && after.sent > before.sent, "{before:?} {after:?}");
+    let asked = Control { session, interface, code: 1, data: None };
+    let unsupported = Some(NtStatus(STATUS_NOT_SUPPORTED));
+    assert_eq!(control(&mut client, asked), Err((ErrorCode::Failed, unsupported)));
+
+    // Nobody has the label.
+    let mut rows = listed(&mut client, session);
+    rows.sort_by_key(|row| row.interface != SPOKEN[0]);
+    let stand: Vec<_> = rows.iter().map(|row| (row.interface, row.state, row.provider)).collect();
+    let expected = [
+        (SPOKEN[0], ExtensionState::Registered, Some(Provider::Builtin)),
+        (SPOKEN[1], ExtensionState::Refused, None),
+    ];
+    assert_eq!(stand, expected);
+    client.ask(&Request::Counters(FROM), |answer| {
+        let Ok(Reply::Counters(counters)) = answer else { panic!("{answer:?}") };
+        let counters: BTreeMap<_, _> =
+            counters.counters.iter().map(|counter| (counter.name.to_owned(), counter.value)).collect();
+        // The listening socket, and this connection.
+        assert_eq!(counters["extensions.builtin.registered"], 2, "{counters:?}");
+        assert_eq!(counters["extensions.wsk.refused"], 4, "{counters:?}");
+        assert_eq!(counters["extensions.missing"], 2, "{counters:?}");
+        assert_eq!(counters["extensions.modules"], 0, "{counters:?}");
+    });
     plane.end();
 }
 

@@ -9,11 +9,11 @@ use super::hub::NotTaken;
 use super::plane::Host;
 use super::protocol::common_version;
 use super::protocol::message::{
-    Applied, Begin, Begun, Capabilities, Chunk, Commit, Connection, Connections, Counter, Counters, Credit,
-    Empty, ErrorCode, Explanation, Extension, ExtensionState, Extensions, Failure, From, Generation, Hello,
-    Image, List, ListWriter, MAX_LIST, NoRoom, Policy, PolicyState, ReadImage, Reply, Request, Rule,
-    Session as Listed, Sessions, Status as Standing, Step, Subscribe, Time, Tuple, Unsubscribe, Unsubscribed,
-    Uploaded, Welcome,
+    Applied, Begin, Begun, Capabilities, Chunk, Commit, Connection, Connections, Control, Controlled,
+    Counter, Counters, Credit, Empty, ErrorCode, Explanation, Extended, Extension, ExtensionState,
+    Extensions, Failure, From, Generation, Hello, Image, List, ListWriter, MAX_CONTROL, MAX_LIST, Metric,
+    NoRoom, Policy, PolicyState, ReadImage, Reply, Request, Rule, Session as Listed, Sessions, SocketKind,
+    Status as Standing, Step, Subscribe, Time, Tuple, Unsubscribe, Unsubscribed, Uploaded, Welcome,
 };
 use super::protocol::subscription::{Refused, Subscription};
 use super::protocol::upload::Upload;
@@ -22,9 +22,10 @@ use super::shared::Shared;
 use crate::config::schema::Requirement;
 use crate::dispatch::address;
 use crate::ext;
+use crate::ext::connection_v1::{CONNECTION_METRIC_ROUND_TRIP, CONNECTION_VENDOR_DATA_MAX};
 use crate::kernel::Status;
 use crate::kernel::irql::{self, Passive};
-use crate::kernel::pool::{PoolSlice, tags};
+use crate::kernel::pool::{PoolArc, PoolSlice, tags};
 use crate::kernel::time;
 use crate::policies::{Done, Order, Outcome, Refusal, Ticket, What};
 use crate::policy::{self, App, Direction, Family};
@@ -39,6 +40,7 @@ const VERSION: &str = env!("CARGO_PKG_VERSION");
 const STEPS_AT_ONCE: usize = 16;
 /// The most bytes of a policy that goes up: as many as the registry may hold.
 const MAX_POLICY: u32 = 64 * 1024 * 1024;
+const _: () = assert!(MAX_CONTROL == CONNECTION_VENDOR_DATA_MAX as usize);
 /// The longest name of a counter.
 const COUNTER_NAME: usize = 64;
 
@@ -120,6 +122,8 @@ impl Office<'_> {
             Request::Counters(_) => Ok(Reply::Counters(self.counters(passive, list))),
             Request::Sessions(from) => Ok(Reply::Sessions(self.sessions(passive, *from, list))),
             Request::Extensions(from) => Ok(Reply::Extensions(self.extensions(*from, list))),
+            Request::ExtensionMetric(asked) => self.extension_metric(passive, *asked),
+            Request::ExtensionControl(control) => self.extension_control(passive, control),
             Request::Connections(from) => Ok(Reply::Connections(self.connections(passive, *from, list))),
             Request::PolicyShow(from) => Ok(Reply::PolicyShow(self.show(passive, *from, list))),
             Request::PolicyRead(read) => self.read(passive, *read, list),
@@ -307,6 +311,45 @@ impl Office<'_> {
             index = index.saturating_add(1);
         }
         Extensions { extensions: list.finish(), next }
+    }
+
+    /// The session with that number.
+    fn session(&self, passive: &mut Passive, number: u64) -> core::result::Result<PoolArc<Session>, Failed> {
+        let mut index = 0;
+        while let Some((session, after)) = self.shared.session_from(passive, index) {
+            if session.number() == number {
+                return Ok(session);
+            }
+            index = after;
+        }
+        Err(failure(ErrorCode::NotFound))
+    }
+
+    fn extension_metric(&self, passive: &mut Passive, asked: Extended) -> Answered<'static> {
+        let session = self.session(passive, asked.session)?;
+        let (provider, sample) =
+            session.extension_metric(asked.interface).ok_or(failure(ErrorCode::NotFound))?;
+        let sample = sample.map_err(|status| refused_by(provider, status))?;
+        let known = sample.Flags & CONNECTION_METRIC_ROUND_TRIP != 0;
+        Ok(Reply::ExtensionMetric(Metric {
+            received: sample.BytesReceived,
+            sent: sample.BytesSent,
+            round_trip: known.then_some(sample.RoundTripTime),
+            provider,
+        }))
+    }
+
+    fn extension_control(&self, passive: &mut Passive, control: &Control<'_>) -> Answered<'static> {
+        let data = control.data.unwrap_or_default();
+        if data.len() > MAX_CONTROL {
+            return Err(wrong(3, "more than 40 bytes"));
+        }
+        let session = self.session(passive, control.session)?;
+        let (provider, done) = session
+            .extension_control(control.interface, control.code, data)
+            .ok_or(failure(ErrorCode::NotFound))?;
+        done.map_err(|status| refused_by(provider, status))?;
+        Ok(Reply::ExtensionControl(Controlled { provider }))
     }
 
     fn connections<'l>(
@@ -604,7 +647,23 @@ fn extension(standing: &ext::Standing) -> Extension {
         provider: standing.provider,
         status: failed.then_some(NtStatus(standing.status.0)),
         callbacks: standing.callbacks,
+        kind: Some(match standing.kind {
+            ext::SocketKind::Listening => SocketKind::Listening,
+            ext::SocketKind::Accepted => SocketKind::Accepted,
+            ext::SocketKind::Dialled => SocketKind::Dialled,
+        }),
+        module: standing.module,
     }
+}
+
+/// What a provider answers instead of success.
+fn refused_by(provider: Provider, status: Status) -> Failed {
+    let text = match provider {
+        Provider::Wsk => "the answer of WSK's provider",
+        Provider::Nmr => "the answer of a vendor's module",
+        Provider::Builtin => "weir itself provides the interface",
+    };
+    Failure { text: Some(text), ..failure_with(ErrorCode::Failed, status) }
 }
 
 /// The parts of a name side by side, as far as there is room.

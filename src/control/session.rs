@@ -204,6 +204,15 @@ const NOBODY: u8 = u8::MAX;
 /// What an unknown peer is told as.
 pub(super) const UNKNOWN: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0));
 
+/// The first of the providers' answers that is not that it has no such function; if there is none, the first of all.
+fn first_that_can<T>(
+    mut answers: impl Iterator<Item = (Provider, Result<T>)>,
+) -> Option<(Provider, Result<T>)> {
+    let first = answers.next()?;
+    let cannot = |answer: &(Provider, Result<T>)| matches!(answer.1, Err(Status::NOT_SUPPORTED));
+    if cannot(&first) { answers.find(|answer| !cannot(answer)).or(Some(first)) } else { Some(first) }
+}
+
 impl Session {
     /// Takes a connection in, if there is a place for it. IRQL <= DISPATCH_LEVEL.
     ///
@@ -473,15 +482,15 @@ impl Session {
         self.attached.tend(passive).map_err(|missing| End::Extension(missing.status))
     }
 
-    /// A sample by the provider that has `interface`: who it is, and what it answers. `None`: nobody provides it for this
-    /// session.
+    /// A sample by the first of those who provide `interface` that takes any: who it is, and what it answers. `None`:
+    /// nobody provides it for this session.
     pub(super) fn extension_metric(
         &self,
         interface: Guid,
     ) -> Option<(Provider, Result<CONNECTION_METRIC_V1>)> {
         let call = self.socket.call()?;
-        let (kind, provider) = self.attached.providers_by::<ConnectionV1>(&call, interface).next()?;
-        Some((kind, provider.query_metric()))
+        let providers = self.attached.providers_by::<ConnectionV1>(&call, interface);
+        first_that_can(providers.map(|(kind, provider)| (kind, provider.query_metric())))
     }
 
     /// Sends the vendor that provides `interface` a control code of its own, as [`Session::extension_metric`].
@@ -492,8 +501,8 @@ impl Session {
         data: &[u8],
     ) -> Option<(Provider, Result)> {
         let call = self.socket.call()?;
-        let (kind, provider) = self.attached.providers_by::<ConnectionV1>(&call, interface).next()?;
-        Some((kind, provider.control(code, data)))
+        let providers = self.attached.providers_by::<ConnectionV1>(&call, interface);
+        first_that_can(providers.map(|(kind, provider)| (kind, provider.control(code, data))))
     }
 
     /// A provider says that too much waits to be sent, or does not any more.

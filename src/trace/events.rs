@@ -691,8 +691,8 @@ events! {
         value: u64,
         /// Who called back.
         provider: Provider,
-        /// What came with it; at most 40.
-        data: &'a [u8] ["bytes"],
+        /// What came with it, at most 40 bytes.
+        data: &'a [u8],
     }
     /// A registration has ended with its connection. Told once for each ExtensionRegistered.
     64 ExtensionDetached(Information, EXTENSION) {

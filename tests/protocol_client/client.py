@@ -15,7 +15,8 @@ import cbor2
 from noise.connection import Keypair, NoiseConnection
 
 REKEY_INTERVAL = 65536
-ERRORS = {"unknown-request": 0, "malformed": 1, "not-permitted": 2, "conflict": 6, "digest": 8}
+ERRORS = {"unknown-request": 0, "malformed": 1, "not-permitted": 2, "not-found": 5, "conflict": 6, "digest": 8, "failed": 11}
+CONNECTION_V1 = bytes.fromhex("5ee5d4f19929463383687bc7438b4140")
 
 
 class Client:
@@ -134,6 +135,30 @@ def look(client, role):
     explanation = client.ask(17, {0: 1, 1: 6, 4: bytes([192, 0, 2, 7]), 5: 443, 6: "\\device\\x\\a.exe"}, 23)
     assert explanation[0] == 1 and explanation[1] == 1, explanation
     assert [(step[0], step[1], step[2]) for step in explanation[3]] == [(0, "dns", 8 | 16), (1, "web", 0)]
+
+    # session, interface, state, required, provider, status, callbacks, kind, module
+    own = welcome[2]
+    listener, row = client.ask(6, {}, 24)[0]
+    assert listener[7] == 0 and 8 not in listener and listener[5] == 0xC00000BB, listener
+    module = bytes.fromhex("abcdef0100050006" + "07" * 8)
+    assert row == {0: own, 1: CONNECTION_V1, 2: 0, 3: False, 4: 1, 6: own, 7: 1, 8: module}, row
+    assert client.ask(8, {0: own, 1: CONNECTION_V1}, 25) == {0: 2**40, 1: 77, 2: 1500, 3: 1}
+    assert client.refused(8, {0: own + 1, 1: CONNECTION_V1}, 26)[0] == ERRORS["not-found"]
+    assert client.refused(8, {0: own, 1: bytes(16)}, 27)[0] == ERRORS["not-found"]
+    wrong = client.refused(8, {0: own, 1: CONNECTION_V1[1:]}, 28)
+    assert (wrong[0], wrong[3]) == (ERRORS["malformed"], 1), wrong
+    return own
+
+
+def control(client, session):
+    row = {0: session, 1: CONNECTION_V1}
+    assert client.ask(9, {**row, 2: 7}, 60) == {0: 1}
+    assert client.ask(9, {**row, 2: 8, 3: b"\xab\xcd"}, 61) == {0: 1}
+    refused = client.refused(9, {**row, 2: 9, 3: bytes(40)}, 62)
+    assert (refused[0], refused[2]) == (ERRORS["failed"], 0xC0000010), refused
+    wrong = client.refused(9, {**row, 2: 9, 3: bytes(41)}, 63)
+    assert (wrong[0], wrong[3]) == (ERRORS["malformed"], 3), wrong
+    assert client.refused(9, {0: session + 1, 1: CONNECTION_V1, 2: 7}, 64)[0] == ERRORS["not-found"]
 
 
 def change(client):
@@ -297,10 +322,13 @@ def main():
         drive(client)
         print("done", role)
         return
-    look(client, {"observer": 0, "operator": 1}[role])
+    session = look(client, {"observer": 0, "operator": 1}[role])
     if role == "observer":
         assert client.refused(12, {0: 1, 1: bytes(32)}, 50)[0] == ERRORS["not-permitted"]
+        asked = {0: session, 1: CONNECTION_V1, 2: 7}
+        assert client.refused(9, asked, 51)[0] == ERRORS["not-permitted"]
     else:
+        control(client, session)
         change(client)
         follow(client)
         change_keys(client)

@@ -7,12 +7,13 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
+use weir::config::schema::SPOKEN;
 use weir::control::protocol::frame::{HEADER, Reader, header};
 use weir::control::protocol::message::{
-    self, Applied, Begun, Capabilities, Connection, Connections, Counter, Counters, Empty, ErrorCode,
-    Explanation, Extension, ExtensionState, Extensions, Failure, Generation, Image, ListWriter, MAX_LIST,
-    Policy, PolicyState, Reply, Request, Rule, Session, SessionState, Sessions, Status, Step, Time,
-    Unsubscribed, Uploaded, Welcome,
+    self, Applied, Begun, Capabilities, Connection, Connections, Control, Controlled, Counter, Counters,
+    Empty, ErrorCode, Explanation, Extended, Extension, ExtensionState, Extensions, Failure, Generation,
+    Image, ListWriter, MAX_CONTROL, MAX_LIST, Metric, Policy, PolicyState, Reply, Request, Rule, Session,
+    SessionState, Sessions, SocketKind, Status, Step, Time, Unsubscribed, Uploaded, Welcome,
 };
 use weir::control::protocol::noise::{FIRST, Initiator, Keys, PublicKey, Responder, SECOND, Transport};
 use weir::control::protocol::role::{Peer, Role};
@@ -22,6 +23,9 @@ use weir::control::protocol::{MAX_FRAME, MAX_MESSAGE, common_version, seal};
 use weir::policy::{Action, Direction};
 use weir::trace::events::{Event, FailMode, Provider};
 use weir::trace::{Guid, NtStatus};
+
+/// The vendor's module.
+const MODULE: Guid = Guid { data1: 0xABCD_EF01, data2: 5, data3: 6, data4: [7; 8] };
 
 /// What the driver's clock says.
 pub const NOW: u64 = 133_800_000_000_000_000;
@@ -279,20 +283,43 @@ impl Served {
             }
             Request::Extensions(_) => {
                 let mut rows = ListWriter::new(&mut place);
-                let interface = Guid { data1: 0x5746_5043, data2: 1, data3: 2, data4: [3; 8] };
+                let unknown = Guid { data1: 0x5746_5043, data2: 1, data3: 2, data4: [3; 8] };
                 let row = |session, state, status| Extension {
                     session,
-                    interface,
+                    interface: if session == 0 { unknown } else { SPOKEN[0] },
                     state,
                     required: session == 0,
-                    provider: Some(Provider::Builtin),
+                    provider: Some(if session == 0 { Provider::Builtin } else { Provider::Nmr }),
                     status,
                     callbacks: session,
+                    kind: Some(if session == 0 { SocketKind::Listening } else { SocketKind::Accepted }),
+                    module: (session != 0).then_some(MODULE),
                 };
                 let refused = Some(NtStatus(0xC000_00BB_u32.cast_signed()));
                 rows.push(&row(0, ExtensionState::Refused, refused)).unwrap();
                 rows.push(&row(self.session, ExtensionState::Registered, None)).unwrap();
                 self.reply(id, Ok(Reply::Extensions(Extensions { extensions: rows.finish(), next: None })));
+            }
+            Request::ExtensionMetric(Extended { session, interface }) => {
+                let reply = self.extension(session, interface).map(|provider| {
+                    let round_trip = Some(1500);
+                    Reply::ExtensionMetric(Metric { received: 1 << 40, sent: 77, round_trip, provider })
+                });
+                self.reply(id, reply);
+            }
+            Request::ExtensionControl(Control { session, interface, code, data }) => {
+                let reply = self.extension(session, interface).and_then(|provider| match (code, data) {
+                    (7, None) => Ok(Reply::ExtensionControl(Controlled { provider })),
+                    (8, Some([0xAB, 0xCD])) => Ok(Reply::ExtensionControl(Controlled { provider })),
+                    (_, data) if data.is_some_and(|data| data.len() > MAX_CONTROL) => {
+                        Err(Failure { key: Some(3), ..failure(ErrorCode::Malformed) })
+                    }
+                    _ => {
+                        let status = Some(NtStatus(0xC000_0010_u32.cast_signed()));
+                        Err(Failure { status, text: Some("by nmr"), ..failure(ErrorCode::Failed) })
+                    }
+                });
+                self.reply(id, reply);
             }
             Request::Connections(message::From { from }) => {
                 let mut rows = ListWriter::new(&mut place);
@@ -309,6 +336,12 @@ impl Served {
             Request::Subscribe(_) | Request::Credit(_) | Request::Unsubscribe(_) => self.events(id, request),
             _ => self.policy(id, request),
         }
+    }
+
+    /// Who provides an interface for a session: for this one the first that weir knows.
+    fn extension(&self, session: u64, interface: Guid) -> Result<Provider, Failure<'static>> {
+        let there = session == self.session && interface == SPOKEN[0];
+        if there { Ok(Provider::Nmr) } else { Err(failure(ErrorCode::NotFound)) }
     }
 
     fn status(&mut self, id: Option<u64>) {

@@ -9,7 +9,7 @@ use weir::control::protocol::message::{
     Answer, Batch, Capabilities, EVENTS, Empty, ErrorCode, Failure, Hello, Loss, RECORDS, REPLY, REQUESTS,
     Reply, Request, Shape, Status, Subscribe, Type, Welcome,
 };
-use weir::control::protocol::message::{ERROR, MAX_LIST, PolicyState};
+use weir::control::protocol::message::{ERROR, MAX_CONTROL, MAX_LIST, PolicyState};
 use weir::control::protocol::noise::{FIRST, Initiator, Keys, REKEY_INTERVAL, Responder, SECOND, Transport};
 use weir::control::protocol::role::{MAX_NAME, MAX_PEERS, Role};
 use weir::control::protocol::subscription::MAX_IDS;
@@ -164,6 +164,7 @@ fn limits() -> String {
         ("most bytes of a frame after its length", MAX_FRAME as u64),
         ("most bytes of a message", MAX_MESSAGE as u64),
         ("most bytes of a chunk of a policy", MAX_LIST as u64),
+        ("most bytes that go with a control code", MAX_CONTROL as u64),
         ("longest window, in seconds", MAX_WINDOW.into()),
         ("window if a commit names none, in seconds", WINDOW.into()),
         ("messages in one direction with one key", REKEY_INTERVAL),

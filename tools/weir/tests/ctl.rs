@@ -465,7 +465,18 @@ fn every_list_of_the_stand_in_is_shown_to_the_last_row() {
     let extensions = json(&["extensions", "--json"]);
     assert_eq!(extensions["extensions"][0]["interface"], "{57465043-0001-0002-0303-030303030303}");
     assert_eq!(extensions["extensions"][0]["provider"], "builtin");
-    assert!(run(&["extensions"]).contains("0xC00000BB"));
+    assert_eq!(extensions["extensions"][0]["kind"], "listening");
+    assert_eq!(extensions["extensions"][1]["kind"], "accepted");
+    assert_eq!(extensions["extensions"][1]["module"], "{abcdef01-0005-0006-0707-070707070707}");
+    let extensions = run(&["extensions"]);
+    let rows: Vec<Vec<_>> = extensions.lines().map(|line| line.split_whitespace().collect()).collect();
+    let unknown = "{57465043-0001-0002-0303-030303030303}";
+    assert_eq!(rows[1], ["listening", unknown, "refused", "required", "builtin", "0xC00000BB", "0"]);
+    let module = "{abcdef01-0005-0006-0707-070707070707}";
+    assert_eq!(
+        rows[2][1..8],
+        ["accepted", "connection_v1", "registered", "optional", "nmr", module, rows[2][0]]
+    );
     let rules = run(&["rules"]);
     assert!(rules.contains("what no rule matches: audit") && rules.contains('7'), "{rules}");
     let events = run(&["events", "--follow", "--only", "Fault", "--count", "3"]);
@@ -473,6 +484,60 @@ fn every_list_of_the_stand_in_is_shown_to_the_last_row() {
     assert!(events.contains("operation=opération"), "{events}");
     let lost = run(&["events", "--follow", "--credit", "1", "--count", "30", "--json"]);
     assert!(lost.contains("{\"event\":\"Fault\",\"id\":9,\"count\":20}"), "{lost}");
+}
+
+#[test]
+fn who_provides_an_interface_is_asked_and_its_answer_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::start(vec![peer("hand", Role::Operator, 0x31), peer("eye", Role::Observer, 0x30)]);
+    let (host, driver) = (server.address.to_string(), server.key.to_string());
+    let keys = [(true, 0x31), (false, 0x30)].map(|(operator, key)| {
+        let folder = folder.path().join(if operator { "operator" } else { "observer" });
+        std::fs::create_dir(&folder).unwrap();
+        key_file(&folder, key)
+    });
+    // Each run is a connection of its own, and the server counts them.
+    let run = |operator: bool, arguments: &[&str]| -> Output {
+        let session = (server.driver.lock().unwrap().sessions + 1).to_string();
+        let options =
+            ["ctl", "--host", &host, "--driver-key", &driver, "--key", &keys[usize::from(!operator)]];
+        let arguments = arguments.iter().map(|word| if *word == "OWN" { &session[..] } else { word });
+        common::weir().args(options).arg("extension").args(arguments).output().unwrap()
+    };
+    let said = |output: &Output| {
+        let (code, out) = (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned());
+        (code.unwrap(), out + &String::from_utf8_lossy(&output.stderr))
+    };
+    let metric = "received    1.0 TiB\nsent        77 B\nround trip  1500 us\nsampled by  nmr\n";
+    for interface in ["connection_v1", "{5EE5D4F1-9929-4633-8368-7BC7438B4140}"] {
+        let output = run(false, &["metric", "OWN", "--interface", interface]);
+        assert_eq!(said(&output), (0, metric.into()));
+    }
+    let output = run(false, &["metric", "OWN", "--json"]);
+    let shown: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let expected = serde_json::json!({
+        "received": 1_u64 << 40, "sent": 77, "round_trip": 1500, "provider": "nmr"
+    });
+    assert_eq!(shown, expected);
+    assert_eq!(said(&run(true, &["control", "OWN", "--code", "7"])), (0, "done by nmr\n".into()));
+    let output = run(true, &["control", "OWN", "--code", "0x8", "--data", "aBcD", "--json"]);
+    assert_eq!(said(&output), (0, "{\"provider\":\"nmr\"}\n".into()));
+    for (operator, arguments, code, told) in [
+        (false, &["metric", "OWN", "--interface", "label_v1"][..], 1, "not-found"),
+        (false, &["metric", "77"], 1, "not-found"),
+        (false, &["control", "OWN", "--code", "7"], 1, "operator"),
+        (true, &["control", "OWN", "--code", "9"], 1, "0xC0000010"),
+        (true, &["control", "OWN", "--code", "9", "--data", "abc"], 2, "half a byte is left"),
+        (true, &["control", "OWN"], 2, "--code"),
+        (true, &["control", "OWN", "--code", "-1"], 2, "--code"),
+        (true, &["metric", "0"], 2, "0 is not in 1.."),
+        (true, &["metric", "OWN", "--interface", "label"], 2, "connection_v1, label_v1"),
+        (true, &["metric"], 2, "<SESSION>"),
+    ] {
+        let (ended, said) = said(&run(operator, arguments));
+        assert_eq!(ended, code, "{arguments:?}: {said}");
+        assert!(said.contains(told), "{arguments:?}: {said}");
+    }
 }
 
 #[test]
@@ -515,7 +580,14 @@ fn shells_and_readers_of_manuals_get_every_command() {
     assert!(String::from_utf8(page.stdout).unwrap().contains(".TH weir 1"));
     let folder = tempfile::tempdir().unwrap();
     assert!(common::weir().arg("man").arg(folder.path()).status().unwrap().success());
-    for name in ["weir.1", "weir-ctl.1", "weir-ctl-apply.1", "weir-top.1", "weir-keys-new.1"] {
+    for name in [
+        "weir.1",
+        "weir-ctl.1",
+        "weir-ctl-apply.1",
+        "weir-ctl-extension-metric.1",
+        "weir-top.1",
+        "weir-keys-new.1",
+    ] {
         assert!(folder.path().join(name).exists(), "{name}");
     }
 }

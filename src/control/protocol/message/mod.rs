@@ -34,6 +34,9 @@ pub const EVENTS: u16 = 257;
 /// The most bytes of a list, or of a part of a policy, that a message has room for beside what stands with it.
 pub const MAX_LIST: usize = MAX_MESSAGE - 256;
 
+/// The most bytes that go with a control code of a vendor's.
+pub const MAX_CONTROL: usize = 40;
+
 /// The keys of every message.
 const KIND: u32 = 0;
 const ID: u32 = 1;
@@ -138,6 +141,13 @@ requests! {
     6 "extensions" Observer Extensions: From -> Extensions<'a>;
     /// The connections that are tracked. Part by part: one that opens or ends meanwhile may be missing or stand twice.
     7 "connections" Observer Connections: From -> Connections<'a>;
+    /// Has a connection's counters sampled by who provides an extension interface for it, weir itself or a vendor. What
+    /// that answers instead stands in the error `failed`; with `not-found` there is no such connection, or nobody
+    /// provides the interface for it.
+    8 "extension metric" Observer ExtensionMetric: Extended -> Metric;
+    /// Sends a vendor's own control code to who provides an extension interface for a connection. Errors are as with
+    /// `extension metric`.
+    9 "extension control" Operator ExtensionControl: Control<'a> -> Controlled;
     /// The policy that decides, with its rules.
     10 "policy show" Observer PolicyShow: From -> Policy<'a>;
     /// The image of the policy that decides, part by part.

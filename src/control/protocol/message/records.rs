@@ -59,6 +59,16 @@ named! {
         Ending = 2 "ending",
     }
 
+    /// What a socket of weir's is for.
+    SocketKind {
+        /// It listens for control connections.
+        Listening = 0 "listening",
+        /// The other side has opened it.
+        Accepted = 1 "accepted",
+        /// The driver has opened it.
+        Dialled = 2 "dialled",
+    }
+
     /// How an extension interface stands on a connection.
     ExtensionState {
         /// It is registered, and calls back.
@@ -76,6 +86,7 @@ choices! {
     ErrorCode, ErrorCode::from_number, ErrorCode::VALUES;
     PolicyState, PolicyState::from_number, PolicyState::VALUES;
     SessionState, SessionState::from_number, SessionState::VALUES;
+    SocketKind, SocketKind::from_number, SocketKind::VALUES;
     ExtensionState, ExtensionState::from_number, ExtensionState::VALUES;
 }
 
@@ -234,6 +245,10 @@ records! {
         5 status: Option<NtStatus>,
         /// How many callbacks it has made.
         6 callbacks: u64,
+        /// What the socket is for.
+        7 kind: Option<SocketKind>,
+        /// The vendor's module that provides it, in the order in which it is printed.
+        8 module: Option<Guid>,
     }
     /// The extension interfaces of all control connections, or some of them.
     Extensions<'a> {
@@ -241,6 +256,41 @@ records! {
         0 extensions: List<'a, Extension>,
         /// Where to go on; absent: these were the last.
         1 next: Option<u32>,
+    }
+
+    /// An extension interface of a control connection, to ask who provides it.
+    Extended {
+        /// The session's number.
+        0 session: u64,
+        /// The interface's NPIID, in the order in which it is printed.
+        1 interface: Guid,
+    }
+    /// A sample of a control connection's counters, as who provides the interface takes it.
+    Metric {
+        /// Bytes received.
+        0 received: u64 ["bytes"],
+        /// Bytes sent.
+        1 sent: u64 ["bytes"],
+        /// How long a segment takes to the other side and back; absent: it is not known.
+        2 round_trip: Option<u32> ["microseconds"],
+        /// Who has taken it.
+        3 provider: Provider,
+    }
+    /// A control code of a vendor's own.
+    Control<'a> {
+        /// The session's number.
+        0 session: u64,
+        /// The interface's NPIID, in the order in which it is printed.
+        1 interface: Guid,
+        /// What it means is the vendor's business.
+        2 code: u32,
+        /// What goes with it, 40 bytes at most; absent: nothing.
+        3 data: Option<&'a [u8]>,
+    }
+    /// Who has taken a control code.
+    Controlled {
+        /// Who has taken it.
+        0 provider: Provider,
     }
 
     /// A connection that is tracked.

@@ -428,7 +428,14 @@ fn claims_cost_no_more_than_their_bytes() {
 fn observers_look_and_operators_change() {
     let operators: Vec<_> =
         REQUESTS.iter().filter(|meta| meta.role == Role::Operator).map(|meta| meta.name).collect();
-    let changes = ["policy begin", "policy chunk", "policy commit", "policy confirm", "policy rollback"];
+    let changes = [
+        "extension control",
+        "policy begin",
+        "policy chunk",
+        "policy commit",
+        "policy confirm",
+        "policy rollback",
+    ];
     assert_eq!(operators, changes);
     let begin = Request::PolicyBegin(Begin { size: 1, digest: [0; 32] });
     assert_eq!((begin.role(), begin.number()), (Role::Operator, 12));

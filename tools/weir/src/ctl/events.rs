@@ -6,8 +6,10 @@ use anstyle::{AnsiColor, Style};
 use serde_json::{Value, json};
 use weir::control::protocol::message::{Answer, Capabilities, EventRecord, Events, ListWriter, Subscribe};
 use weir::control::protocol::subscription::MAX_IDS;
+use weir::trace::Guid;
 use weir::trace::events::{Event, Keywords, Level};
 
+use super::show;
 use crate::client::{Client, Follower, Welcome, json};
 use crate::output::{self, Failure};
 
@@ -168,6 +170,11 @@ fn people(out: &mut dyn Write, event: &EventRecord<'_>) -> std::io::Result<()> {
     write!(out, "{time} {style}{name}{style:#}")?;
     for (field, value) in said["fields"].as_object().into_iter().flatten() {
         match value {
+            // Perhaps people have a name for it.
+            Value::String(text) if field == "interface" => {
+                let interface = Guid::parse(text.encode_utf16());
+                write!(out, " {field}={}", interface.as_ref().map_or_else(|| text.clone(), show::interface))?;
+            }
             Value::String(text) if !text.is_empty() && !text.contains([' ', '"']) => {
                 write!(out, " {field}={text}")?;
             }

@@ -3,6 +3,7 @@
 mod change;
 mod connect;
 mod events;
+mod extension;
 mod show;
 
 use std::process::ExitCode;
@@ -42,8 +43,9 @@ enum Command {
     Connections,
     /// The control connections
     Sessions,
-    /// The extension interfaces of the control connections
+    /// The extension interfaces of the control connections, and who provides them
     Extensions,
+    Extension(extension::ExtensionArgs),
     /// What the policy says of a connection, and why
     ///
     /// What is not given is EMPTY: no rule that names it matches.
@@ -88,6 +90,7 @@ fn try_run(args: &CtlArgs) -> Result<(), output::Failure> {
         Command::Connections => show::connections(&mut client, json),
         Command::Sessions => show::sessions(&mut client, welcome.session, json),
         Command::Extensions => show::extensions(&mut client, json),
+        Command::Extension(extension) => extension::run(&mut client, extension, json),
         Command::Explain(explain) => show::explain(&mut client, &explain.tuple, explain.all, json),
         Command::Events(events) => events::follow(&mut client, &welcome, events, json),
         Command::Apply(apply) => change::apply(client, &way, apply, &image.unwrap_or_default(), json),

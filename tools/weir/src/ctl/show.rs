@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use weir::control::protocol::message::{Empty, From, Request, Tuple};
 use weir::policy::{Action, Direction, Fields};
+use weir::trace::Guid;
 use weir::trace::events::FailMode;
 
 use crate::client::{Client, Message, json};
@@ -14,7 +15,7 @@ use crate::record;
 use crate::run::protocol;
 
 /// Prints as JSON, or by `people`.
-fn print(
+pub(super) fn print(
     as_json: bool,
     value: impl FnOnce() -> serde_json::Value,
     people: impl FnOnce(&mut dyn Write) -> std::io::Result<()>,
@@ -208,16 +209,29 @@ pub fn extensions(client: &mut Client, as_json: bool) -> Result<(), Failure> {
         as_json,
         || json::pages(&pages),
         |out| {
-            let head = ["session", "interface", "state", "needed", "provider", "status", "callbacks"];
-            let mut table = table(head, &[0, 6]);
+            let head = [
+                "session",
+                "kind",
+                "interface",
+                "state",
+                "needed",
+                "provider",
+                "module",
+                "status",
+                "callbacks",
+            ];
+            let mut table = table(head, &[0, 8]);
             for row in &rows {
-                let session = if row.session == 0 { "listener".into() } else { row.session.to_string() };
+                // A listening socket has none.
+                let session = if row.session == 0 { String::new() } else { row.session.to_string() };
                 table.add_row([
                     session,
-                    row.interface.to_string(),
+                    row.kind.map_or_else(String::new, |kind| kind.to_string()),
+                    interface(&row.interface),
                     row.state.to_string(),
                     if row.required { "required" } else { "optional" }.into(),
                     row.provider.map_or_else(String::new, |provider| provider.name().into()),
+                    row.module.map_or_else(String::new, |module| module.to_string()),
                     row.status.map_or_else(String::new, |status| status.to_string()),
                     row.callbacks.to_string(),
                 ]);
@@ -283,6 +297,11 @@ fn explained(pages: &[Message]) -> serde_json::Value {
         step["failed"] = failed_fields(Fields::from_bits_truncate(bits)).into();
     }
     whole
+}
+
+/// An extension interface by the name that people have for it, or its NPIID.
+pub fn interface(interface: &Guid) -> String {
+    weir::config::interface::name(interface).map_or_else(|| interface.to_string(), Into::into)
 }
 
 pub fn action(action: Action) -> &'static str {
