@@ -214,6 +214,7 @@ typedef struct _SOCKET {
     atomic_int Completed; /* DetachComplete calls */
     atomic_int Over;      /* detached, and no callback in progress: none may come */
     atomic_int Hold;      /* callbacks wait */
+    atomic_int *Silent;   /* its binding is detached, with no call in progress: none may come */
     PVOID Provider;
     const void *Dispatch;
 } SOCKET;
@@ -223,7 +224,7 @@ static atomic_int Stress;
 static void Enter(SOCKET *Socket)
 {
     CHECK(LocksHeld == 0);
-    CHECK(!atomic_load(&Socket->Over));
+    CHECK(!atomic_load(&Socket->Over) && !atomic_load(Socket->Silent));
     atomic_fetch_add(&Socket->Inside, 1);
     while (atomic_load(&Socket->Hold)) {
         Sleep(100);
@@ -235,7 +236,7 @@ static void Enter(SOCKET *Socket)
 
 static void Leave(SOCKET *Socket)
 {
-    CHECK(!atomic_load(&Socket->Over));
+    CHECK(!atomic_load(&Socket->Over) && !atomic_load(Socket->Silent));
     atomic_fetch_sub(&Socket->Inside, 1);
 }
 
@@ -300,7 +301,7 @@ static void NTAPI DetachComplete(PVOID ClientContext)
     SOCKET *Socket = ClientContext;
 
     CHECK(LocksHeld == 0);
-    CHECK(atomic_load(&Socket->Inside) == 0 && !atomic_load(&Socket->Over));
+    CHECK(atomic_load(&Socket->Inside) == 0 && !atomic_load(&Socket->Over) && !atomic_load(Socket->Silent));
     atomic_store(&Socket->Over, 1);
     atomic_fetch_add(&Socket->Completed, 1);
 }
@@ -319,6 +320,7 @@ typedef struct _REGISTRATION {
     const NPI_PROVIDER_CHARACTERISTICS *Provider;
     PVOID Context;
     atomic_int Bound;
+    atomic_int Silent; /* the provider has detached */
     atomic_int Left; /* sides that have not detached yet; at 0 it is cleaned up after */
     PVOID Binding;
     const EXTENSION_MODULE_PROVIDER_DISPATCH *Module;
@@ -333,6 +335,7 @@ static int Bind(REGISTRATION *Registration)
     const NPI_REGISTRATION_INSTANCE Client = { 0, sizeof(Client), NULL, NULL, 0, NULL };
     const void *Dispatch = NULL;
 
+    atomic_store(&Registration->Silent, 0);
     if (Registration->Provider->ProviderAttachClient(
             Registration, Registration->Context, &Client, Registration, &ModuleClient, &Registration->Binding,
             &Dispatch) != STATUS_SUCCESS) {
@@ -384,6 +387,7 @@ static void BeginDetach(REGISTRATION *Registration)
         return;
     }
     if (Registration->Provider->ProviderDetachClient(Registration->Binding) == STATUS_SUCCESS) {
+        atomic_store(&Registration->Silent, 1);
         Detached(Registration);
     }
 }
@@ -427,6 +431,7 @@ VOID NTAPI NmrProviderDetachClientComplete(HANDLE NmrBindingHandle)
 {
     CHECK(LocksHeld == 0);
     atomic_fetch_add(&DetachesCompleted, 1);
+    atomic_store(&((REGISTRATION *)NmrBindingHandle)->Silent, 1);
     Detached(NmrBindingHandle);
 }
 
@@ -441,6 +446,7 @@ static SOCKET *Attach(int Interface, UINT32 Kind, UINT64 Session)
     SOCKET *Socket = calloc(1, sizeof(*Socket));
     NTSTATUS Status;
 
+    Socket->Silent = &Registration->Silent;
     if (Registration->Module == NULL) {
         free(Socket);
         return NULL;
@@ -614,6 +620,7 @@ static void WeirLeaves(void)
         Socket = Attach(0, EXTENSION_CONNECTION_ACCEPTED, 1);
         CHECK(Socket != NULL);
         BeginDetach(&Registrations[0]);
+        Sleep(30000); /* some periods */
         ClientDetaches(&Registrations[0]);
         while (atomic_load(&Registrations[0].Bound)) {
             Sleep(100);
