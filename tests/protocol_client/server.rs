@@ -281,6 +281,29 @@ impl Served {
                     Ok(Reply::Explain(Explanation { action, rule, generation: 0, steps, next: None })),
                 );
             }
+            Request::Extensions(_) | Request::ExtensionMetric(_) | Request::ExtensionControl(_) => {
+                self.extensions(id, request);
+            }
+            Request::Connections(message::From { from }) => {
+                let mut rows = ListWriter::new(&mut place);
+                // In three parts.
+                let (from, last) = (from.unwrap_or(0), 5);
+                let end = (from + 2).min(last);
+                for number in from..end {
+                    rows.push(&connection(number)).unwrap();
+                }
+                let next = (end < last).then_some(end);
+                let connections = rows.finish();
+                self.reply(id, Ok(Reply::Connections(Connections { connections, next })));
+            }
+            Request::Subscribe(_) | Request::Credit(_) | Request::Unsubscribe(_) => self.events(id, request),
+            _ => self.policy(id, request),
+        }
+    }
+
+    fn extensions(&mut self, id: Option<u64>, request: &Request<'_>) {
+        let mut place = vec![0; MAX_LIST];
+        match *request {
             Request::Extensions(_) => {
                 let mut rows = ListWriter::new(&mut place);
                 let unknown = Guid { data1: 0x5746_5043, data2: 1, data3: 2, data4: [3; 8] };
@@ -309,8 +332,9 @@ impl Served {
             }
             Request::ExtensionControl(Control { session, interface, code, data }) => {
                 let reply = self.extension(session, interface).and_then(|provider| match (code, data) {
-                    (7, None) => Ok(Reply::ExtensionControl(Controlled { provider })),
-                    (8, Some([0xAB, 0xCD])) => Ok(Reply::ExtensionControl(Controlled { provider })),
+                    (7, None) | (8, Some([0xAB, 0xCD])) => {
+                        Ok(Reply::ExtensionControl(Controlled { provider }))
+                    }
                     (_, data) if data.is_some_and(|data| data.len() > MAX_CONTROL) => {
                         Err(Failure { key: Some(3), ..failure(ErrorCode::Malformed) })
                     }
@@ -321,20 +345,7 @@ impl Served {
                 });
                 self.reply(id, reply);
             }
-            Request::Connections(message::From { from }) => {
-                let mut rows = ListWriter::new(&mut place);
-                // In three parts.
-                let (from, last) = (from.unwrap_or(0), 5);
-                let end = (from + 2).min(last);
-                for number in from..end {
-                    rows.push(&connection(number)).unwrap();
-                }
-                let next = (end < last).then_some(end);
-                let connections = rows.finish();
-                self.reply(id, Ok(Reply::Connections(Connections { connections, next })));
-            }
-            Request::Subscribe(_) | Request::Credit(_) | Request::Unsubscribe(_) => self.events(id, request),
-            _ => self.policy(id, request),
+            _ => unreachable!("no request about extensions"),
         }
     }
 

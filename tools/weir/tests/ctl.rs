@@ -259,6 +259,12 @@ fn top_prints_one_look_where_there_is_no_terminal() {
     assert_eq!(look["talkers"].as_array().unwrap().len(), 3);
     assert_eq!((&look["ring"]["lost"], &look["filters"]), (&0.into(), &true.into()));
     assert!(look["seconds"].as_f64() > Some(0.9));
+    assert!(text.contains(" builtin") && text.contains(" callbacks/s"), "{text}");
+    let extensions = &look["extensions"];
+    // Where it listens, and this connection.
+    assert!(extensions["registered"]["builtin"].as_u64() >= Some(2), "{extensions}");
+    assert_eq!((&extensions["modules"], &extensions["lost"]), (&0.into(), &0.into()));
+    assert_eq!(extensions["last"], Value::Null);
     let carried = |place: usize| -> u64 {
         ["bytes_in", "bytes_out"].map(|way| look["talkers"][place][way].as_u64().unwrap()).iter().sum()
     };

@@ -190,3 +190,48 @@ fn people(out: &mut dyn Write, event: &EventRecord<'_>) -> std::io::Result<()> {
     }
     writeln!(out)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use weir::config::schema::SPOKEN;
+    use weir::control::protocol::message::Batch;
+    use weir::trace::events::Provider;
+
+    /// A callback of an extension, for people and as JSON.
+    fn shown(interface: Guid, data: &[u8]) -> [String; 2] {
+        let mut buffer = vec![0; 1024];
+        let mut batch = Batch::begin(&mut buffer, 1, 0, [].into_iter(), false).unwrap();
+        let (session, code, value, provider) = (7, 8, 42, Provider::Nmr);
+        let event = Event::ExtensionCallback { session, interface, code, value, provider, data };
+        batch.push(116_444_736_000_000_000, &event).unwrap();
+        let length = batch.finish();
+        let (_, Answer::Events(events)) = Answer::decode(&buffer[..length]).unwrap() else {
+            panic!("no events")
+        };
+        [false, true].map(|as_json| {
+            let mut out = Vec::new();
+            show(&mut out, &events, &mut 1, as_json).unwrap();
+            let text = String::from_utf8(out).unwrap();
+            text.replace(['\u{1b}'], "").replace("[0m", "")
+        })
+    }
+
+    #[test]
+    fn a_callback_is_shown_with_its_interfaces_name_and_its_bytes() {
+        let [people, json] = shown(SPOKEN[0], &[0, 0xAB]);
+        let line = "1970-01-01 00:00:00.000 ExtensionCallback session=7 interface=connection_v1 code=8 \
+                    value=42 provider=nmr data=00ab\n";
+        assert_eq!(people, line);
+        let json: Value = serde_json::from_str(&json).unwrap();
+        let interface = "{5ee5d4f1-9929-4633-8368-7bc7438b4140}";
+        let fields = json!({
+            "session": 7, "interface": interface, "code": 8, "value": 42, "provider": "nmr", "data": "00ab"
+        });
+        assert_eq!(json["fields"], fields);
+        assert_eq!((&json["event"], &json["level"]), (&"ExtensionCallback".into(), &"verbose".into()));
+        let [people, _] = shown(Guid::default(), &[]);
+        let end = "interface={00000000-0000-0000-0000-000000000000} code=8 value=42 provider=nmr data=\"\"\n";
+        assert!(people.ends_with(end), "{people}");
+    }
+}

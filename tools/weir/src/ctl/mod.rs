@@ -9,7 +9,7 @@ mod show;
 use std::process::ExitCode;
 
 pub use self::connect::{ConnectArgs, Way};
-pub use self::show::{action, direction, end};
+pub use self::show::{action, direction, end, interface};
 use crate::output;
 use crate::policy::TupleArgs;
 

@@ -62,6 +62,7 @@ pub fn draw(frame: &mut Frame<'_>, view: &View, history: &History, manner: Manne
                 0 => alarming,
                 1 => view.standing.rollback_in.is_some(),
                 4 => view.lost_in_all() > 0,
+                6 => view.extended.lost > 0,
                 _ => false,
             };
             let style = if loud { Style::new().fg(Color::Yellow) } else { Style::new() };
@@ -129,7 +130,7 @@ mod tests {
     use ratatui::backend::TestBackend;
 
     use super::*;
-    use crate::top::watch::{Standing, Verdicts};
+    use crate::top::watch::{Extended, Said, Standing, Verdicts};
 
     fn view() -> View {
         let talker = |number: u64, verdict, rate: f64| Talker {
@@ -158,6 +159,21 @@ mod tests {
             seconds: 1.0,
             verdicts: Verdicts { allow: 10.0, block: 2.0, audit: 0.0, untold: 0.0 },
             lost: BTreeMap::from([("verdict.full".into(), 7)]),
+            extended: Extended {
+                registered: [1, 4, 2],
+                refused: 3,
+                modules: 2,
+                callbacks: (345, 12.0),
+                by_interface: BTreeMap::from([("connection_v1".into(), 10.0), ("label_v1".into(), 2.0)]),
+                last: Some(Said {
+                    session: 7,
+                    interface: "label_v1".into(),
+                    provider: "nmr",
+                    value: 42,
+                    text: "\"db\"".into(),
+                }),
+                ..Extended::default()
+            },
             talkers: vec![talker(1, "allow", 5.0), talker(2, "block", 9000.0), talker(3, "audit", 0.0)],
             ..View::default()
         }
@@ -184,6 +200,9 @@ mod tests {
             "198.51.100.2:443",
             "8.8 KiB/s",
             "192.0.2.1:50000",
+            "extensions   1 wsk, 4 nmr, 2 builtin, 3 nobody's; 2 modules; 12 callbacks/s, 345 in all \
+             (connection_v1 10, label_v1 2)",
+            "last said    session 7: label_v1 42 \"db\" (nmr)",
             "q quit",
         ] {
             assert!(screen.contains(text), "{text}\n{screen}");
