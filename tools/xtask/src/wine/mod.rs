@@ -102,6 +102,14 @@ fn image(args: &WineArgs, report: &Report) -> Result<PathBuf, String> {
     Ok(dist(Arch::X64).join("weir.sys"))
 }
 
+/// The SDK's sample of a vendor's driver, which is built with the image: beside it, or where the last build has left it.
+fn sample(image: &Path) -> Result<PathBuf, String> {
+    let name = "weirsample.sys";
+    let places = [image.with_file_name(name), dist(Arch::X64).join(name)];
+    let found = places.into_iter().find(|place| place.is_file());
+    found.ok_or_else(|| format!("no {name} beside {}, nor in {}", image.display(), dist(Arch::X64).display()))
+}
+
 /// Builds what is in tests/wine; the folder that it is in then.
 fn stand_ins(folder: &Path, report: &Report) -> Result<PathBuf, String> {
     if !core_is_installed(Arch::X64).map_err(|error| error.to_string())? {
@@ -144,6 +152,7 @@ impl Run {
         let policy = policy(phases::POLICY)?;
         report.held(&format!("{} is loaded as it is", image.display()));
         let files = Files {
+            sample: sample(&image)?,
             image,
             fwpkclnt: built.join("fwpkclnt.dll"),
             netio: built.join("netio.dll"),

@@ -17,9 +17,12 @@ use super::wait;
 const PROGRAM: Duration = Duration::from_mins(1);
 
 pub const SERVICE: &str = "weir";
+/// The SDK's sample of a vendor's driver.
+pub const SAMPLE: &str = "weirsample";
 const MACHINE: &str = "HKEY_LOCAL_MACHINE";
 const SERVICES: &str = r"System\CurrentControlSet\Services";
-/// `connection_v1`, the extension interface that weir speaks.
+/// The extension interfaces that weir speaks.
+pub const LABEL_V1: &str = "9d2c6a7e-41b5-4c0f-8e39-52a7d61f0b84";
 pub const CONNECTION_V1: &str = "5ee5d4f1-9929-4633-8368-7bc7438b4140";
 const STAND_INS: &str = r"HKEY_LOCAL_MACHINE\Software\weir\stand-ins";
 
@@ -35,6 +38,8 @@ pub struct Files {
     pub image: PathBuf,
     pub fwpkclnt: PathBuf,
     pub netio: PathBuf,
+    /// The vendor's driver that is the SDK's sample.
+    pub sample: PathBuf,
     /// The drivers that check what the stand-ins promise.
     pub checks: [(&'static str, PathBuf); 2],
     /// The program that guards the driver's key.
@@ -201,8 +206,7 @@ impl<'a> Session<'a> {
     /// # Errors
     /// It does not.
     pub fn load(&self) -> Result<(), String> {
-        self.program(&["sc", "start", SERVICE])?;
-        self.state(SERVICE, "RUNNING")
+        self.load_driver(SERVICE)
     }
 
     /// Stops the driver; returns when the service manager says that it has stopped.
@@ -210,8 +214,35 @@ impl<'a> Session<'a> {
     /// # Errors
     /// It has not.
     pub fn unload(&self) -> Result<(), String> {
-        self.program(&["sc", "stop", SERVICE])?;
-        self.state(SERVICE, "STOPPED")
+        self.unload_driver(SERVICE)
+    }
+
+    /// Puts another driver in place, and makes its service.
+    ///
+    /// # Errors
+    /// It cannot be copied, or the service manager's message.
+    pub fn add_driver(&self, name: &str, file: &Path) -> Result<(), String> {
+        let place = self.prefix.drivers().join(format!("{name}.sys"));
+        fs::copy(file, &place).map_err(|error| format!("{}: {error}", file.display()))?;
+        self.create(name)
+    }
+
+    /// [`Self::load`], for any driver.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn load_driver(&self, name: &str) -> Result<(), String> {
+        self.program(&["sc", "start", name])?;
+        self.state(name, "RUNNING")
+    }
+
+    /// [`Self::unload`], for any driver.
+    ///
+    /// # Errors
+    /// It has not stopped.
+    pub fn unload_driver(&self, name: &str) -> Result<(), String> {
+        self.program(&["sc", "stop", name])?;
+        self.state(name, "STOPPED")
     }
 
     fn state(&self, service: &str, wanted: &str) -> Result<(), String> {
@@ -225,9 +256,7 @@ impl<'a> Session<'a> {
     /// # Errors
     /// A promise is not kept, or it does not run.
     pub fn check(&self, name: &str, file: &Path) -> Result<usize, String> {
-        let place = self.prefix.drivers().join(format!("{name}.sys"));
-        fs::copy(file, &place).map_err(|error| format!("{}: {error}", file.display()))?;
-        self.create(name)?;
+        self.add_driver(name, file)?;
         // One whose checks fail refuses to start: its log tells more than the service manager.
         let started = self.program(&["sc", "start", name]);
         let log = self.logs.join(format!("{name}.log"));
@@ -241,8 +270,7 @@ impl<'a> Session<'a> {
             return Err(failed.join("; "));
         }
         started?;
-        self.program(&["sc", "stop", name])?;
-        self.state(name, "STOPPED")?;
+        self.unload_driver(name)?;
         let passed = text.lines().filter(|line| line.contains("PASS ")).count();
         if passed == 0 { Err(format!("{}: no promise was checked", log.display())) } else { Ok(passed) }
     }

@@ -133,6 +133,7 @@ impl Binding {
             .collect();
         let ended: Vec<_> = own.iter().filter_map(|address| live.remove(address)).collect();
         drop(live);
+        LIED.lock().retain(|binding| !core::ptr::eq(&raw const **binding, self));
         self.module.note(|counts| counts.ended += u32::try_from(ended.len()).unwrap_or(0));
         ended.into_iter().for_each(bury);
         status
@@ -243,6 +244,8 @@ static LIVE: Mutex<BTreeMap<usize, Arc<Connection>>> = Mutex::new(BTreeMap::new(
 /// Those that are over: their context is still known, so that its use is reported.
 static DEAD: Mutex<VecDeque<Arc<Connection>>> = Mutex::new(VecDeque::new());
 const REMEMBERED: usize = 1024;
+/// Whose sockets were taken on with a table that cannot be used, and are to be let go of again.
+static LIED: Mutex<Vec<Arc<Binding>>> = Mutex::new(Vec::new());
 static NEXT: AtomicU64 = AtomicU64::new(0);
 
 fn bury(connection: Arc<Connection>) {
@@ -504,6 +507,7 @@ unsafe fn take_on(
         }
         Answer::Lie(lie) => {
             binding.module.note(|counts| counts.lied += 1);
+            LIED.lock().push(Arc::clone(binding));
             return Ok((null_mut(), tables::unusable(lie)));
         }
         Answer::Grant(tongue) => tongue.unwrap_or_else(|| Tongue::of(&binding.module.npi)),
@@ -545,6 +549,12 @@ unsafe fn take_on(
 
 unsafe extern "system" fn detach_connection(context: PVOID) -> NTSTATUS {
     const API: &str = "DetachConnection";
+    if context.is_null()
+        && let Some(binding) = LIED.lock().pop()
+    {
+        binding.module.note(|counts| counts.released += 1);
+        return STATUS_SUCCESS;
+    }
     let found = LIVE.lock().get(&context.addr()).cloned();
     let Some(connection) = found else {
         violation!(API, "called with {context:p}, which is detached already or never was attached");

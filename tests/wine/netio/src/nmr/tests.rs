@@ -313,12 +313,13 @@ fn a_socket_is_refused_or_lied_to_as_the_script_says() {
     for (answer, null) in [("null", true), ("short", false), ("old", false), ("misaligned", false)] {
         let behaviour = Behaviour { answer: answer.parse().unwrap(), ..Behaviour::default() };
         assert!(scripted::set_behaviour(&npi, "", behaviour));
-        let (status, _, table) = client.offer(&ABOUT);
+        let (status, context, table) = client.offer(&ABOUT);
         assert_eq!((status, table.is_null()), (STATUS_SUCCESS, null), "{answer}");
+        assert_eq!(client.release(context), STATUS_SUCCESS);
     }
     client.finish(handle);
     let counts = scripted::remove(&npi, "").unwrap().finish();
-    assert_eq!(counts, Counts { asked: 5, refused: 1, lied: 4, ..counted(1, 1, 1) });
+    assert_eq!(counts, Counts { asked: 5, refused: 1, lied: 4, released: 4, ..counted(1, 1, 1) });
 }
 
 #[test]

@@ -11,13 +11,16 @@ use super::super::client::Raw;
 use super::super::logs::GAP;
 use super::super::peer::{Cast, Peer};
 use super::super::report::Report;
-use super::super::session::{Netio, Session};
+use super::super::session::{Netio, SAMPLE, Session};
 use super::control::{STATUS, accepted, connected};
-use super::{Parameters, classification, ensure, subscribers, told, unload};
+use super::{Parameters, classification, ensure, left_behind, subscribers, told, unload, vendors};
 
 /// Sessions that are open at each unload: two that have asked, one that follows events and does not read, one that has not
 /// said who it is.
 const SESSIONS: usize = 4;
+
+/// In every cycle of such a number the sample of a vendor's driver is loaded, too, and unloaded after weir.
+const VENDOR: u32 = 4;
 
 pub fn cycles(run: &Run, count: u32, report: &mut Report) {
     let logs = run.logs.join("cycles");
@@ -32,6 +35,7 @@ fn under_load(run: &Run, count: u32, logs: PathBuf, report: &mut Report) -> Resu
     let parameters = Parameters { shutdown_milliseconds: 300, ..Parameters::new(run)? };
     parameters.configure(&session)?;
     session.create_service()?;
+    session.add_driver(SAMPLE, &run.files.sample)?;
     let begin = Instant::now();
     let mut callbacks = 0;
     for number in 1..=count {
@@ -58,12 +62,19 @@ fn under_load(run: &Run, count: u32, logs: PathBuf, report: &mut Report) -> Resu
 /// One cycle; how many extension callbacks it has seen.
 ///
 /// In every other one the platform deletes flow contexts on a thread of its own, later than it is asked to; in every
-/// fifth the filtering engine is about to stop when the driver is unloaded.
+/// fifth the filtering engine is about to stop when the driver is unloaded. Extension callbacks come from WSK and from vendors'
+/// modules, which in every other cycle have both interfaces.
 fn cycle(session: &mut Session, parameters: &Parameters, cast: &Cast, number: u32) -> Result<u64, String> {
     session.events.mark()?;
     session.load()?;
     session.events.one("FiltersInForce", |_| true)?;
     session.events.one("ControlListening", |_| true)?;
+    let vendor = number.is_multiple_of(VENDOR);
+    if vendor {
+        session.load_driver(SAMPLE)?;
+    }
+    let mut netio = session.drive("netio")?;
+    vendors::call_back(&mut netio, number)?;
     let mut peers: Vec<Peer> = Vec::new();
     for keys in [&cast.operator, &cast.observer] {
         let mut peer = connected(session, cast, keys, parameters.port)?;
@@ -72,7 +83,9 @@ fn cycle(session: &mut Session, parameters: &Parameters, cast: &Cast, number: u3
     }
     let mut others: Vec<Raw> = vec![subscribers::stalled(cast, parameters.port)?];
     others.push(accepted(session, parameters.port)?.0);
-    session.events.several("an extension callback", 1, |event| event.is("ExtensionCallback"))?;
+    for provider in ["wsk", "nmr"] {
+        session.events.one("ExtensionCallback", |event| event.text("provider") == provider)?;
+    }
     let mut channel = session.drive("fwpkclnt")?;
     channel.ask(json!({ "op": "asynchronous_delete", "on": number.is_multiple_of(2) }))?;
     classification::keep_alive(&mut channel)?;
@@ -80,6 +93,11 @@ fn cycle(session: &mut Session, parameters: &Parameters, cast: &Cast, number: u3
         channel.ask(json!({ "op": "bfe", "state": "stop_pending" }))?;
     }
     unload(session)?;
+    if vendor {
+        vendors::are_alone(&mut netio)?;
+        session.unload_driver(SAMPLE)?;
+        left_behind(session, SAMPLE, (number / VENDOR) as usize)?;
+    }
     for (begun, ended) in [("ControlAccepted", "ControlClosed"), ("ExtensionRegistered", "ExtensionDetached")]
     {
         let (begun_count, ended_count) = (session.events.count(begun)?, session.events.count(ended)?);

@@ -4,8 +4,9 @@ use super::super::Run;
 use super::super::client::free_port;
 use super::super::peer::{self, Peer};
 use super::super::report::Report;
-use super::super::session::Session;
+use super::super::session::{LABEL_V1, Session};
 use super::control::{STATUS, hang_up, items, sessions};
+use super::extensions::{ALL, NOT_SUPPORTED, all_granted, answer, registered, sockets};
 use super::{Parameters, ensure, load, unload};
 
 pub fn run(session: &mut Session, run: &Run, report: &mut Report) -> Result<(), String> {
@@ -17,6 +18,8 @@ pub fn run(session: &mut Session, run: &Run, report: &mut Report) -> Result<(), 
     session.events.one("ControlDialFailed", |_| true)?;
     report.held("a controller that is not there is told of");
 
+    let mut netio = session.drive("netio")?;
+    answer(&mut netio, LABEL_V1, "grant")?;
     let listener = peer::listen(port)?;
     let mut controller = Peer::accept(cast, &cast.controller, &listener)?;
     let listed = controller.list(sessions)?;
@@ -25,6 +28,15 @@ pub fn run(session: &mut Session, run: &Run, report: &mut Report) -> Result<(), 
         .any(|session| session["dialled"] == true && session["peer"] == "controller");
     ensure(dialled, || format!("the controller's session is not listed: {listed}"))?;
     report.held("the driver calls its controller, which asks over that connection");
+    for (interface, _) in ALL {
+        registered(session, controller.session(), interface, "wsk")?;
+    }
+    let sockets = sockets(&mut netio)?;
+    let dialled: Vec<_> = sockets.iter().filter(|socket| socket["kind"] == "dialled").collect();
+    let [dialled] = dialled[..] else { return Err(format!("not one dialled socket: {sockets:?}")) };
+    all_granted(dialled)?;
+    answer(&mut netio, LABEL_V1, NOT_SUPPORTED)?;
+    report.held("the socket that it has dialled was asked once for each extension interface, and has it with its events on");
 
     hang_up(controller);
     let impostor = Peer::accept(cast, &cast.stranger, &listener).err();

@@ -11,6 +11,7 @@ mod keys;
 mod policy;
 mod settings;
 mod subscribers;
+mod vendors;
 mod wine_netio;
 
 pub use cycles::cycles;
@@ -28,7 +29,7 @@ use super::events::Event;
 use super::logs::GAP;
 use super::registry::{GUARDED, Value};
 use super::report::Report;
-use super::session::{Netio, Session};
+use super::session::{Netio, SERVICE, Session};
 use super::wait;
 
 /// What the driver decides by. The addresses and ports are those of `classification`.
@@ -190,19 +191,23 @@ fn unload(session: &mut Session) -> Result<(), String> {
 
 /// Waits until the stand-in says what the driver has left behind, which must be nothing.
 fn left(session: &mut Session) -> Result<(), String> {
-    const SAID: &str = "weir.sys is unloaded; left behind: ";
-    let path = session.logs.join("fwpkclnt.log");
     session.unloads += 1;
-    let number = session.unloads;
+    left_behind(session, SERVICE, session.unloads)
+}
+
+/// The same of any driver, and of its unload of that number.
+fn left_behind(session: &Session, driver: &str, number: usize) -> Result<(), String> {
+    let path = session.logs.join("fwpkclnt.log");
+    let said = format!(" {driver}.sys is unloaded; left behind: ");
     let said = wait::until("the stand-in's word of the unload", Duration::from_secs(10), || {
         let log = std::fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))?;
         Ok(log
             .lines()
-            .filter_map(|line| line.split_once(SAID))
+            .filter_map(|line| line.split_once(&said))
             .nth(number - 1)
             .map(|(_, left)| left.to_owned()))
     })?;
-    ensure(said.trim() == "0", || format!("the driver left {said} objects behind: see {}", path.display()))
+    ensure(said.trim() == "0", || format!("{driver} left {said} objects behind: see {}", path.display()))
 }
 
 /// An outcome; of a failure, with what the logs tell of a crash, which may be its cause.
@@ -251,6 +256,7 @@ pub fn stand_ins(run: &Run, report: &mut Report) {
     let _told = report.phase("calls that fail", |report| faults::run(session, run, &parameters, report));
     let _told = report.phase("policies from remote", |report| policy::run(session, run, report));
     let _told = report.phase("a controller that is called", |report| dial::run(session, run, report));
+    let _told = report.phase("vendors' modules", |report| vendors::run(session, run, report));
     let _told = report.phase("the driver's key", |report| keys::run(session, run, report));
     let _told = report.phase("settings", |report| settings::run(session, run, report));
     let _told = report.phase("unload", |report| {

@@ -3,10 +3,12 @@
 
 use std::path::PathBuf;
 
+use super::super::events::Event;
 use super::super::report::Report;
-use super::super::session::{Netio, Session};
+use super::super::session::{CONNECTION_V1, LABEL_V1, Netio, Session};
 use super::super::{Run, logs};
 use super::control::{STATUS, connected, hang_up, items, sessions};
+use super::extensions::{is_of, registered};
 use super::{Parameters, classification, ensure, load, subscribers, told, unload};
 
 /// STATUS_NOT_IMPLEMENTED.
@@ -34,7 +36,9 @@ pub fn wine_netio(run: &Run, report: &mut Report) {
 
 fn alone(run: &Run, logs: PathBuf, report: &mut Report) -> Result<(), String> {
     let mut session = Session::start(&run.wine, &run.prefix, &run.files, Netio::Wine, logs)?;
-    let parameters = Parameters::new(run)?;
+    // Its Nmr functions are stubs: a call of one is an exception that ends the process.
+    let extensions = [CONNECTION_V1, LABEL_V1].map(|npi| format!("{{{npi}}}=optional;providers=wsk,builtin"));
+    let parameters = Parameters { extensions: extensions.into(), ..Parameters::new(run)? };
     load(&mut session, &parameters, 0, report)?;
     let degraded = session.events.one("Degraded", |event| event.text("part") == "control events")?;
     ensure(degraded.status() == Some(NOT_IMPLEMENTED), || format!("{degraded:?}"))?;
@@ -54,6 +58,16 @@ fn alone(run: &Run, logs: PathBuf, report: &mut Report) -> Result<(), String> {
         session.events.one("ControlClosed", |event| event.number("session") == Some(number))?;
     }
     let mut peer = connected(&mut session, cast, &cast.operator, parameters.port)?;
+    let number = peer.session();
+    registered(&mut session, number, CONNECTION_V1, "builtin")?;
+    let own = |event: &Event| is_of(event, number, CONNECTION_V1) && event.text("provider") == "builtin";
+    session.events.one("ExtensionCallback", own)?;
+    session.events.one("ExtensionRefused", |event| is_of(event, number, LABEL_V1))?;
+    let failed = session.events.count("ExtensionFailed")?;
+    ensure(failed == 0, || format!("{failed} registrations have failed"))?;
+    report.held(
+        "it registers no extensions: weir's own provider gives connection_v1, nobody gives label_v1, and that is told",
+    );
     let more = super::super::policy(super::POLICY)?;
     let generation = peer.apply(&more, 60)?;
     ensure(generation > 1, || format!("generation {generation}"))?;
