@@ -783,6 +783,7 @@ impl Session {
         }
         self.phase.store(Phase::Closing as u8, Ordering::Relaxed);
         self.deadline.store(u64::MAX, Ordering::Relaxed);
+        self.sample_at.store(u64::MAX, Ordering::Relaxed);
         self.attached.over(passive, why.reason());
         self.socket.close(passive);
     }
