@@ -58,6 +58,12 @@ pub mod dispatch;
 pub mod driver;
 #[cfg(kernel)]
 pub mod ext;
+/// Its lock-free state machines, for their models.
+#[cfg(all(loom, test, not(kernel)))]
+mod ext {
+    mod door;
+    mod gate;
+}
 #[cfg(kernel)]
 pub mod flow;
 #[cfg(kernel)]

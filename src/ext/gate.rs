@@ -2,19 +2,15 @@
 //!
 //! A word of atomics: the slot's generation, whether it is open, and how many callbacks are inside. A callback that
 //! comes with another generation, or after the gate was shut, is turned away without touching the slot; a slot is
-//! used again only when nobody is inside. Any IRQL; nothing waits but [`Gate::drain`].
+//! used again only when nobody is inside. Any IRQL; nothing waits.
 
-use crate::kernel::irql::Passive;
-use crate::kernel::time::{self, Interval};
-use core::sync::atomic::{AtomicU64, Ordering};
+use crate::ring::sync::{AtomicU64, Ordering};
 
 /// Bits of a generation that fit beside the address of a 64-byte aligned slot.
 pub(super) const TAG_BITS: u32 = 6;
 const TAG_MASK: u64 = (1 << TAG_BITS) - 1;
 const OPEN: u64 = 1 << TAG_BITS;
 const ONE_INSIDE: u64 = 1 << 32;
-/// How long [`Gate::drain`] waits between looks.
-const PAUSE: Interval = Interval::from_micros(50);
 
 /// See the module. One opens, shuts and drains it; anybody enters.
 pub(super) struct Gate(AtomicU64);
@@ -40,7 +36,7 @@ impl Tag {
 
 impl Gate {
     /// A shut gate.
-    pub(super) const fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self(AtomicU64::new(0))
     }
 
@@ -89,11 +85,9 @@ impl Gate {
         Tag::of(self.0.load(Ordering::Relaxed))
     }
 
-    /// Waits until nobody is inside. What callbacks do inside is short and waits for nothing.
-    pub(super) fn drain(&self, passive: &Passive) {
-        while self.0.load(Ordering::Acquire) >= ONE_INSIDE {
-            time::delay(passive, PAUSE);
-        }
+    /// Whether nobody is inside.
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.load(Ordering::Acquire) < ONE_INSIDE
     }
 
     /// Whether the gate is shut and nobody is inside: the slot can be used again.
@@ -107,7 +101,7 @@ impl Gate {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct TurnedAway;
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
 
@@ -147,5 +141,50 @@ mod tests {
             assert_eq!(Tag::from_address(0x7F00_1240 | tag.get()), tag);
             gate.shut();
         }
+    }
+}
+
+#[cfg(all(test, loom))]
+mod loom_models {
+    use super::*;
+    use loom::cell::UnsafeCell;
+    use loom::sync::Arc;
+    use loom::thread;
+
+    /// A callback reads what the slot's owner writes before the gate opens, and after it was shut and is empty.
+    #[test]
+    fn loom_nobody_is_inside_when_the_slot_is_used_again() {
+        loom::model(|| {
+            let shared = Arc::new((Gate::new(), UnsafeCell::new(0_u32)));
+            shared.1.with_mut(|value| {
+                // SAFETY: the gate has not been opened.
+                unsafe { *value = 1 };
+            });
+            let tag = shared.0.open();
+            let callbacks: [_; 2] = core::array::from_fn(|_| {
+                let shared = Arc::clone(&shared);
+                thread::spawn(move || {
+                    let (gate, slot) = &*shared;
+                    if gate.enter(tag).is_ok() {
+                        // SAFETY: inside.
+                        slot.with(|value| assert_eq!(unsafe { *value }, 1));
+                        gate.leave();
+                    }
+                })
+            });
+            let (gate, slot) = &*shared;
+            gate.shut();
+            while !gate.is_empty() {
+                thread::yield_now();
+            }
+            slot.with_mut(|value| {
+                // SAFETY: shut, and nobody inside.
+                unsafe { *value = 2 };
+            });
+            assert_ne!(gate.open(), tag);
+            for callback in callbacks {
+                callback.join().unwrap();
+            }
+        });
     }
 }

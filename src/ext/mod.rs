@@ -45,6 +45,7 @@
 mod builtin;
 mod callback;
 pub mod connection_v1;
+mod door;
 mod events;
 mod gate;
 mod interface;

@@ -9,8 +9,9 @@
 //! - NmrDeregisterClient starts the detaching of all, NmrWaitForClientDeregisterComplete waits for its end.
 //!
 //! A module's place is used again for another module; a [`Key`] names the module by place and generation. Its functions
-//! are called inside its gate ([`Module::enter`]) only.
+//! are called inside its [`Door`] only.
 
+use super::door::{Door, Shut};
 use super::module::{
     EXTENSION_CONNECTION, EXTENSION_MODULE_CLIENT_DISPATCH, EXTENSION_MODULE_PROVIDER_DISPATCH,
     EXTENSION_MODULE_V1,
@@ -36,18 +37,6 @@ use core::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 
 /// The most modules for an interface at a time.
 pub(super) const MODULES: usize = 4;
-
-/// Somebody has the place.
-const TAKEN: u64 = 1;
-/// The module's functions may be called.
-const OPEN: u64 = 1 << 1;
-/// The registrar has asked weir to detach.
-const LEAVING: u64 = 1 << 2;
-/// That was answered with STATUS_PENDING.
-const PENDING: u64 = 1 << 3;
-const ONE_INSIDE: u64 = 1 << 8;
-const INSIDE: u64 = 0xFFFF << 8;
-const GENERATION: u32 = 32;
 
 /// weir, as a module: {3B8A04C9-7A0E-4B0B-9C2C-5D8E5A0F64D1}.
 static MODULE_ID: NPI_MODULEID = NPI_MODULEID {
@@ -86,19 +75,18 @@ impl Key {
     pub(super) const NOBODY: Self = Self { place: u8::MAX, generation: 0 };
 
     pub(super) const fn to_u64(self) -> u64 {
-        (self.place as u64) << GENERATION | self.generation as u64
+        (self.place as u64) << 32 | self.generation as u64
     }
 
     #[allow(clippy::cast_possible_truncation, reason = "the halves of the word")]
     pub(super) const fn from_u64(word: u64) -> Self {
-        Self { place: (word >> GENERATION) as u8, generation: word as u32 }
+        Self { place: (word >> 32) as u8, generation: word as u32 }
     }
 }
 
 /// A place for a module.
 pub(super) struct Module {
-    /// Bits, callbacks inside, generation.
-    word: AtomicU64,
+    door: Door,
     binding: AtomicPtr<c_void>,
     /// The provider's binding context.
     context: AtomicPtr<c_void>,
@@ -108,15 +96,15 @@ pub(super) struct Module {
     client: AtomicPtr<Client>,
 }
 
-/// Being inside a module's gate: its functions, those for its connections included, may be called.
+/// Being inside a module's door: its functions, those for its connections included, may be called.
 pub(super) struct Inside<'m> {
     module: &'m Module,
 }
 
 impl Module {
-    const fn new() -> Self {
+    fn new() -> Self {
         Self {
-            word: AtomicU64::new(0),
+            door: Door::new(),
             binding: AtomicPtr::new(null_mut()),
             context: AtomicPtr::new(null_mut()),
             dispatch: AtomicPtr::new(null_mut()),
@@ -125,74 +113,9 @@ impl Module {
         }
     }
 
-    #[allow(clippy::cast_possible_truncation, reason = "the upper half of the word")]
-    const fn generation(word: u64) -> u32 {
-        (word >> GENERATION) as u32
-    }
-
-    /// Takes the place for another module, if nobody has it.
-    fn take(&self) -> bool {
-        let taken = self.word.try_update(Ordering::AcqRel, Ordering::Relaxed, |word| {
-            let generation = u64::from(Self::generation(word).wrapping_add(1));
-            (word & TAKEN == 0).then_some(generation << GENERATION | TAKEN)
-        });
-        taken.is_ok()
-    }
-
-    fn open(&self) {
-        self.word.fetch_or(OPEN, Ordering::Release);
-    }
-
-    /// Gives the place up: nobody calls either side.
-    fn vacate(&self) {
-        self.word.fetch_and(!(TAKEN | OPEN | LEAVING | PENDING), Ordering::Release);
-    }
-
-    /// Whether it is that module, and its functions may be called.
-    fn is_open(&self, generation: u32) -> bool {
-        let word = self.word.load(Ordering::Acquire);
-        word & (OPEN | LEAVING) == OPEN && Self::generation(word) == generation
-    }
-
-    /// Whether it is that module, which may still be on its way out.
-    fn is_bound(&self, generation: u32) -> bool {
-        let word = self.word.load(Ordering::Acquire);
-        word & TAKEN != 0 && Self::generation(word) == generation
-    }
-
-    /// Passes the module's gate.
+    /// Passes the module's door.
     fn enter(&self, generation: u32) -> Option<Inside<'_>> {
-        let entered = self.word.try_update(Ordering::Acquire, Ordering::Relaxed, |word| {
-            let open = word & (OPEN | LEAVING) == OPEN && Self::generation(word) == generation;
-            (open && word & INSIDE != INSIDE).then_some(word.wrapping_add(ONE_INSIDE))
-        });
-        entered.ok().map(|_| Inside { module: self })
-    }
-
-    fn leave(&self) {
-        let last = |word: u64| word & (INSIDE | PENDING) == ONE_INSIDE | PENDING;
-        let step = |word: u64| {
-            let left = word.wrapping_sub(ONE_INSIDE);
-            if last(word) { left & !PENDING } else { left }
-        };
-        let before = match self.word.try_update(Ordering::AcqRel, Ordering::Relaxed, |word| Some(step(word)))
-        {
-            Ok(before) | Err(before) => before,
-        };
-        if last(before) {
-            // SAFETY: the registrar's handle, whose detach was answered with STATUS_PENDING; completed once.
-            unsafe { NmrClientDetachProviderComplete(self.binding.load(Ordering::Relaxed)) };
-        }
-    }
-
-    /// Lets nobody in any more; whether nobody is inside.
-    fn shut(&self) -> bool {
-        let step = |word: u64| word | LEAVING | if word & INSIDE == 0 { 0 } else { PENDING };
-        let before = match self.word.try_update(Ordering::AcqRel, Ordering::Relaxed, |word| Some(step(word)))
-        {
-            Ok(before) | Err(before) => before,
-        };
-        before & INSIDE == 0
+        self.door.enter(generation).then_some(Inside { module: self })
     }
 
     fn set_id(&self, id: Guid) {
@@ -238,7 +161,7 @@ impl Inside<'_> {
     ) -> Result<ExtensionProvider> {
         let function = self.table().and_then(|table| table.AttachConnection).ok_or(Status::NOT_SUPPORTED)?;
         let mut provider = ExtensionProvider { context: null_mut(), dispatch: null() };
-        // SAFETY: inside the gate, at PASSIVE_LEVEL; the caller's promise.
+        // SAFETY: inside the door, at PASSIVE_LEVEL; the caller's promise.
         let status = unsafe {
             function(
                 self.module.context.load(Ordering::Relaxed),
@@ -260,14 +183,17 @@ impl Inside<'_> {
     pub(super) unsafe fn detach(&self, _passive: &Passive, provider_context: PVOID) -> Status {
         let function = self.table().and_then(|table| table.DetachConnection);
         let Some(function) = function else { return Status::NOT_SUPPORTED };
-        // SAFETY: inside the gate, at PASSIVE_LEVEL; the caller's promise.
+        // SAFETY: inside the door, at PASSIVE_LEVEL; the caller's promise.
         Status(unsafe { function(provider_context) })
     }
 }
 
 impl Drop for Inside<'_> {
     fn drop(&mut self) {
-        self.module.leave();
+        if self.module.door.leave() {
+            // SAFETY: the registrar's handle, whose detach was answered with STATUS_PENDING; completed once.
+            unsafe { NmrClientDetachProviderComplete(self.module.binding.load(Ordering::Relaxed)) };
+        }
     }
 }
 
@@ -291,7 +217,7 @@ unsafe impl Send for Client {}
 impl Client {
     pub(super) fn new(row: &Row) -> Self {
         Self {
-            modules: [const { Module::new() }; MODULES],
+            modules: core::array::from_fn(|_| Module::new()),
             characteristics: UnsafeCell::new(MaybeUninit::uninit()),
             handle: AtomicPtr::new(null_mut()),
             home: AtomicPtr::new(null_mut()),
@@ -322,8 +248,8 @@ impl Client {
     /// The modules that are attached.
     pub(super) fn keys(&self) -> impl Iterator<Item = Key> {
         (0_u8..).zip(&self.modules).filter_map(|(place, module)| {
-            let generation = Module::generation(module.word.load(Ordering::Acquire));
-            module.is_open(generation).then_some(Key { place, generation })
+            let generation = module.door.generation();
+            module.door.is_open(generation).then_some(Key { place, generation })
         })
     }
 
@@ -331,24 +257,24 @@ impl Client {
         self.modules.get(usize::from(key.place))
     }
 
-    /// Passes a module's gate; `None`: it is leaving, or has left.
+    /// Passes a module's door; `None`: it is leaving, or has left.
     pub(super) fn enter(&self, key: Key) -> Option<Inside<'_>> {
         self.module(key)?.enter(key.generation)
     }
 
     /// Whether a module's functions may be called.
     pub(super) fn is_open(&self, key: Key) -> bool {
-        self.module(key).is_some_and(|module| module.is_open(key.generation))
+        self.module(key).is_some_and(|module| module.door.is_open(key.generation))
     }
 
     /// Whether a module may still call: it has not been cleaned up after.
     pub(super) fn is_bound(&self, key: Key) -> bool {
-        self.module(key).is_some_and(|module| module.is_bound(key.generation))
+        self.module(key).is_some_and(|module| module.door.is_bound(key.generation))
     }
 
     /// A module's identifier.
     pub(super) fn id(&self, key: Key) -> Option<Guid> {
-        self.module(key).filter(|module| module.is_bound(key.generation)).map(Module::id)
+        self.module(key).filter(|module| module.door.is_bound(key.generation)).map(Module::id)
     }
 
     /// Registers weir with the registrar. Modules come from now on, from within this call too.
@@ -400,13 +326,13 @@ impl Client {
         // The registrar's wait has no bound, and there is no way back: weir's callbacks must not go while a module may
         // call them. So it is told who holds weir up.
         for _ in 0..PATIENCE {
-            if self.modules.iter().all(|module| module.word.load(Ordering::Acquire) & TAKEN == 0) {
+            if self.modules.iter().all(|module| !module.door.is_taken()) {
                 break;
             }
             time::delay(passive, PAUSE);
         }
         for module in &self.modules {
-            if module.word.load(Ordering::Acquire) & TAKEN != 0 {
+            if module.door.is_taken() {
                 let operation = "a vendor's module does not detach";
                 trace::emit(&trace::Event::Fault { operation, status: Status::PENDING.into() });
             }
@@ -434,7 +360,7 @@ unsafe extern "system" fn attach_provider(
     let interface = client.interface;
     // SAFETY: the registrar's structure, valid for the call.
     let id = unsafe { module_id(ProviderRegistrationInstance) };
-    let Some(module) = client.modules.iter().find(|module| module.take()) else {
+    let Some(module) = client.modules.iter().find(|module| module.door.take()) else {
         trace::emit(&trace::Event::ExtensionProviderAttached { interface, module: id, usable: false });
         return STATUS_NOINTERFACE;
     };
@@ -453,7 +379,7 @@ unsafe extern "system" fn attach_provider(
         )
     };
     if status != STATUS_SUCCESS {
-        module.vacate();
+        module.door.vacate();
         return status;
     }
     let dispatch = dispatch.cast_mut().cast::<EXTENSION_MODULE_PROVIDER_DISPATCH>();
@@ -463,7 +389,7 @@ unsafe extern "system" fn attach_provider(
     if usable {
         module.context.store(context, Ordering::Relaxed);
         module.dispatch.store(dispatch, Ordering::Relaxed);
-        module.open();
+        module.door.open();
         client.changed();
     }
     status
@@ -513,10 +439,13 @@ unsafe extern "system" fn detach_provider(ClientBindingContext: PVOID) -> NTSTAT
     };
     let Some(client) = module.client() else { return STATUS_SUCCESS };
     let event = trace::Event::ExtensionProviderDetached { interface: client.interface, module: module.id() };
-    let nobody_inside = module.shut();
+    let shut = module.door.shut();
     trace::emit(&event);
     client.changed();
-    if nobody_inside { STATUS_SUCCESS } else { STATUS_PENDING }
+    match shut {
+        Shut::Empty => STATUS_SUCCESS,
+        Shut::PutOff => STATUS_PENDING,
+    }
 }
 
 /// NPI_CLIENT_CLEANUP_BINDING_CONTEXT_FN. IRQL <= DISPATCH_LEVEL.
@@ -525,7 +454,7 @@ unsafe extern "system" fn clean_up(ClientBindingContext: PVOID) {
     // SAFETY: the binding's context: a place in the block.
     let Some(module) = (unsafe { ClientBindingContext.cast::<Module>().as_ref() }) else { return };
     let client = module.client();
-    module.vacate();
+    module.door.vacate();
     if let Some(client) = client {
         client.changed();
     }
@@ -534,27 +463,6 @@ unsafe extern "system" fn clean_up(ClientBindingContext: PVOID) {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_module_is_entered_while_it_is_there_by_its_own_key() {
-        let module = Module::new();
-        assert!(module.take());
-        assert!(!module.take());
-        let first = Module::generation(module.word.load(Ordering::Relaxed));
-        assert!(module.enter(first).is_none(), "not open yet");
-        module.open();
-        let inside = module.enter(first);
-        assert!(inside.is_some());
-        drop(inside);
-        assert!(module.shut(), "nobody is inside");
-        assert!(module.enter(first).is_none());
-        assert!(module.is_bound(first));
-        module.vacate();
-        assert!(!module.is_bound(first));
-        assert!(module.take());
-        module.open();
-        assert!(module.enter(first).is_none(), "another module has the place");
-    }
 
     #[test]
     fn a_key_survives_the_way_through_a_word() {

@@ -11,7 +11,9 @@ use super::gate::{Gate, TAG_BITS};
 use super::modules::{Key, MODULES};
 use super::sockets::Sockets;
 use crate::kernel::Status;
+use crate::kernel::irql::Passive;
 use crate::kernel::lock::SpinLock;
+use crate::kernel::time::{self, Interval};
 use crate::ring::{Link, Linked};
 use crate::sys::nt::PVOID;
 use crate::trace::events::Provider;
@@ -90,6 +92,9 @@ pub(super) const ENDED: u8 = 2;
 pub(super) const LEAVING: u8 = 4;
 /// More waits to be sent than its mark, it says.
 pub(super) const ABOVE: u8 = 8;
+
+/// How long [`Part::shut`] waits between looks.
+const PAUSE: Interval = Interval::from_micros(50);
 
 /// A socket's part for a provider.
 #[repr(C, align(64))]
@@ -199,6 +204,14 @@ impl Part {
     pub(super) fn provider(&self) -> Option<ExtensionProvider> {
         // SAFETY: written before the state became Granted; written again by the thread that ended it in between.
         (self.state() == State::Granted).then(|| unsafe { *self.provider.get() })
+    }
+
+    /// Lets nobody in any more, and waits until nobody is inside: what callbacks do there is short, and waits for nothing.
+    pub(super) fn shut(&self, passive: &Passive) {
+        self.gate.shut();
+        while !self.gate.is_empty() {
+            time::delay(passive, PAUSE);
+        }
     }
 
     /// Takes what is to be told, of `flags`.

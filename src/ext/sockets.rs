@@ -490,8 +490,7 @@ impl Attached {
         if let Ok(provider) = outcome {
             part.grant(provider);
         } else {
-            part.gate.shut();
-            part.gate.drain(passive);
+            part.shut(passive);
             part.set(State::Idle, Status::SUCCESS);
         }
         self.asked(Kind::Wsk, line.row, outcome.map(|_| ()))?;
@@ -543,8 +542,7 @@ impl Attached {
             // SAFETY: exactly STATUS_SUCCESS: the provider's table for this interface, or NULL.
             let usable = unsafe { is_usable(interface, provider) };
             if !usable {
-                part.gate.shut();
-                part.gate.drain(passive);
+                part.shut(passive);
                 Self::detach(passive, part, &inside, provider.context);
             }
             if usable { Ok(provider) } else { Err(Status::INVALID_PARAMETER) }
@@ -553,8 +551,7 @@ impl Attached {
         match outcome {
             Ok(provider) => part.grant(provider),
             Err(status) => {
-                part.gate.shut();
-                part.gate.drain(passive);
+                part.shut(passive);
                 let state = if is_unsupported(status) { State::Refused } else { State::Failed };
                 part.set(state, status);
             }
@@ -596,8 +593,7 @@ impl Attached {
     /// Ends a part while modules may come back: its callbacks hit nothing from here on.
     fn end_part(&self, passive: &Passive, line: &Line<'_>, part: &Part) {
         let provider = part.provider();
-        part.gate.shut();
-        part.gate.drain(passive);
+        part.shut(passive);
         part.flags.fetch_or(ENDED, Ordering::Relaxed);
         part.set(State::Detached, Status::SUCCESS);
         count(&self.sockets.counters.detached);

@@ -11,7 +11,7 @@ mod loom_models;
 mod processor;
 mod record;
 mod rings;
-mod sync;
+pub(crate) mod sync;
 
 pub use dispatcher::{Bounds, Dispatcher, Handler, Record, Summary};
 pub use life::{LifeCycle, Link, Linked, NoObject};
