@@ -20,7 +20,7 @@ fn zeros(length: usize) -> Vec<u8> {
 }
 
 /// Bytes that look like text, like nothing, like numbers.
-fn fillings(length: usize) -> [Vec<u8>; 5] {
+fn fillings(length: usize) -> [Vec<u8>; 6] {
     let repeat = |pattern: &[u8]| pattern.iter().copied().cycle().take(length).collect();
     [
         zeros(length),
@@ -28,6 +28,10 @@ fn fillings(length: usize) -> [Vec<u8>; 5] {
         repeat(&[b'a', 0]),
         repeat(&[0, 0xd8]),
         repeat(&utf16("{5ee5d4f1-9929-4633-8368-7bc7438b4140}=required\0")),
+        repeat(&utf16(
+            "{00000000-0000-0000-0000-000000000001}=off;events=0x1f;providers=nmr,wsk;speaks=\
+             {5ee5d4f1-9929-4633-8368-7bc7438b4140}\0",
+        )),
     ]
 }
 

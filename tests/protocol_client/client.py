@@ -258,7 +258,16 @@ def drive(client):
     assert counters["connections.tracked"] == status[10], counters
     sessions = gather(client, 5, 7)
     assert any(row[0] == welcome[2] and row[6] == welcome[3] for row in sessions), sessions
-    assert all(len(row[1]) == 16 for row in gather(client, 6, 8))
+    extensions = gather(client, 6, 8)
+    assert all(len(row[1]) == 16 and row[7] in (0, 1, 2) for row in extensions)
+    assert all((row[0] == 0) == (row[7] == 0) for row in extensions), extensions
+    asked = {0: welcome[2], 1: CONNECTION_V1}
+    if any(row[0] == welcome[2] and row[1] == CONNECTION_V1 and row[2] == 0 for row in extensions):
+        sample = client.ask(8, asked, 50)
+        assert sample[0] > 0 and sample[1] > 0 and sample[3] in (0, 1, 2), sample
+    else:
+        assert client.refused(8, asked, 50)[0] == ERRORS["not-found"]
+    assert client.refused(9, {0: welcome[2], 1: bytes(16), 2: 1}, 51)[0] == ERRORS["not-found"]
     connections = gather(client, 7, 9)
     assert len(connections) == status[10] == len({row[0] for row in connections})
     assert all(len(row[3]) in (4, 16) and len(row[3]) == len(row[5]) for row in connections)
