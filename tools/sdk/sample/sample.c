@@ -217,9 +217,11 @@ static void ConnectionTick(CONNECTION *Connection)
         Client->Metric(Connection->Client, &Metric);
     }
     if ((Connection->EventMask & CONNECTION_EVENT_VENDOR) != 0) {
-        UINT64 Data[2] = { Connection->Session, Connection->Ticks };
+        UINT64 Data[2];
 
         C_ASSERT(sizeof(Data) <= CONNECTION_VENDOR_DATA_MAX);
+        Data[0] = Connection->Session;
+        Data[1] = Connection->Ticks;
         Client->Vendor(Connection->Client, SAMPLE_VENDOR_TICK, Data, sizeof(Data));
     }
 }

@@ -28,6 +28,8 @@ enum Command {
     Test(test::TestArgs),
     /// Builds the driver's image, weir.sys, into target/dist
     ///
+    /// And beside it the sample of a vendor's driver, weirsample.sys (tools/sdk).
+    ///
     /// Needs no Windows and no WDK: headers come from mingw-w64, import libraries from the exports that the
     /// project knows. What is missing is installed by apt and rustup, or named with the exact command.
     /// Exit code: 0 done; 1 something failed or is missing; 2 usage.
