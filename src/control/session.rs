@@ -158,6 +158,8 @@ pub struct Session {
     peer: AtomicU8,
     /// [`END_OURS`] and so on. The worker's.
     ended: AtomicU8,
+    /// Why it ends, as `connection_v1` tells it. The worker's.
+    reason: AtomicU32,
     /// When an end that is under way, or a handshake, is cut short. The worker's.
     deadline: AtomicU64,
     status: AtomicI32,
@@ -317,6 +319,7 @@ impl Session {
             phase: AtomicU8::new(Phase::New as u8),
             peer: AtomicU8::new(NOBODY),
             ended: AtomicU8::new(0),
+            reason: AtomicU32::new(0),
             deadline: AtomicU64::new(u64::MAX),
             status: AtomicI32::new(Status::SUCCESS.0),
             broken: AtomicI32::new(Status::SUCCESS.0),
@@ -765,12 +768,18 @@ impl Session {
             return;
         }
         this.phase.store(Phase::Ending as u8, Ordering::Relaxed);
-        this.status.store(why.status().0, Ordering::Relaxed);
+        this.ends_because(why);
         this.bound_by(bound);
         let graceful = !this.shared.by_request.load(Ordering::Relaxed);
         if !graceful || !this.socket.disconnect(passive, this) {
             this.close(passive, why);
         }
+    }
+
+    /// What comes after is a consequence.
+    fn ends_because(&self, why: End) {
+        self.status.store(why.status().0, Ordering::Relaxed);
+        self.reason.store(why.reason(), Ordering::Relaxed);
     }
 
     /// Closes the socket. A connection that has not ended in good order is aborted by that.
@@ -779,12 +788,12 @@ impl Session {
             return;
         }
         if self.phase() != Phase::Ending {
-            self.status.store(why.status().0, Ordering::Relaxed);
+            self.ends_because(why);
         }
         self.phase.store(Phase::Closing as u8, Ordering::Relaxed);
         self.deadline.store(u64::MAX, Ordering::Relaxed);
         self.sample_at.store(u64::MAX, Ordering::Relaxed);
-        self.attached.over(passive, why.reason());
+        self.attached.over(passive, self.reason.load(Ordering::Relaxed));
         self.socket.close(passive);
     }
 
