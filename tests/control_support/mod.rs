@@ -178,10 +178,16 @@ impl Plane {
 
     /// A machine that listens to what is told.
     pub fn prepare(sim: ntsim::Sim) -> Self {
+        Self::prepare_heard(sim, |_| ())
+    }
+
+    /// The same, with another one who hears every event.
+    pub fn prepare_heard(sim: ntsim::Sim, hear: impl Fn(&Event<'_>) + Send + Sync + 'static) -> Self {
         let log = Log::default();
         let sink = sink::install(Level::Verbose, Keywords::all(), {
             let log = Arc::clone(&log);
             move |event| {
+                hear(event);
                 if let Some(told) = told(event) {
                     log.lock().unwrap_or_else(PoisonError::into_inner).push(told);
                 }

@@ -117,6 +117,10 @@ fn steps(area: Area) -> Vec<Step> {
                 "cargo test --locked -p weir --test ext",
             ),
             step(
+                "providers of every kind come, answer, storm and go, in 6000 schedules by seed (about a minute)",
+                "cargo test --locked -p weir --test ext_conformance",
+            ),
+            step(
                 "vendors' headers say what the driver is compiled with, and their sample holds to the rules",
                 "cargo test --locked -p weir --test sdk",
             ),
