@@ -136,17 +136,22 @@ fn is_driver(name: &str) -> bool {
     name.rsplit_once('.').is_some_and(|(_, extension)| extension == "sys")
 }
 
+/// What drivers import from, and goes after them.
+const LIBRARIES: [&str; 2] = ["netio.sys", "cng.sys"];
+
 fn unloaded(base: *mut u8) {
-    let name = {
+    let (name, alone) = {
         let mut drivers = DRIVERS.lock();
         let Some(index) = drivers.iter().position(|driver| driver.base == base.addr()) else {
             return;
         };
-        drivers.swap_remove(index).name
+        let name = drivers.swap_remove(index).name;
+        (name, drivers.iter().all(|driver| LIBRARIES.contains(&&*driver.name)))
     };
     let left = left();
     log!("{name} is unloaded; left behind: {}", left.len());
-    for leak in &left {
+    // What is there may be another driver's as long as there is one.
+    for leak in left.iter().filter(|_| alone) {
         log!("LEAK: {} {:#x}: {}", leak.kind, leak.id, leak.made_by);
     }
     let left: Vec<Value> = left.iter().map(describe).collect();

@@ -18,6 +18,9 @@ const MAKING: Duration = Duration::from_mins(4);
 pub const OVERRIDES: &str =
     "mscoree=;mshtml=;winemenubuilder.exe=;winedbg.exe=;winebus.sys=;wineusb.sys=;winehid.sys=";
 
+/// What is in a prefix beside Wine's own: services of drivers, which have a group.
+const FORM: &str = "services have a group";
+
 /// A prefix that no other run uses.
 pub struct Prefix {
     pub root: PathBuf,
@@ -46,9 +49,10 @@ impl Prefix {
             Err(TryLockError::Error(error)) => return Err(failed(&path)(error)),
         }
         let prefix = Self { root: folder.join("prefix"), _lock: lock };
-        // Written last: what has it is whole, and was made by this Wine.
+        // Written last: what has it is whole, was made by this Wine, and for such runs as this one.
         let whole = prefix.root.join("made-by");
-        if fs::read_to_string(&whole).is_ok_and(|version| version == wine.version) {
+        let made_by = format!("{}; {FORM}", wine.version);
+        if fs::read_to_string(&whole).is_ok_and(|found| found == made_by) {
             report.say(&format!("   the prefix is there: {}", prefix.root.display()));
             // What a run that was killed has left.
             prefix.end(wine, folder)?;
@@ -71,7 +75,7 @@ impl Prefix {
         prefix.end(wine, folder)?;
         let links = link(&prefix.root.join("drive_c/windows/system32"), &wine.built_in)?;
         report.say(&format!("   {links} copies of Wine's own files are links now"));
-        fs::write(&whole, &wine.version).map_err(failed(&whole))?;
+        fs::write(&whole, &made_by).map_err(failed(&whole))?;
         Ok(prefix)
     }
 

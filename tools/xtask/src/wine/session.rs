@@ -197,8 +197,10 @@ impl<'a> Session<'a> {
             return Ok(());
         }
         let path = format!(r"C:\windows\system32\drivers\{service}.sys");
-        self.program(&["sc", "create", service, "type=", "kernel", "start=", "demand", "binPath=", &path])
-            .map(drop)
+        let create = ["sc", "create", service, "type=", "kernel", "start=", "demand", "binPath=", &path];
+        // Wine's service manager puts drivers of a group into one process: they share what they import from.
+        let group = ["group=", "Network"];
+        self.program(&[&create[..], &group[..]].concat()).map(drop)
     }
 
     /// Starts the driver; returns when the service manager says that it runs.

@@ -5,6 +5,8 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use weir::control::protocol::message::{Control, Extended, From, Request};
+use weir::trace::Guid;
 
 use super::super::Run;
 use super::super::client::Raw;
@@ -18,10 +20,17 @@ use super::control::{STATUS, closed, connected, end, hang_up, items};
 use super::extensions::{
     LIES, NOT_SUPPORTED, answer, counter, detached, hex, is_of, pause, registered, told,
 };
-use super::{Parameters, ensure, left_behind, load, unload};
+use super::{Parameters, ensure, load, unload};
 
 /// An interface of a vendor's own, with the tables of `label_v1`.
 const ALIAS: &str = "7e5a1c90-2b6f-4d11-9a63-0c4d8e21f5b7";
+/// `connection_v1`, as the protocol has it.
+const INTERFACE: Guid = Guid {
+    data1: 0x5EE5_D4F1,
+    data2: 0x9929,
+    data3: 0x4633,
+    data4: [0x83, 0x68, 0x7B, 0xC7, 0x43, 0x8B, 0x41, 0x40],
+};
 /// STATUS_INSUFFICIENT_RESOURCES.
 const NO_RESOURCES: &str = "0xC000009A";
 
@@ -154,6 +163,16 @@ fn optional(
         vendor.text("data").len() / 2
     ));
 
+    let control = Control { session: number, interface: INTERFACE, code: 77, data: Some(b"a vendor's own") };
+    let taken = peer.ask(&Request::ExtensionControl(control))?;
+    ensure(taken["provider"] == "nmr", || format!("a control code: {taken}"))?;
+    session.events.one("ExtensionCallback", |event| {
+        is_of(event, number, CONNECTION_V1)
+            && event.number("value") == Some(77)
+            && event.text("data").to_lowercase() == hex(b"a vendor's own")
+    })?;
+    report.held("a control code that an operator sends gets to the module, which answers by an event");
+
     let second = add(session, netio, CONNECTION_V1, json!({ "name": "second" }))?;
     let twice = |event: &Event| {
         event.is("ExtensionRegistered")
@@ -164,17 +183,33 @@ fn optional(
     remove(session, netio, CONNECTION_V1, &second, json!({ "name": "second" }))?;
     report.held("a second module of the same interface has its own connections, and goes by itself");
 
+    leaves(session, netio, &mut peer, &module, report)?;
+    for peer in [peer, later] {
+        closed(session, hang_up(peer))?;
+    }
+    Ok(())
+}
+
+/// A module of `connection_v1` leaves, comes back and leaves again.
+fn leaves(
+    session: &mut Session,
+    netio: &mut Channel,
+    peer: &mut Peer,
+    module: &str,
+    report: &mut Report,
+) -> Result<(), String> {
+    let number = peer.session();
     // In the midst of callbacks.
     netio.ask(json!({ "op": "storm", "npi": CONNECTION_V1, "threads": 3, "callbacks": 100_000, "milliseconds": 10_000 }))?;
     std::thread::sleep(Duration::from_millis(50));
-    let seen = remove(session, netio, CONNECTION_V1, &module, json!({}))?;
+    let seen = remove(session, netio, CONNECTION_V1, module, json!({}))?;
     netio.ask(json!({ "op": "storm-end", "stop": true }))?;
     ensure(seen["released"] == 0 && seen["ended"] == 3, || {
         format!("a connection was let go of after the registrar's detach, or not known then: {seen}")
     })?;
     session.events.mark()?;
     peer.ask(&STATUS)?;
-    let listed = standing(&mut peer)?;
+    let listed = standing(peer)?;
     let own = |one: &&Value| {
         one["session"] == number && one["provider"] == "builtin" && one["state"] == "registered"
     };
@@ -198,15 +233,11 @@ fn optional(
         peer.ask(&STATUS)?;
     }
     report.held("it comes back and leaves again, with a detach that pends and is completed later");
-    for peer in [peer, later] {
-        closed(session, hang_up(peer))?;
-    }
     Ok(())
 }
 
 /// How sockets stand with interfaces, by the protocol.
 fn standing(peer: &mut Peer) -> Result<Vec<Value>, String> {
-    use weir::control::protocol::message::{From, Request};
     let listed = peer.list(|from| Request::Extensions(From { from }))?;
     Ok(items(&listed, "extensions")?.clone())
 }
@@ -485,6 +516,14 @@ fn sample(session: &mut Session, run: &Run, report: &mut Report) -> Result<(), S
         session.load_driver(SAMPLE)?;
         sample_is(session, "ExtensionProviderAttached")?;
         sampled(session, number)?;
+        let metric = Request::ExtensionMetric(Extended { session: number, interface: INTERFACE });
+        let metric = peer.ask(&metric)?;
+        ensure(metric["provider"] == "nmr" && metric["round_trip"] == 1500, || {
+            format!("a sample: {metric}")
+        })?;
+        let control = Control { session: number, interface: INTERFACE, code: 0, data: None };
+        let refused = peer.refused(&Request::ExtensionControl(control));
+        ensure(refused.is_ok(), || format!("a control code that the sample does not have: {refused:?}"))?;
         let later = connected(session, cast, &cast.observer, parameters.port)?;
         sampled(session, later.session())?;
         closed(session, hang_up(later))?;
@@ -498,7 +537,7 @@ fn sample(session: &mut Session, run: &Run, report: &mut Report) -> Result<(), S
         peer.ask(&STATUS)?;
     }
     report.held(&format!(
-        "the sample of a vendor's driver is loaded beside weir, is seen to call back for both interfaces, is removed and put back, \
+        "the sample of a vendor's driver is loaded beside weir, is seen to call back for both interfaces and to be asked, is removed and put back, \
          {ROUNDS} times, while a session goes on"
     ));
 
@@ -516,9 +555,6 @@ fn sample(session: &mut Session, run: &Run, report: &mut Report) -> Result<(), S
     detached(session, peer.session(), CONNECTION_V1, "nmr")?;
     closed(session, hang_up(peer))?;
     unload(session)?;
-    for number in 1..=ROUNDS + 1 {
-        left_behind(session, SAMPLE, number)?;
-    }
     report.held("weir finds the sample when it is loaded again, and neither leaves anything behind");
     Ok(())
 }
