@@ -115,7 +115,8 @@ impl Module {
 
     /// Passes the module's door.
     fn enter(&self, generation: u32) -> Option<Inside<'_>> {
-        self.door.enter(generation).then_some(Inside { module: self })
+        // Made only when it is inside: dropping it leaves.
+        self.door.enter(generation).then(|| Inside { module: self })
     }
 
     fn set_id(&self, id: Guid) {
@@ -463,6 +464,23 @@ unsafe extern "system" fn clean_up(ClientBindingContext: PVOID) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_was_not_let_in_does_not_leave() {
+        let module = Module::new();
+        assert!(module.enter(0).is_none());
+        assert!(module.door.take());
+        let generation = module.door.generation();
+        assert_eq!(generation, 1);
+        assert!(module.enter(generation).is_none());
+        module.door.open();
+        let inside = module.enter(generation);
+        assert!(inside.is_some());
+        assert_eq!(module.door.shut(), Shut::PutOff);
+        assert!(module.enter(generation).is_none());
+        std::mem::forget(inside);
+        assert!(module.door.leave(), "one was inside");
+    }
 
     #[test]
     fn a_key_survives_the_way_through_a_word() {
