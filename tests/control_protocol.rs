@@ -2,9 +2,13 @@
 #![cfg(feature = "sim")]
 
 mod control_support;
+#[allow(unused_imports, reason = "a part of it is used here")]
+mod ext_support;
 
 use control_support::client::Client;
 use control_support::{OBSERVER, Plane, eventually, parameters};
+use ext_support::tables::Function;
+use ext_support::{Interface, Module, World};
 use ntsim::sys::nt::{STATUS_ACCESS_DENIED, STATUS_INVALID_DEVICE_STATE, STATUS_NOT_SUPPORTED};
 use ntsim::wsk::{self, Completion, extension};
 use std::collections::BTreeMap;
@@ -331,6 +335,35 @@ fn a_vendor_that_provides_an_interface_answers_what_it_is_asked() {
     assert_eq!(metric(&mut eye, session, connection_v1), Ok(sample));
     assert_eq!(control(&mut eye, ask(7, Some(&[7]))), Err((ErrorCode::NotPermitted, None)));
     plane.end();
+}
+
+#[test]
+fn vendors_modules_are_listed_each_and_one_of_them_answers() {
+    let offered = ["optional;providers=nmr".to_owned(), "off".into()];
+    let entries: Vec<_> = SPOKEN.iter().zip(offered).map(|(it, how)| format!("{it}={how}")).collect();
+    let world = World::start(&entries, || {
+        vec![Module::register(Interface::Connection), Module::register(Interface::Connection)]
+    });
+    let mut client = world.plane().client();
+    let (session, interface) = (own_session(&mut client), SPOKEN[0]);
+    let rows = listed(&mut client, session);
+    let mut modules: Vec<_> = rows.iter().map(|row| row.module).collect();
+    modules.sort();
+    let mut expected: Vec<_> = world.modules.iter().map(|module| Some(module.id())).collect();
+    expected.sort();
+    assert_eq!(modules, expected);
+    assert!(rows.iter().all(|row| row.provider == Some(Provider::Nmr)), "{rows:?}");
+    let sample = Metric { received: 1111, sent: 2222, round_trip: Some(333), provider: Provider::Nmr };
+    assert_eq!(metric(&mut client, session, interface), Ok(sample));
+    let asked = Control { session, interface, code: 9, data: Some(&[1, 2, 3]) };
+    assert_eq!(control(&mut client, asked), Ok(Provider::Nmr));
+    // One of them alone has it.
+    let called = |function| {
+        let functions = world.modules.iter().flat_map(Module::functions);
+        functions.filter(|(_, called)| *called == function).count()
+    };
+    assert_eq!((called(Function::QueryMetric), called(Function::Control { code: 9, length: 3 })), (1, 1));
+    world.end();
 }
 
 #[test]

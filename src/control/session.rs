@@ -941,3 +941,37 @@ impl ConnectionEvents for Session {
         self.note(irql, note::CLOSED);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::vec::Vec;
+
+    use super::*;
+
+    #[test]
+    fn the_first_provider_that_has_the_function_answers_and_none_is_asked_after_it() {
+        const CANNOT: Result<u8> = Err(Status::NOT_SUPPORTED);
+        const FAILS: Result<u8> = Err(Status::INVALID_PARAMETER);
+        let cases: [(&[Result<u8>], Option<(usize, Result<u8>)>); 6] = [
+            (&[], None),
+            (&[Ok(1), Ok(2)], Some((1, Ok(1)))),
+            (&[CANNOT, Ok(2), Ok(3)], Some((2, Ok(2)))),
+            (&[FAILS, Ok(2)], Some((1, FAILS))),
+            (&[CANNOT, FAILS, Ok(3)], Some((2, FAILS))),
+            (&[CANNOT, CANNOT], Some((2, CANNOT))),
+        ];
+        for (answers, expected) in cases {
+            let asked = Cell::new(0);
+            let answered = first_that_can(answers.iter().map(|answer| {
+                asked.set(asked.get() + 1);
+                (Provider::Nmr, *answer)
+            }));
+            let answered = answered.map(|(provider, answer)| {
+                assert_eq!(provider, Provider::Nmr);
+                (asked.get(), answer)
+            });
+            assert_eq!(answered, expected, "{:?}", answers.iter().collect::<Vec<_>>());
+        }
+    }
+}
