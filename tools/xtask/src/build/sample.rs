@@ -12,10 +12,10 @@ use crate::step::root;
 /// The image's name, without its extension.
 const NAME: &str = "weirsample";
 
-/// Compiled, in this order: where it lies, the object's name, and how its lines are told to debuggers.
-const SOURCES: [(&str, &str, &str); 2] = [
-    ("tools/sdk/sample/sample.c", "sample.obj", "-gcodeview"),
-    ("tools/xtask/src/build/support.S", "support.obj", "-g0"),
+/// Compiled, in this order: where it lies, the object's name, and what tells debuggers of it.
+const SOURCES: [(&str, &str, &[&str]); 2] = [
+    ("tools/sdk/sample/sample.c", "sample.obj", &["-g", "-gcodeview"]),
+    ("tools/xtask/src/build/support.S", "support.obj", &[]),
 ];
 
 /// As the driver is compiled everywhere: warnings are errors, stack cookies and control flow guard are on.
@@ -33,7 +33,7 @@ const COMPILE: &[&str] = &[
     "-Xclang",
     "-cfguard",
     // No path of this machine's, so that the image is the same wherever it is built.
-    "-fdebug-compilation-dir=.",
+    "-ffile-compilation-dir=.",
     // mingw-w64's headers miss vector types where clang claims no GCC, and have no ARM64 part: x64's serves (see `wdk`).
     "-fgnuc-version=4.2.1",
     "-D_WIN64",
@@ -97,7 +97,7 @@ pub fn build(arch: Arch, toolchain: &Toolchain, kit: &Kit, offline: bool) -> Res
     std::fs::create_dir_all(&folder).map_err(io(&folder))?;
     let clang = kit.compiler(offline)?;
     let mut objects = Vec::new();
-    for (source, name, lines) in SOURCES {
+    for (source, name, symbols) in SOURCES {
         let object = from_top(&folder.join(name));
         let mut command = Command::new(&clang);
         command.arg(format!("--target={}", arch.triple())).args(COMPILE);
@@ -107,7 +107,7 @@ pub fn build(arch: Arch, toolchain: &Toolchain, kit: &Kit, offline: bool) -> Res
         for include in kit.includes() {
             command.arg("-isystem").arg(from_top(&include));
         }
-        command.args(["-I", "tools/sdk/include", lines, source, "-o"]).arg(&object);
+        command.args(["-I", "tools/sdk/include", source, "-o"]).arg(&object).args(symbols);
         run(&mut command, &format!("compiling {source} for {}", arch.name()))?;
         objects.push(object);
     }
