@@ -35,7 +35,7 @@ struct Nobody;
 impl Owners for Nobody {
     fn closed(&self, _irql: &mut AtMostDispatch, _place: u32, _session: u64) {}
 
-    fn send_backlog(&self, _irql: &mut AtMostDispatch, _place: u32, _session: u64, _above: bool) {}
+    fn released(&self, _irql: &mut AtMostDispatch, _place: u32, _session: u64) {}
 }
 
 /// An owner that notes what it is told.

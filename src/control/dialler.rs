@@ -55,6 +55,14 @@ impl Target {
         self.state = State::Busy(now);
     }
 
+    /// What it has failed for may be there now.
+    pub(super) fn hope_again(&mut self, now: u64) {
+        if let State::Waiting(at) = &mut self.state {
+            *at = (*at).min(now);
+            self.back_off = BACK_OFF_FIRST;
+        }
+    }
+
     /// Its session has ended now, or there could be none. `was_open`: it is known who was there. `chance` is random.
     pub(super) fn ended(&mut self, now: u64, was_open: bool, chance: u8) {
         if let State::Busy(since) = self.state

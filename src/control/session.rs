@@ -165,8 +165,6 @@ pub struct Session {
     status: AtomicI32,
     /// Why something broke.
     broken: AtomicI32,
-    /// Too much waits to be sent, says a provider: no more than one buffer is out at a time.
-    held_back: AtomicBool,
     /// When its counters are told next, in units of 100 ns since boot. The worker's.
     sample_at: AtomicU64,
     /// When the worker has something to do for it anyway, in units of 100 ns since boot. The worker's.
@@ -323,7 +321,6 @@ impl Session {
             deadline: AtomicU64::new(u64::MAX),
             status: AtomicI32::new(Status::SUCCESS.0),
             broken: AtomicI32::new(Status::SUCCESS.0),
-            held_back: AtomicBool::new(false),
             sample_at: AtomicU64::new(u64::MAX),
             wake_at: AtomicU64::new(u64::MAX),
         };
@@ -434,8 +431,7 @@ impl Session {
         }
     }
 
-    /// Begins with the session, which may take so long to be connected, or to say who it is. Registers the extensions, on the
-    /// socket itself: a listener's do not pass on.
+    /// Begins with the session, which may take so long to be connected, or to say who it is.
     ///
     /// # Errors
     /// Why it is to be closed.
@@ -451,21 +447,23 @@ impl Session {
             let (remote, remote_port) = (this.remote.ip(), this.remote.port());
             trace::emit(&trace::Event::ControlAccepted { session: this.number, remote, remote_port });
         }
-        let Some(call) = this.socket.call() else { return Ok(()) };
-        let registered = this.attached.register(passive, &call, wsk_version);
-        registered.map_err(|missing| End::Extension(missing.status))?;
-        drop(call);
         if !this.is_dialled() {
-            this.established(passive);
+            this.established(passive, wsk_version)?;
             Self::go_on_receiving(this, passive);
         }
         Ok(())
     }
 
-    /// The connection is there.
-    fn established(&self, irql: &mut AtMostDispatch) {
-        self.attached.established(irql);
+    /// The connection is there. Registers the extensions, on the socket itself: a listener's do not pass on; and not
+    /// before it is connected, since their events cannot be switched on before ("SO_WSK_EVENT_CALLBACK").
+    fn established(&self, passive: &mut Passive, wsk_version: u16) -> core::result::Result<(), End> {
+        let Some(call) = self.socket.call() else { return Ok(()) };
+        let registered = self.attached.register(passive, &call, wsk_version);
+        registered.map_err(|missing| End::Extension(missing.status))?;
+        drop(call);
+        self.attached.established(passive);
         self.sample_later(time::since_boot().as_100ns());
+        Ok(())
     }
 
     fn sample_later(&self, now: u64) {
@@ -482,7 +480,11 @@ impl Session {
         if !matches!(self.phase(), Phase::Open | Phase::Ending) {
             return Ok(Tended::Settled);
         }
-        self.attached.tend(passive).map_err(|missing| End::Extension(missing.status))
+        let tended = self.attached.tend(passive).map_err(|missing| End::Extension(missing.status))?;
+        if self.attached.is_given_up() {
+            self.note(passive, note::GIVEN_UP);
+        }
+        Ok(tended)
     }
 
     /// A sample by the first of those who provide `interface` that takes any: who it is, and what it answers. `None`:
@@ -508,14 +510,6 @@ impl Session {
         first_that_can(providers.map(|(kind, provider)| (kind, provider.control(code, data))))
     }
 
-    /// A provider says that too much waits to be sent, or does not any more.
-    pub(super) fn hold_back(&self, irql: &mut AtMostDispatch, held_back: bool) {
-        self.held_back.store(held_back, Ordering::Relaxed);
-        if !held_back {
-            self.note(irql, note::SENT);
-        }
-    }
-
     /// What is under way may take so long.
     fn bound_by(&self, bound: Interval) {
         let deadline = time::since_boot().as_100ns().saturating_add(bound.as_100ns());
@@ -530,11 +524,11 @@ impl Session {
     pub(super) fn connected(
         &self,
         passive: &mut Passive,
-        static_events: bool,
+        (wsk_version, static_events): (u16, bool),
         handshake: Interval,
     ) -> core::result::Result<(), End> {
         self.bound_by(handshake);
-        self.established(passive);
+        self.established(passive, wsk_version)?;
         if static_events || self.shared.by_request.load(Ordering::Relaxed) {
             return Ok(());
         }
@@ -583,9 +577,9 @@ impl Session {
         let nonsense = |_: frame::What| End::Nonsense;
         let mut inbox = this.inbox.lock(passive);
         let next = inbox.next(limit, into).map_err(nonsense)?;
-        let waiting = inbox.filled();
+        let backlog = this.attached.backlog(CONNECTION_DIRECTION_RECEIVE, bytes(inbox.filled()));
         drop(inbox);
-        this.attached.backlog(passive, CONNECTION_DIRECTION_RECEIVE, bytes(waiting));
+        this.attached.tell_backlog(passive, backlog);
         match next {
             Next::Frame(length) => return Ok(Some(length)),
             Next::Incomplete => {}
@@ -620,7 +614,8 @@ impl Session {
     /// # Errors
     /// There is no memory for the first one.
     pub(super) fn buffer(&self, passive: &mut Passive) -> Result<Option<SendBuffer<Self>>> {
-        let held_back = self.held_back.load(Ordering::Relaxed);
+        // Too much waits to be sent, says a provider: no more than one buffer is out at a time.
+        let held_back = self.attached.is_held_back();
         let mut outbox = self.outbox.lock(passive);
         if held_back && outbox.out != 0 {
             outbox.wanted = true;
@@ -672,9 +667,9 @@ impl Session {
         outbox.out = outbox.out.saturating_add(1);
         outbox.outstanding = outbox.outstanding.saturating_add(length);
         outbox.moved = time::since_boot().as_100ns();
-        let outstanding = outbox.outstanding;
+        let backlog = this.attached.backlog(CONNECTION_DIRECTION_SEND, bytes(outbox.outstanding));
         drop(outbox);
-        this.attached.backlog(irql, CONNECTION_DIRECTION_SEND, bytes(outstanding));
+        this.attached.tell_backlog(irql, backlog);
         if let Err(buffer) = this.socket.send(irql, this, buffer, length) {
             // It is being closed.
             this.returned(irql, buffer, length);
@@ -691,9 +686,9 @@ impl Session {
             *place = Some(buffer);
         }
         let wanted = core::mem::take(&mut outbox.wanted);
-        let outstanding = outbox.outstanding;
+        let backlog = self.attached.backlog(CONNECTION_DIRECTION_SEND, bytes(outbox.outstanding));
         drop(outbox);
-        self.attached.backlog(irql, CONNECTION_DIRECTION_SEND, bytes(outstanding));
+        self.attached.tell_backlog(irql, backlog);
         if wanted {
             self.note(irql, note::SENT);
         }
@@ -870,15 +865,15 @@ impl ConnectionEvents for Session {
             return;
         }
         let filled = inbox.fill(data);
-        let waiting = inbox.filled();
+        let backlog = self.attached.backlog(CONNECTION_DIRECTION_RECEIVE, bytes(inbox.filled()));
         drop(inbox);
+        self.attached.tell_backlog(irql, backlog);
         // What a request brings is lost unless it is taken; it was made for the room that there is.
         let lost = !data.is_indicated() && !data.is_empty();
         match filled.and_then(|bytes| if lost { Err(Status::BUFFER_TOO_SMALL) } else { Ok(bytes) }) {
             Ok(taken) => {
                 self.attached.traffic().add_received(bytes(taken));
                 self.shared.counts.received.fetch_add(bytes(taken), Ordering::Relaxed);
-                self.attached.backlog(irql, CONNECTION_DIRECTION_RECEIVE, bytes(waiting));
                 self.heard.store(time::since_boot().as_100ns(), Ordering::Relaxed);
                 self.note(irql, note::RECEIVED);
             }
@@ -953,7 +948,8 @@ mod tests {
     fn the_first_provider_that_has_the_function_answers_and_none_is_asked_after_it() {
         const CANNOT: Result<u8> = Err(Status::NOT_SUPPORTED);
         const FAILS: Result<u8> = Err(Status::INVALID_PARAMETER);
-        let cases: [(&[Result<u8>], Option<(usize, Result<u8>)>); 6] = [
+        type Case = (&'static [Result<u8>], Option<(usize, Result<u8>)>);
+        let cases: [Case; 6] = [
             (&[], None),
             (&[Ok(1), Ok(2)], Some((1, Ok(1)))),
             (&[CANNOT, Ok(2), Ok(3)], Some((2, Ok(2)))),

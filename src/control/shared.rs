@@ -368,9 +368,9 @@ impl Owners for Shared {
         }
     }
 
-    fn send_backlog(&self, irql: &mut AtMostDispatch, place: u32, session: u64, above: bool) {
+    fn released(&self, irql: &mut AtMostDispatch, place: u32, session: u64) {
         if let Some(session) = self.session_of(irql, place, session) {
-            session.hold_back(irql, above);
+            session.note(irql, note::SENT);
         }
     }
 }

@@ -273,11 +273,13 @@ impl<'w> Worker<'w> {
     /// Looks after the sockets' extension interfaces when modules have come or gone.
     fn tend_extensions(&mut self, passive: &mut Passive) {
         let changed = self.shared.sockets.have_modules_changed(&mut self.modules);
+        let now = time::since_boot().as_100ns();
         if changed {
             self.shared.sockets.sweep();
+            self.hope_again(now);
         }
-        let now = time::since_boot().as_100ns();
-        if !changed && now < self.tend_at {
+        let noted = self.shared.sockets.take_noted();
+        if !changed && !noted && now < self.tend_at {
             return;
         }
         let mut settled = true;
@@ -305,6 +307,22 @@ impl<'w> Worker<'w> {
             self.shared.wake();
         }
         self.tend_at = if settled { NEVER } else { now.saturating_add(TEND_AGAIN) };
+    }
+
+    /// Whom a required interface was wanting may have it now: who waits is tried at once.
+    fn hope_again(&mut self, now: u64) {
+        if !self.shared.sockets.requires_modules() {
+            return;
+        }
+        for port in &mut *self.ports {
+            if let Listening::Waiting(at) = &mut port.listening {
+                *at = (*at).min(now);
+                port.back_off = BACK_OFF_FIRST;
+            }
+        }
+        for target in &mut *self.targets {
+            target.hope_again(now);
+        }
     }
 
     /// Connects to those whose time has come.
@@ -432,7 +450,8 @@ impl<'w> Worker<'w> {
         if notes & note::CONNECTED != 0
             && let Some(target) = session.target().and_then(|target| self.targets.get(usize::from(target)))
         {
-            session.connected(passive, self.static_events, self.handshake)?;
+            let wsk = (self.provider.version(), self.static_events);
+            session.connected(passive, wsk, self.handshake)?;
             self.speaker.initiate(passive, session, conversation, target.peer())?;
             Session::go_on_receiving(session, passive);
         }

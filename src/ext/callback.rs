@@ -70,8 +70,34 @@ impl<'a> Callback<'a> {
         (part.kind() == Provider::Builtin && part.state() == State::Granted).then_some(callback)
     }
 
-    /// Puts the event into the ring of this processor, as the socket's next.
-    pub fn emit(mut self, code: u32, value: u64, data: &[u8]) {
+    /// Whether the event was asked for.
+    fn is_wanted(&self, code: u32) -> bool {
+        self.sockets.row(self.part).is_some_and(|row| row.events & code != 0)
+    }
+
+    /// Puts the event into the ring of this processor, as the socket's next. One that was not asked for is counted as
+    /// malformed.
+    pub fn emit(self, code: u32, value: u64, data: &[u8]) {
+        if self.is_wanted(code) {
+            self.push(code, value, data);
+        } else {
+            self.malformed();
+        }
+    }
+
+    /// As [`Callback::emit`], with what the socket's owner goes by: that is noted, whatever becomes of the record.
+    pub(super) fn emit_noted(self, (flag, is): (u8, bool), code: u32, value: u64, data: &[u8]) {
+        if !self.is_wanted(code) {
+            return self.malformed();
+        }
+        self.part.note(flag, is);
+        let sockets = self.sockets;
+        if !self.push(code, value, data) {
+            sockets.look_after();
+        }
+    }
+
+    fn push(mut self, code: u32, value: u64, data: &[u8]) -> bool {
         let event = ExtensionEvent {
             session: self.slot.session(),
             part: self.part.index,
@@ -87,6 +113,7 @@ impl<'a> Callback<'a> {
             self.part.callbacks.fetch_add(1, Ordering::Relaxed);
         }
         self.sockets.called_back(taken);
+        taken
     }
 
     /// Counts a callback whose arguments break the interface's rules.

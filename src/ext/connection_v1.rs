@@ -21,6 +21,7 @@
 )]
 
 use super::interface::ExtensionInterface;
+use super::slot::{ABOVE, GIVEN_UP};
 use super::{Callback, Provider};
 use crate::kernel::{Result, Status};
 use crate::sys::nt::{GUID, NTSTATUS, PVOID};
@@ -214,12 +215,32 @@ impl Provider<'_, ConnectionV1> {
 
 impl Callback<'_> {
     /// The connection's state is this one, for that reason.
-    pub(super) fn state(self, state: u32, reason: u32) {
+    fn state(self, state: u32, reason: u32) {
+        let value = u64::from(reason) << 32 | u64::from(state);
+        if state == CONNECTION_STATE_CLOSED {
+            self.emit_noted((GIVEN_UP, true), CONNECTION_EVENT_STATE, value, &[]);
+        } else {
+            self.emit(CONNECTION_EVENT_STATE, value, &[]);
+        }
+    }
+
+    /// As weir knows it itself.
+    pub(super) fn own_state(self, state: u32, reason: u32) {
         self.emit(CONNECTION_EVENT_STATE, u64::from(reason) << 32 | u64::from(state), &[]);
     }
 
     /// So many bytes wait in that direction, which is above a mark, or below it.
-    pub(super) fn backlog(self, direction: u32, above: bool, bytes: u64, mark: u64) {
+    fn backlog(self, direction: u32, above: bool, bytes: u64, mark: u64) {
+        let data = data(mark, direction, u32::from(above));
+        if direction == CONNECTION_DIRECTION_SEND {
+            self.emit_noted((ABOVE, above), CONNECTION_EVENT_BACKLOG, bytes, &data);
+        } else {
+            self.emit(CONNECTION_EVENT_BACKLOG, bytes, &data);
+        }
+    }
+
+    /// As weir knows it itself, and has noted already.
+    pub(super) fn own_backlog(self, direction: u32, above: bool, bytes: u64, mark: u64) {
         self.emit(CONNECTION_EVENT_BACKLOG, bytes, &data(mark, direction, u32::from(above)));
     }
 
@@ -228,13 +249,6 @@ impl Callback<'_> {
         let data = data(sample.BytesSent, sample.Flags, sample.RoundTripTime);
         self.emit(CONNECTION_EVENT_METRIC, sample.BytesReceived, &data);
     }
-}
-
-/// What an event of [`CONNECTION_EVENT_BACKLOG`] says: the direction, and whether its mark was crossed upwards.
-pub(super) fn crossing(data: &[u8]) -> Option<(u32, bool)> {
-    let data = u128::from_le_bytes(*data.first_chunk()?);
-    #[allow(clippy::cast_possible_truncation, reason = "the halves of the upper word")]
-    Some(((data >> 64) as u32, (data >> 96) as u32 != 0))
 }
 
 /// What an event of [`CONNECTION_EVENT_STATE`] says.

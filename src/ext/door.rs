@@ -1,7 +1,7 @@
 //! The door to a module's functions: who calls them is inside, and the module is let go when the last one has left.
 //!
 //! A word of atomics: whether the place is taken, whether the module's functions may be called, whether the registrar
-//! wants it gone, whether that was put off, how many are inside, the generation. Any IRQL; nothing waits.
+//! wants it gone, how many are inside, the generation. Any IRQL; nothing waits.
 
 use crate::ring::sync::{AtomicU64, Ordering};
 
@@ -9,26 +9,16 @@ use crate::ring::sync::{AtomicU64, Ordering};
 const TAKEN: u64 = 1;
 /// The module's functions may be called.
 const OPEN: u64 = 1 << 1;
-/// The module is to be let go.
+/// The module is to be let go when nobody is inside.
 const LEAVING: u64 = 1 << 2;
-/// That was put off until nobody is inside.
-const PENDING: u64 = 1 << 3;
 const ONE_INSIDE: u64 = 1 << 8;
 const INSIDE: u64 = 0xFFFF << 8;
+/// There is room for those who come anyway.
+const MOST_INSIDE: u64 = 0xFF00 << 8;
 const GENERATION: u32 = 32;
 
 /// See the module.
 pub(super) struct Door(AtomicU64);
-
-/// Whether nobody is inside a door that was shut.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[must_use]
-pub(super) enum Shut {
-    /// Nobody is, and nobody comes.
-    Empty,
-    /// [`Door::leave`] says when.
-    PutOff,
-}
 
 impl Door {
     pub(super) fn new() -> Self {
@@ -45,11 +35,11 @@ impl Door {
         Self::of(self.0.load(Ordering::Acquire))
     }
 
-    /// Takes the place for another module, if nobody has it.
+    /// Takes the place for another module, if nobody has it. Who has is inside.
     pub(super) fn take(&self) -> bool {
         let taken = self.0.fetch_update(Ordering::AcqRel, Ordering::Relaxed, |word| {
             let generation = u64::from(Self::of(word).wrapping_add(1));
-            (word & TAKEN == 0).then_some(generation << GENERATION | TAKEN)
+            (word & TAKEN == 0).then_some(generation << GENERATION | ONE_INSIDE | TAKEN)
         });
         taken.is_ok()
     }
@@ -59,9 +49,9 @@ impl Door {
         self.0.fetch_or(OPEN, Ordering::Release);
     }
 
-    /// Gives the place up: nobody calls either side any more.
+    /// Gives the place up: nobody calls either side any more, and nobody is inside but the caller, if at all.
     pub(super) fn vacate(&self) {
-        self.0.fetch_and(!(TAKEN | OPEN | LEAVING | PENDING), Ordering::Release);
+        self.0.fetch_and(!(TAKEN | OPEN | LEAVING | INSIDE), Ordering::Release);
     }
 
     pub(super) fn is_taken(&self) -> bool {
@@ -84,31 +74,22 @@ impl Door {
     pub(super) fn enter(&self, generation: u32) -> bool {
         let entered = self.0.fetch_update(Ordering::Acquire, Ordering::Relaxed, |word| {
             let open = word & (OPEN | LEAVING) == OPEN && Self::of(word) == generation;
-            (open && word & INSIDE != INSIDE).then_some(word.wrapping_add(ONE_INSIDE))
+            (open && word & INSIDE < MOST_INSIDE).then_some(word.wrapping_add(ONE_INSIDE))
         });
         entered.is_ok()
     }
 
-    /// Leaves; true for the one who was waited for: the module can be let go now.
+    /// Leaves; true for the last one of a door that is shut: the module can be let go now.
     pub(super) fn leave(&self) -> bool {
-        let last = |word: u64| word & (INSIDE | PENDING) == ONE_INSIDE | PENDING;
-        let step = |word: u64| {
-            let left = word.wrapping_sub(ONE_INSIDE);
-            if last(word) { left & !PENDING } else { left }
-        };
-        match self.0.fetch_update(Ordering::AcqRel, Ordering::Relaxed, |word| Some(step(word))) {
-            Ok(before) | Err(before) => last(before),
-        }
+        let before = self.0.fetch_sub(ONE_INSIDE, Ordering::AcqRel);
+        before & (INSIDE | LEAVING) == ONE_INSIDE | LEAVING
     }
 
-    /// Lets nobody in any more. Once for each module.
-    pub(super) fn shut(&self) -> Shut {
-        let empty = |word: u64| word & INSIDE == 0;
-        let step = |word: u64| word | LEAVING | if empty(word) { 0 } else { PENDING };
-        let before = match self.0.fetch_update(Ordering::AcqRel, Ordering::Acquire, |word| Some(step(word))) {
-            Ok(before) | Err(before) => before,
-        };
-        if empty(before) { Shut::Empty } else { Shut::PutOff }
+    /// Lets nobody in any more but the caller, who is inside from here on. Once for each module.
+    pub(super) fn shut(&self) {
+        let step = |word: u64| (word | LEAVING).wrapping_add(ONE_INSIDE);
+        // It is never refused.
+        let _before = self.0.fetch_update(Ordering::AcqRel, Ordering::Relaxed, |word| Some(step(word)));
     }
 }
 
@@ -124,10 +105,12 @@ mod tests {
         let first = door.generation();
         assert!(!door.enter(first), "not open yet");
         door.open();
+        assert!(!door.leave(), "nobody waits");
         assert!(door.enter(first));
         assert!(!door.leave(), "nobody waits");
-        assert_eq!(door.shut(), Shut::Empty);
+        door.shut();
         assert!(!door.enter(first));
+        assert!(door.leave(), "who shuts it is the last");
         assert!(door.is_bound(first));
         door.vacate();
         assert!(!door.is_bound(first));
@@ -141,10 +124,9 @@ mod tests {
         let door = Door::new();
         assert!(door.take());
         door.open();
-        let generation = door.generation();
-        assert!(door.enter(generation));
-        assert!(door.enter(generation));
-        assert_eq!(door.shut(), Shut::PutOff);
+        assert!(door.enter(door.generation()));
+        door.shut();
+        assert!(!door.leave());
         assert!(!door.leave());
         assert!(door.leave());
     }
@@ -153,9 +135,11 @@ mod tests {
     fn a_door_that_is_shut_before_it_was_opened_lets_nobody_in() {
         let door = Door::new();
         assert!(door.take());
-        assert_eq!(door.shut(), Shut::Empty);
+        door.shut();
+        assert!(!door.leave(), "who has taken it is inside");
         door.open();
         assert!(!door.enter(door.generation()));
+        assert!(door.leave());
     }
 }
 
@@ -167,36 +151,41 @@ mod loom_models {
     use loom::sync::atomic::AtomicU32;
     use loom::thread;
 
-    /// However callers and the registrar meet, the module is let go exactly once, and nobody is inside then.
+    /// However who attaches, a caller and the registrar meet, the module is let go exactly once, and nobody is inside then.
     #[test]
     fn loom_a_module_is_let_go_once_when_nobody_is_inside() {
         loom::model(|| {
             let shared = Arc::new((Door::new(), UnsafeCell::new(()), AtomicU32::new(0)));
             assert!(shared.0.take());
-            shared.0.open();
             let generation = shared.0.generation();
-            let gone = |shared: &(Door, UnsafeCell<()>, AtomicU32)| {
-                // The module takes its table away.
-                shared.1.with_mut(|_| ());
-                shared.2.fetch_add(1, Ordering::Relaxed);
+            let leave = |shared: &(Door, UnsafeCell<()>, AtomicU32)| {
+                if shared.0.leave() {
+                    // The module takes its table away.
+                    shared.1.with_mut(|_| ());
+                    shared.2.fetch_add(1, Ordering::Relaxed);
+                }
             };
-            let callers: [_; 2] = core::array::from_fn(|_| {
+            let attaching = {
+                let shared = Arc::clone(&shared);
+                thread::spawn(move || {
+                    shared.1.with(|_| ());
+                    shared.0.open();
+                    leave(&shared);
+                })
+            };
+            let caller = {
                 let shared = Arc::clone(&shared);
                 thread::spawn(move || {
                     if shared.0.enter(generation) {
                         shared.1.with(|_| ());
-                        if shared.0.leave() {
-                            gone(&shared);
-                        }
+                        leave(&shared);
                     }
                 })
-            });
-            if shared.0.shut() == Shut::Empty {
-                gone(&shared);
-            }
-            for caller in callers {
-                caller.join().unwrap();
-            }
+            };
+            shared.0.shut();
+            leave(&shared);
+            attaching.join().unwrap();
+            caller.join().unwrap();
             assert_eq!(shared.2.load(Ordering::Relaxed), 1);
         });
     }

@@ -5,10 +5,7 @@
 //! events, which are never lost. All come out in the socket's order, at PASSIVE_LEVEL, as [`trace::Event`]s, and what
 //! concerns the socket's owner goes to its [`Owners`].
 
-use super::connection_v1::{
-    CONNECTION_DIRECTION_SEND, CONNECTION_EVENT_BACKLOG, CONNECTION_EVENT_STATE, ConnectionV1, crossing,
-    is_closed,
-};
+use super::connection_v1::{CONNECTION_EVENT_BACKLOG, CONNECTION_EVENT_STATE, ConnectionV1, is_closed};
 use super::interface::Interface;
 use super::plan::Row;
 use super::slot::{ABOVE, BEGUN, ENDED, PARTS, Part, Slot, State};
@@ -76,8 +73,8 @@ pub(super) fn rings(passive: &Passive) -> Result<Rings> {
 pub trait Owners: Send + Sync + 'static {
     /// A provider says that the connection is over.
     fn closed(&self, irql: &mut AtMostDispatch, place: u32, session: u64);
-    /// A provider says that what waits to be sent is above its mark, or is not any more.
-    fn send_backlog(&self, irql: &mut AtMostDispatch, place: u32, session: u64, above: bool);
+    /// No provider says any more that what waits to be sent is above its mark.
+    fn released(&self, irql: &mut AtMostDispatch, place: u32, session: u64);
 }
 
 /// The thread that delivers.
@@ -176,17 +173,6 @@ impl<O: Owners> Consumer<'_, O> {
         self.sockets.plan.rows.get(usize::from(part).checked_div(PARTS)?)
     }
 
-    fn part(&self, slot: &Slot, part: u8) -> Option<&Part> {
-        self.sockets.parts_of(slot).get(usize::from(part))
-    }
-
-    /// Tells the socket's owner whether anybody says that too much waits to be sent.
-    fn tell_backlog(&mut self, slot: &Slot) {
-        let above = |part: &Part| part.state() == State::Granted && part.has(ABOVE);
-        let above = self.sockets.parts_of(slot).iter().any(above);
-        self.owners.send_backlog(self.passive, slot.place(), slot.session(), above);
-    }
-
     fn called_back(&mut self, event: &ExtensionEvent<'_>, slot: Option<&Slot>) {
         let Some(row) = self.row(event.part) else { return };
         let provider = Provider::from_number(event.provider).unwrap_or(Provider::Wsk);
@@ -201,29 +187,17 @@ impl<O: Owners> Consumer<'_, O> {
             CONNECTION_EVENT_STATE if is_closed(value) && provider != Provider::Builtin => {
                 self.owners.closed(self.passive, place, session);
             }
-            CONNECTION_EVENT_BACKLOG => {
-                if let Some((CONNECTION_DIRECTION_SEND, above)) = crossing(data)
-                    && let Some(part) = self.part(slot, event.part)
-                {
-                    part.note(ABOVE, above);
-                    self.tell_backlog(slot);
-                }
+            CONNECTION_EVENT_BACKLOG if !self.sockets.parts_of(slot).iter().any(|part| part.has(ABOVE)) => {
+                self.owners.released(self.passive, place, session);
             }
             _ => {}
         }
     }
 
-    fn changed(&mut self, change: &ExtensionChange, slot: Option<&Slot>) {
+    fn changed(&self, change: &ExtensionChange) {
         let Some(row) = self.row(change.part) else { return };
         let provider = Provider::from_number(change.provider).unwrap_or(Provider::Wsk);
         tell(change.session, row.interface(), provider, change.detached.then_some(change.callbacks));
-        // Who has left holds nobody back.
-        if change.detached
-            && let Some(slot) = slot
-            && self.part(slot, change.part).is_some_and(|part| part.take(ABOVE))
-        {
-            self.tell_backlog(slot);
-        }
     }
 
     /// Tells of a part's beginning, if that is not told yet.
@@ -279,7 +253,7 @@ impl<O: Owners> Handler<Slot> for Consumer<'_, O> {
             }
             Kind::ExtensionChange => {
                 if let Some(change) = ExtensionChange::decode(record.detail, record.payload) {
-                    self.changed(&change, record.object);
+                    self.changed(&change);
                 }
             }
             // Those are in the rings of flows (`crate::dispatch`).

@@ -57,8 +57,12 @@ impl Gate {
     /// Lets a callback in, if the gate is open for its generation. [`Gate::leave`] follows an `Ok`.
     #[inline]
     pub(super) fn enter(&self, tag: Tag) -> Result<(), TurnedAway> {
-        let word = self.0.fetch_add(ONE_INSIDE, Ordering::Acquire);
-        if word & OPEN != 0 && Tag::of(word) == tag {
+        let lets_in = |word: u64| word & OPEN != 0 && Tag::of(word) == tag;
+        // Who is turned away here counts as inside at no time: it holds nobody up, however often it comes.
+        if !lets_in(self.0.load(Ordering::Relaxed)) {
+            return Err(TurnedAway);
+        }
+        if lets_in(self.0.fetch_add(ONE_INSIDE, Ordering::Acquire)) {
             return Ok(());
         }
         self.leave();
@@ -72,12 +76,7 @@ impl Gate {
 
     /// Lets somebody in who needs no generation, if the gate is open. [`Gate::leave`] follows true.
     pub(super) fn enter_now(&self) -> bool {
-        let word = self.0.fetch_add(ONE_INSIDE, Ordering::Acquire);
-        let open = word & OPEN != 0;
-        if !open {
-            self.leave();
-        }
-        open
+        self.enter(self.tag()).is_ok()
     }
 
     /// The generation that the gate was opened for last.

@@ -14,7 +14,7 @@
 //! Three kinds of providers are asked in the order of the settings until one grants: the WSK subsystem; vendors' modules,
 //! of which each is offered every socket; weir itself. A module that comes later is offered the sockets that there are,
 //! unless WSK, or a kind that is asked before modules, provides the interface; weir itself steps back then, and comes back
-//! when the last module has left.
+//! when the last module has left. WSK is asked once for a socket, when it is new.
 //!
 //! The contract with WSK, from "Winsock Kernel Extension Interfaces", "Registering an Extension Interface",
 //! "SIO_WSK_REGISTER_EXTENSION" and "Closing a Socket":

@@ -11,7 +11,7 @@
 //! A module's place is used again for another module; a [`Key`] names the module by place and generation. Its functions
 //! are called inside its [`Door`] only.
 
-use super::door::{Door, Shut};
+use super::door::Door;
 use super::module::{
     EXTENSION_CONNECTION, EXTENSION_MODULE_CLIENT_DISPATCH, EXTENSION_MODULE_PROVIDER_DISPATCH,
     EXTENSION_MODULE_V1,
@@ -192,7 +192,8 @@ impl Inside<'_> {
 impl Drop for Inside<'_> {
     fn drop(&mut self) {
         if self.module.door.leave() {
-            // SAFETY: the registrar's handle, whose detach was answered with STATUS_PENDING; completed once.
+            // SAFETY: the registrar's handle, whose detach was answered with STATUS_PENDING, or is about to be; completed
+            // once, by the last one inside.
             unsafe { NmrClientDetachProviderComplete(self.module.binding.load(Ordering::Relaxed)) };
         }
     }
@@ -312,9 +313,16 @@ impl Client {
     /// Begins to detach from every module.
     pub(super) fn deregister(&self) {
         let handle = self.handle.load(Ordering::Relaxed);
-        if !handle.is_null() {
-            // SAFETY: registered; it answers STATUS_PENDING.
-            let _pending = unsafe { NmrDeregisterClient(handle) };
+        if handle.is_null() {
+            return;
+        }
+        // SAFETY: registered.
+        let status = Status(unsafe { NmrDeregisterClient(handle) });
+        if status != Status::PENDING {
+            // There is nothing to wait for.
+            self.handle.store(null_mut(), Ordering::Relaxed);
+            let operation = "NmrDeregisterClient";
+            trace::emit(&trace::Event::Fault { operation, status: status.into() });
         }
     }
 
@@ -326,10 +334,9 @@ impl Client {
         }
         // The registrar's wait has no bound, and there is no way back: weir's callbacks must not go while a module may
         // call them. So it is told who holds weir up.
-        for _ in 0..PATIENCE {
-            if self.modules.iter().all(|module| !module.door.is_taken()) {
-                break;
-            }
+        let deadline = time::since_boot().as_100ns().saturating_add(PATIENCE.as_100ns());
+        let left = || self.modules.iter().any(|module| module.door.is_taken());
+        while left() && time::since_boot().as_100ns() < deadline {
             time::delay(passive, PAUSE);
         }
         for module in &self.modules {
@@ -343,9 +350,9 @@ impl Client {
     }
 }
 
-/// How long each look for modules that are left takes, and how many there are before it is told.
+/// How long modules have to detach before it is told that they do not, and how long it takes from look to look.
+const PATIENCE: Interval = Interval::from_millis(10_000);
 const PAUSE: Interval = Interval::from_millis(1);
-const PATIENCE: u32 = 10_000;
 
 /// NPI_CLIENT_ATTACH_PROVIDER_FN. PASSIVE_LEVEL.
 #[allow(non_snake_case, reason = "the documentation's names")]
@@ -365,6 +372,8 @@ unsafe extern "system" fn attach_provider(
         trace::emit(&trace::Event::ExtensionProviderAttached { interface, module: id, usable: false });
         return STATUS_NOINTERFACE;
     };
+    // Whatever happens meanwhile, the module is not let go before this is done with it.
+    let inside = Inside { module };
     module.set_id(id);
     module.binding.store(NmrBindingHandle, Ordering::Relaxed);
     let (mut context, mut dispatch) = (null_mut(), null());
@@ -380,6 +389,8 @@ unsafe extern "system" fn attach_provider(
         )
     };
     if status != STATUS_SUCCESS {
+        // It is not bound, so nobody waits for it.
+        core::mem::forget(inside);
         module.door.vacate();
         return status;
     }
@@ -393,6 +404,7 @@ unsafe extern "system" fn attach_provider(
         module.door.open();
         client.changed();
     }
+    drop(inside);
     status
 }
 
@@ -439,14 +451,11 @@ unsafe extern "system" fn detach_provider(ClientBindingContext: PVOID) -> NTSTAT
         return STATUS_SUCCESS;
     };
     let Some(client) = module.client() else { return STATUS_SUCCESS };
-    let event = trace::Event::ExtensionProviderDetached { interface: client.interface, module: module.id() };
-    let shut = module.door.shut();
-    trace::emit(&event);
+    module.door.shut();
+    let (interface, module_id) = (client.interface, module.id());
+    trace::emit(&trace::Event::ExtensionProviderDetached { interface, module: module_id });
     client.changed();
-    match shut {
-        Shut::Empty => STATUS_SUCCESS,
-        Shut::PutOff => STATUS_PENDING,
-    }
+    if module.door.leave() { STATUS_SUCCESS } else { STATUS_PENDING }
 }
 
 /// NPI_CLIENT_CLEANUP_BINDING_CONTEXT_FN. IRQL <= DISPATCH_LEVEL.
@@ -476,10 +485,12 @@ mod tests {
         module.door.open();
         let inside = module.enter(generation);
         assert!(inside.is_some());
-        assert_eq!(module.door.shut(), Shut::PutOff);
+        module.door.shut();
         assert!(module.enter(generation).is_none());
         std::mem::forget(inside);
-        assert!(module.door.leave(), "one was inside");
+        assert!(!module.door.leave(), "who shut it");
+        assert!(!module.door.leave(), "who has taken the place");
+        assert!(module.door.leave(), "who had entered");
     }
 
     #[test]

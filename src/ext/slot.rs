@@ -14,6 +14,7 @@ use crate::kernel::Status;
 use crate::kernel::irql::Passive;
 use crate::kernel::lock::SpinLock;
 use crate::kernel::time::{self, Interval};
+use crate::ring::sync::relax;
 use crate::ring::{Link, Linked};
 use crate::sys::nt::PVOID;
 use crate::trace::events::Provider;
@@ -90,10 +91,13 @@ pub(super) const BEGUN: u8 = 1;
 pub(super) const ENDED: u8 = 2;
 /// `DetachComplete` is to come: the part cannot be used, by this socket or the next.
 pub(super) const LEAVING: u8 = 4;
-/// More waits to be sent than its mark, it says.
+/// The provider says that more waits to be sent than its mark.
 pub(super) const ABOVE: u8 = 8;
+/// The provider says that the connection is over.
+pub(super) const GIVEN_UP: u8 = 16;
 
-/// How long [`Part::shut`] waits between looks.
+/// How often [`Part::shut`] looks before it waits, and how long it waits between looks then.
+const LOOKS: u32 = 1_000;
 const PAUSE: Interval = Interval::from_micros(50);
 
 /// A socket's part for a provider.
@@ -209,9 +213,16 @@ impl Part {
     /// Lets nobody in any more, and waits until nobody is inside: what callbacks do there is short, and waits for nothing.
     pub(super) fn shut(&self, passive: &Passive) {
         self.gate.shut();
+        for _ in 0..LOOKS {
+            if self.gate.is_empty() {
+                break;
+            }
+            relax();
+        }
         while !self.gate.is_empty() {
             time::delay(passive, PAUSE);
         }
+        self.note(ABOVE | GIVEN_UP, false);
     }
 
     /// Takes what is to be told, of `flags`.
@@ -278,6 +289,11 @@ impl Slot {
         let vacant = parts.iter().all(|part| part.gate.is_vacant())
             && self.owners.compare_exchange(0, 1, Ordering::Acquire, Ordering::Relaxed).is_ok();
         if !vacant {
+            return false;
+        }
+        // Another socket may have had it between the look and now.
+        if !parts.iter().all(|part| part.gate.is_vacant()) {
+            self.let_go();
             return false;
         }
         self.kind.store(kind as u8, Ordering::Relaxed);

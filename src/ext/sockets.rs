@@ -10,7 +10,7 @@
 //! An interface has at most modules at a time: the registrar offers a module once, so one
 //! that finds no place is not attached as long as it stays registered.
 
-use super::builtin::Traffic;
+use super::builtin::{Crossing, Traffic};
 use super::callback::{Callback, home, part_of};
 use super::connection_v1::{
     CONNECTION_DIRECTION_RECEIVE, CONNECTION_DIRECTION_SEND, CONNECTION_EVENT_BACKLOG,
@@ -22,7 +22,7 @@ use super::interface::{ExtensionInterface, Interface};
 use super::module::{EXTENSION_CONNECTION, EXTENSION_MODULE_V1};
 use super::modules::{Client, Inside, Key};
 use super::plan::{Plan, Row};
-use super::slot::{BEGUN, ENDED, Ends, LEAVING, PARTS, Part, Slot, SocketKind, State};
+use super::slot::{ABOVE, BEGUN, ENDED, Ends, GIVEN_UP, LEAVING, PARTS, Part, Slot, SocketKind, State};
 use crate::config::schema::Requirement;
 use crate::kernel::event::Event;
 use crate::kernel::irql::{AtMostDispatch, Passive};
@@ -40,7 +40,7 @@ use core::ffi::c_void;
 use core::marker::PhantomData;
 use core::net::SocketAddr;
 use core::ptr::NonNull;
-use core::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 /// A required interface that a socket cannot have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -150,6 +150,8 @@ pub struct Sockets {
     pub(super) rings: Rings,
     /// Changes with every module that comes or goes.
     epoch: AtomicU32,
+    /// Something is noted with a socket.
+    noted: AtomicBool,
     /// Wakes the sockets' worker.
     wake: PoolArc<Event>,
     counters: PoolBox<Counters>,
@@ -181,6 +183,7 @@ impl Sockets {
             rings: super::events::rings(passive)?,
             plan,
             epoch: AtomicU32::new(0),
+            noted: AtomicBool::new(false),
             wake,
             counters: PoolBox::try_new(tags::EXTENSION, Counters::default())?,
         };
@@ -225,6 +228,22 @@ impl Sockets {
             client.wait(passive);
         }
         self.sweep();
+    }
+
+    /// Whether a socket needs what a module may provide.
+    pub fn requires_modules(&self) -> bool {
+        self.plan.rows.iter().any(|row| row.requirement == Requirement::Required && row.wants_modules())
+    }
+
+    /// What a provider says of a socket could not be told, and is noted with the socket. IRQL <= DISPATCH_LEVEL.
+    pub(super) fn look_after(&self) {
+        self.noted.store(true, Ordering::Release);
+        self.wake.set();
+    }
+
+    /// Whether the sockets are to be looked after because of that.
+    pub fn take_noted(&self) -> bool {
+        self.noted.swap(false, Ordering::Acquire)
     }
 
     /// Something has changed since `epoch`, which is brought up to date: modules have come, or gone.
@@ -376,6 +395,15 @@ pub struct Attached {
 unsafe impl Send for Attached {}
 // SAFETY: as above.
 unsafe impl Sync for Attached {}
+
+/// A mark that was crossed.
+#[derive(Clone, Copy, Debug)]
+#[must_use]
+pub struct Backlog {
+    direction: u32,
+    bytes: u64,
+    crossing: Crossing,
+}
 
 /// Whether everything is as it should be, or is to be looked at again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -629,12 +657,14 @@ impl Attached {
         true
     }
 
-    /// Brings the socket up to date with the modules that have come and gone. After [`Attached::register`], before
-    /// close is issued.
+    /// Brings the socket, if it is registered, up to date with the modules that have come and gone. Before close is issued.
     ///
     /// # Errors
     /// A required interface that nobody provides any more. The socket must be closed then.
     pub fn tend(&self, passive: &mut Passive) -> core::result::Result<Tended, Missing> {
+        if !self.slot().link().raised(LifeCycle::Opened) {
+            return Ok(Tended::Settled);
+        }
         if !self.slot().told.load(Ordering::Acquire) {
             return Ok(Tended::Again);
         }
@@ -692,6 +722,8 @@ impl Attached {
             State::Granted => {}
             State::Refused if provided => line.first.set(State::Idle, Status::SUCCESS),
             _ if provided => {}
+            // A module waits for a part that is not free yet.
+            State::Idle if Self::is_waited_for(line) => {}
             State::Idle => {
                 let may = line.row.providers.iter().any(|kind| kind == Kind::Builtin);
                 if !may || self.provide(line).is_err() {
@@ -709,6 +741,13 @@ impl Attached {
             State::Detached | State::Refused | State::Registering | State::Failed => {}
         }
         Ok(())
+    }
+
+    /// Whether a module is to have the socket that cannot yet, since what was before it is still to be told.
+    fn is_waited_for(line: &Line<'_>) -> bool {
+        let asked = |key: Key| line.modules.iter().any(|part| part.module() == key && !part.is_free());
+        let untold = line.modules.iter().any(|part| part.state() == State::Detached);
+        untold && line.client.keys().any(|key| !asked(key))
     }
 
     /// Ends everything: close has completed, or there was no socket. Modules let go of it.
@@ -783,7 +822,7 @@ impl Attached {
     pub fn established(&self, irql: &mut AtMostDispatch) {
         for part in self.own(CONNECTION_EVENT_STATE) {
             if let Some(callback) = Callback::own(irql, part) {
-                callback.state(CONNECTION_STATE_ESTABLISHED, 0);
+                callback.own_state(CONNECTION_STATE_ESTABLISHED, 0);
             }
         }
     }
@@ -792,19 +831,39 @@ impl Attached {
     pub fn over(&self, irql: &mut AtMostDispatch, reason: u32) {
         for part in self.own(CONNECTION_EVENT_STATE) {
             if let Some(callback) = Callback::own(irql, part) {
-                callback.state(CONNECTION_STATE_CLOSED, reason);
+                callback.own_state(CONNECTION_STATE_CLOSED, reason);
             }
         }
     }
 
-    /// So many bytes wait in that direction (`CONNECTION_DIRECTION_…`).
-    pub fn backlog(&self, irql: &mut AtMostDispatch, direction: u32, bytes: u64) {
-        let Some(crossing) = self.traffic().cross(direction, bytes) else { return };
+    /// So many bytes wait in that direction (`CONNECTION_DIRECTION_…`). The caller counts them, and holds what it counts
+    /// them by. What comes back is to be told by [`Attached::tell_backlog`].
+    pub fn backlog(&self, direction: u32, bytes: u64) -> Option<Backlog> {
+        let crossing = self.traffic().cross(direction, bytes)?;
+        if direction == CONNECTION_DIRECTION_SEND {
+            self.own(CONNECTION_EVENT_BACKLOG).for_each(|part| part.note(ABOVE, crossing.above));
+        }
+        Some(Backlog { direction, bytes, crossing })
+    }
+
+    /// Tells of a mark that was crossed, if one was.
+    pub fn tell_backlog(&self, irql: &mut AtMostDispatch, backlog: Option<Backlog>) {
+        let Some(Backlog { direction, bytes, crossing }) = backlog else { return };
         for part in self.own(CONNECTION_EVENT_BACKLOG) {
             if let Some(callback) = Callback::own(irql, part) {
-                callback.backlog(direction, crossing.above, bytes, crossing.mark);
+                callback.own_backlog(direction, crossing.above, bytes, crossing.mark);
             }
         }
+    }
+
+    /// Whether a provider says that more waits to be sent than its mark.
+    pub fn is_held_back(&self) -> bool {
+        self.sockets.parts_of(self.slot()).iter().any(|part| part.has(ABOVE))
+    }
+
+    /// Whether a provider says that the connection is over.
+    pub fn is_given_up(&self) -> bool {
+        self.sockets.parts_of(self.slot()).iter().any(|part| part.has(GIVEN_UP))
     }
 
     /// The time for a sample of the counters has come.

@@ -606,7 +606,11 @@ static NTSTATUS StartThread(void)
     }
     /* What is waited for at unload is the thread's object: an event that it sets last would let it run on in freed code. */
     Status = ObReferenceObjectByHandle(Handle, SYNCHRONIZE, NULL, KernelMode, &Sample.Thread, NULL);
-    NT_ASSERT(NT_SUCCESS(Status)); /* the handle is ours */
+    if (!NT_SUCCESS(Status)) {
+        /* The driver does not start: the thread must not be left in it. */
+        KeSetEvent(&Sample.Stop, IO_NO_INCREMENT, FALSE);
+        ZwWaitForSingleObject(Handle, FALSE, NULL);
+    }
     ZwClose(Handle);
     return Status;
 }

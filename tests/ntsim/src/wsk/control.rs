@@ -155,6 +155,9 @@ fn switch(socket: &Socket, npi: GUID, mask: u32, disables: bool) -> Result<Key, 
     if npi != NPI_WSK_INTERFACE_ID {
         let index = state.extensions.iter().position(|extension| extension.npi == npi);
         let index = index.ok_or(STATUS_INVALID_PARAMETER)?;
+        if socket.category == Category::Connection && !state.connection.is_connected() {
+            return Err(STATUS_INVALID_DEVICE_STATE);
+        }
         if let Some(extension) = state.extensions.get_mut(index) {
             extension.enabled = if disables { extension.enabled & !mask } else { extension.enabled | mask };
         }
