@@ -1,6 +1,6 @@
 //! Vendors on a simulated machine: modules at the Network Module Registrar and providers in WSK, as scripted as a test
 //! wants them, that watch weir's side of the contract (`src/ext/module.rs`, the pages of NMR and WSK) themselves.
-#![allow(dead_code, reason = "each test program uses a part")]
+#![allow(dead_code, unused_imports, reason = "each test program uses a part")]
 
 pub mod module;
 pub mod record;

@@ -19,6 +19,8 @@ pub enum Area {
     Wfp,
     /// The control plane: handshakes, requests, events to subscribers, memory
     Control,
+    /// Extension interfaces: registering, callbacks to the ring and to the consumer
+    Ext,
 }
 
 #[derive(clap::Args)]
@@ -38,6 +40,7 @@ pub fn run(args: &BenchArgs) -> ExitCode {
         Area::Policy => ("weir-cli", "policy"),
         Area::Wfp => ("weir-cli", "classify"),
         Area::Control => ("weir-cli", "control"),
+        Area::Ext => ("weir-cli", "ext"),
     };
     let mut command = Command::new("cargo");
     command.args(["bench", "--locked", "--quiet", "-p", package, "--bench", bench, "--"]);
