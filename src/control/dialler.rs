@@ -115,6 +115,18 @@ mod tests {
     }
 
     #[test]
+    fn who_may_have_what_was_wanting_is_tried_at_once() {
+        let mut target = Target { back_off: BACK_OFF_LAST, ..target() };
+        target.begun(7);
+        target.hope_again(8);
+        assert_eq!(target.due(), None, "it has a session");
+        target.ended(9, false, 0);
+        target.hope_again(10);
+        assert_eq!(target.due(), Some(10));
+        assert_eq!(target.back_off, BACK_OFF_FIRST);
+    }
+
+    #[test]
     fn only_a_connection_that_was_good_begins_anew() {
         for (was_open, lasted, anew) in [(true, GOOD, true), (false, GOOD, false), (true, GOOD - 1, false)] {
             let mut target = Target { back_off: BACK_OFF_LAST, ..target() };

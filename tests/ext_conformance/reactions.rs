@@ -2,7 +2,7 @@
 
 use super::ext_support::tables::Function::SetMarks;
 use super::ext_support::{Attachment, Heard, Interface, Module, World, settings};
-use super::{detached, ping, wait_settled};
+use super::{detached, entry, ping, wait_settled};
 use crate::control_support::client::Client;
 use crate::control_support::{self, eventually, sockets};
 use ntsim::sys::nt::{DISPATCH_LEVEL, KIRQL, PASSIVE_LEVEL};
@@ -203,6 +203,38 @@ fn closed_from_a_vendor_ends_the_session() {
         world.wait("its end is told", |heard| detached(heard, 1, CONNECTION, Nmr) == 1);
         world.end();
     }
+}
+
+#[test]
+fn closed_ends_the_session_though_the_ring_has_no_room_for_it() {
+    let world = World::start(&[], || vec![Module::register(CONNECTION)]);
+    let (client, attachment, _) = session(&world);
+    let lost = || world.plane().control().extensions().lost;
+    // Who hears of callbacks hears of nothing any more, so that the rings fill.
+    let held = world.record.hold();
+    while lost() == 0 {
+        state(&attachment, DISPATCH_LEVEL, CONNECTION_STATE_ESTABLISHED, 0);
+    }
+    let before = lost();
+    state(&attachment, DISPATCH_LEVEL, CONNECTION_STATE_CLOSED, 2);
+    assert_eq!(lost(), before + 1);
+    drop(held);
+    eventually("the session is gone", || world.plane().control().counters().closed == 1);
+    assert!(client.peer.recv_to_end().is_ok() || client.peer.is_reset());
+    world.end();
+}
+
+#[test]
+fn what_was_not_asked_for_is_dropped_and_has_no_effect() {
+    let entries = [entry(CONNECTION, &format!("optional;events={CONNECTION_EVENT_METRIC:#x}"))];
+    let world = World::start(&entries, || vec![Module::register(CONNECTION)]);
+    let (mut client, attachment, _) = session(&world);
+    backlog(&attachment, PASSIVE_LEVEL, true);
+    state(&attachment, DISPATCH_LEVEL, CONNECTION_STATE_CLOSED, 2);
+    assert_eq!(world.plane().control().extensions().malformed, 2);
+    ping(&mut client);
+    let heard = world.end();
+    assert!(!heard.iter().any(|heard| matches!(heard, Heard::Callback { .. })));
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use super::lock;
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 use weir::trace::Guid;
 use weir::trace::events::{Event, Provider};
 
@@ -93,6 +93,11 @@ impl Record {
             _ => return,
         };
         lock(&self.0).push(heard);
+    }
+
+    /// Nothing is heard while the guard is there: who tells waits.
+    pub fn hold(&self) -> MutexGuard<'_, Vec<Heard>> {
+        lock(&self.0)
     }
 
     pub fn heard(&self) -> Vec<Heard> {

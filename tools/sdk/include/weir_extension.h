@@ -110,9 +110,9 @@ typedef struct _EXTENSION_CONNECTION {
     UINT16 Version;
     UINT32 Kind;
     UINT64 Session;   /* the session's number, unique since weir's start; 0 for a listening socket */
-    UINT32 EventMask; /* the events that are wanted, in the interface's bits; others need not be told */
+    UINT32 EventMask; /* the events that are wanted, in the interface's bits; others are dropped */
     UINT16 Family;    /* EXTENSION_FAMILY_UNKNOWN: the addresses and ports are not known */
-    UINT16 LocalPort;  /* host byte order */
+    UINT16 LocalPort;  /* host byte order; 0, as the address: not known, as for dialled sockets */
     UINT16 RemotePort; /* host byte order; 0 for a listening socket */
     UINT16 Reserved;
     UINT32 Reserved2;
