@@ -43,7 +43,7 @@ struct Nobody;
 
 impl Owners for Nobody {
     fn closed(&self, _irql: &mut AtMostDispatch, _place: u32, _session: u64) {}
-    fn send_backlog(&self, _irql: &mut AtMostDispatch, _place: u32, _session: u64, _above: bool) {}
+    fn released(&self, _irql: &mut AtMostDispatch, _place: u32, _session: u64) {}
 }
 
 /// The `index`-th identifier, and the interface whose tables it has.
@@ -240,9 +240,11 @@ fn print(json: bool, bench: &str, unit: &str, ours: f64, direct: Option<f64>) {
     }
 }
 
+/// How many interfaces sockets are registered for.
+const COUNTS: [usize; 4] = [0, 1, 4, 16];
+
 fn main() {
     let json = std::env::args().any(|argument| argument == "--json");
-    const COUNTS: [usize; 4] = [0, 1, 4, 16];
     let mut costs: [[Vec<f64>; 4]; 2] = Default::default();
     let mut others: [[Vec<f64>; 2]; 3] = Default::default();
     wsk_support::listening(wsk_support::plain(ntsim::wsk::Completion::Inline), |_, _, listening| {

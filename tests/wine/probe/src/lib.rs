@@ -15,7 +15,7 @@ mod checks;
 mod kernel;
 mod nmr;
 #[path = "../../netio/src/sys/mod.rs"]
-#[allow(dead_code, reason = "shared with the stand-in")]
+#[allow(dead_code, unused_imports, reason = "shared with the stand-in")]
 mod sys;
 mod wsk;
 
