@@ -2,7 +2,6 @@
 #![cfg(feature = "sim")]
 
 mod control_support;
-#[allow(unused_imports, reason = "a part of it is used here")]
 mod ext_support;
 
 use control_support::client::Client;

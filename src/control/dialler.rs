@@ -57,9 +57,9 @@ impl Target {
 
     /// What it has failed for may be there now.
     pub(super) fn hope_again(&mut self, now: u64) {
+        self.back_off = BACK_OFF_FIRST;
         if let State::Waiting(at) = &mut self.state {
             *at = (*at).min(now);
-            self.back_off = BACK_OFF_FIRST;
         }
     }
 
@@ -120,7 +120,8 @@ mod tests {
         target.begun(7);
         target.hope_again(8);
         assert_eq!(target.due(), None, "it has a session");
-        target.ended(9, false, 0);
+        target.ended(9, false, 0x80);
+        assert!(target.due() < Some(9 + 2 * BACK_OFF_FIRST), "what comes next is no long wait");
         target.hope_again(10);
         assert_eq!(target.due(), Some(10));
         assert_eq!(target.back_off, BACK_OFF_FIRST);

@@ -637,13 +637,15 @@ impl Session {
             Err(status) => {
                 let mut outbox = self.outbox.lock(passive);
                 outbox.made = outbox.made.saturating_sub(1);
-                outbox.wanted = true;
+                // One may have come back meanwhile; else one that is out will.
+                let idle = outbox.idle.iter_mut().find_map(Option::take);
+                outbox.wanted = idle.is_none();
                 drop(outbox);
                 if first {
                     return Err(status);
                 }
                 self.shared.budget.give_back(BUFFER);
-                Ok(None)
+                Ok(idle)
             }
         }
     }

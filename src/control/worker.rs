@@ -137,6 +137,8 @@ struct Worker<'w> {
     due: u64,
     /// Which modules of extension interfaces were there when the sockets were looked after last.
     modules: u32,
+    /// How many had come by then.
+    arrivals: u32,
     /// When they are looked after again.
     tend_at: u64,
 }
@@ -175,6 +177,7 @@ impl<'w> Worker<'w> {
             handshake: Interval::from_millis(settings.control_handshake_timeout_ms),
             due: NEVER,
             modules: 0,
+            arrivals: 0,
             tend_at: NEVER,
         })
     }
@@ -276,6 +279,8 @@ impl<'w> Worker<'w> {
         let now = time::since_boot().as_100ns();
         if changed {
             self.shared.sockets.sweep();
+        }
+        if self.shared.sockets.have_modules_come(&mut self.arrivals) {
             self.hope_again(now);
         }
         let noted = self.shared.sockets.take_noted();
@@ -315,9 +320,9 @@ impl<'w> Worker<'w> {
             return;
         }
         for port in &mut *self.ports {
+            port.back_off = BACK_OFF_FIRST;
             if let Listening::Waiting(at) = &mut port.listening {
                 *at = (*at).min(now);
-                port.back_off = BACK_OFF_FIRST;
             }
         }
         for target in &mut *self.targets {

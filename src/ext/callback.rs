@@ -1,7 +1,7 @@
 //! A provider's call: a claim, a few stores, a commit.
 
 use super::gate::Tag;
-use super::slot::{Part, Slot, State};
+use super::slot::{GIVEN_UP, Part, Slot, State};
 use super::sockets::Sockets;
 use crate::kernel::irql::AtMostDispatch;
 use crate::ring::ExtensionEvent;
@@ -90,9 +90,10 @@ impl<'a> Callback<'a> {
         if !self.is_wanted(code) {
             return self.malformed();
         }
-        self.part.note(flag, is);
+        let news = self.part.note(flag, is);
         let sockets = self.sockets;
-        if !self.push(code, value, data) {
+        // What waits is looked at whenever a buffer is wanted.
+        if !self.push(code, value, data) && news && flag == GIVEN_UP {
             sockets.look_after();
         }
     }

@@ -402,7 +402,9 @@ unsafe extern "system" fn attach_provider(
         module.context.store(context, Ordering::Relaxed);
         module.dispatch.store(dispatch, Ordering::Relaxed);
         module.door.open();
-        client.changed();
+        if let Some(home) = client.home() {
+            home.module_came();
+        }
     }
     drop(inside);
     status

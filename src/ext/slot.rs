@@ -222,7 +222,8 @@ impl Part {
         while !self.gate.is_empty() {
             time::delay(passive, PAUSE);
         }
-        self.note(ABOVE | GIVEN_UP, false);
+        // Whoever is gone holds nobody back; that the connection is over is true without them.
+        self.note(ABOVE, false);
     }
 
     /// Takes what is to be told, of `flags`.
@@ -230,13 +231,14 @@ impl Part {
         self.flags.fetch_and(!flags, Ordering::AcqRel) & flags != 0
     }
 
-    /// Notes that a flag is so.
-    pub(super) fn note(&self, flag: u8, is: bool) {
-        if is {
-            self.flags.fetch_or(flag, Ordering::AcqRel);
+    /// Notes that a flag is so; whether it was not.
+    pub(super) fn note(&self, flag: u8, is: bool) -> bool {
+        let before = if is {
+            self.flags.fetch_or(flag, Ordering::AcqRel)
         } else {
-            self.flags.fetch_and(!flag, Ordering::AcqRel);
-        }
+            self.flags.fetch_and(!flag, Ordering::AcqRel)
+        };
+        (before & flag != 0) != is
     }
 
     pub(super) fn has(&self, flags: u8) -> bool {

@@ -133,6 +133,12 @@ struct Counters {
     late: AtomicU64,
 }
 
+/// Whether a count is another one than was seen, which is brought up to date.
+fn differs(count: &AtomicU32, seen: &mut u32) -> bool {
+    let now = count.load(Ordering::Acquire);
+    core::mem::replace(seen, now) != now
+}
+
 fn count(counter: &AtomicU64) {
     counter.fetch_add(1, Ordering::Relaxed);
 }
@@ -148,8 +154,10 @@ pub struct Sockets {
     cursor: AtomicUsize,
     pub(super) plan: Plan,
     pub(super) rings: Rings,
-    /// Changes with every module that comes or goes.
+    /// Changes with every module that comes or goes, and when one has let go of a socket.
     epoch: AtomicU32,
+    /// How many modules have come.
+    arrivals: AtomicU32,
     /// Something is noted with a socket.
     noted: AtomicBool,
     /// Wakes the sockets' worker.
@@ -183,6 +191,7 @@ impl Sockets {
             rings: super::events::rings(passive)?,
             plan,
             epoch: AtomicU32::new(0),
+            arrivals: AtomicU32::new(0),
             noted: AtomicBool::new(false),
             wake,
             counters: PoolBox::try_new(tags::EXTENSION, Counters::default())?,
@@ -246,12 +255,20 @@ impl Sockets {
         self.noted.swap(false, Ordering::Acquire)
     }
 
-    /// Something has changed since `epoch`, which is brought up to date: modules have come, or gone.
-    pub fn have_modules_changed(&self, epoch: &mut u32) -> bool {
-        let now = self.epoch.load(Ordering::Acquire);
-        let changed = now != *epoch;
-        *epoch = now;
-        changed
+    /// Whether modules have come, or gone, since `seen`, which is brought up to date.
+    pub fn have_modules_changed(&self, seen: &mut u32) -> bool {
+        differs(&self.epoch, seen)
+    }
+
+    /// Whether modules have come since `seen`, which is brought up to date.
+    pub fn have_modules_come(&self, seen: &mut u32) -> bool {
+        differs(&self.arrivals, seen)
+    }
+
+    /// A module has come. PASSIVE_LEVEL.
+    pub(super) fn module_came(&self) {
+        self.arrivals.fetch_add(1, Ordering::Release);
+        self.modules_changed();
     }
 
     /// A module has come or gone. IRQL <= DISPATCH_LEVEL.
@@ -519,6 +536,7 @@ impl Attached {
             part.grant(provider);
         } else {
             part.shut(passive);
+            part.note(GIVEN_UP, false);
             part.set(State::Idle, Status::SUCCESS);
         }
         self.asked(Kind::Wsk, line.row, outcome.map(|_| ()))?;
@@ -580,6 +598,7 @@ impl Attached {
             Ok(provider) => part.grant(provider),
             Err(status) => {
                 part.shut(passive);
+                part.note(GIVEN_UP, false);
                 let state = if is_unsupported(status) { State::Refused } else { State::Failed };
                 part.set(state, status);
             }
@@ -841,7 +860,12 @@ impl Attached {
     pub fn backlog(&self, direction: u32, bytes: u64) -> Option<Backlog> {
         let crossing = self.traffic().cross(direction, bytes)?;
         if direction == CONNECTION_DIRECTION_SEND {
-            self.own(CONNECTION_EVENT_BACKLOG).for_each(|part| part.note(ABOVE, crossing.above));
+            self.own(CONNECTION_EVENT_BACKLOG).for_each(|part| {
+                if part.gate.enter_now() {
+                    part.note(ABOVE, crossing.above);
+                    part.gate.leave();
+                }
+            });
         }
         Some(Backlog { direction, bytes, crossing })
     }

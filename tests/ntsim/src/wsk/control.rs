@@ -155,7 +155,13 @@ fn switch(socket: &Socket, npi: GUID, mask: u32, disables: bool) -> Result<Key, 
     if npi != NPI_WSK_INTERFACE_ID {
         let index = state.extensions.iter().position(|extension| extension.npi == npi);
         let index = index.ok_or(STATUS_INVALID_PARAMETER)?;
-        if socket.category == Category::Connection && !state.connection.is_connected() {
+        // After bind, and after connect, for the events of whatever interface.
+        let may = match socket.category {
+            Category::Basic => true,
+            Category::Listen => state.local.is_some(),
+            Category::Connection => state.connection.is_connected(),
+        };
+        if !may {
             return Err(STATUS_INVALID_DEVICE_STATE);
         }
         if let Some(extension) = state.extensions.get_mut(index) {

@@ -5,8 +5,8 @@ use super::{assert_clean, assert_only, boot, plain};
 use crate::fault::Plan;
 use crate::sys::nt::{
     DISPATCH_LEVEL, GUID, NTSTATUS, PASSIVE_LEVEL, PVOID, STATUS_ACCESS_DENIED, STATUS_EVENT_PENDING,
-    STATUS_INSUFFICIENT_RESOURCES, STATUS_INVALID_DEVICE_REQUEST, STATUS_INVALID_PARAMETER,
-    STATUS_NOT_SUPPORTED, STATUS_PENDING, STATUS_SUCCESS,
+    STATUS_INSUFFICIENT_RESOURCES, STATUS_INVALID_DEVICE_REQUEST, STATUS_INVALID_DEVICE_STATE,
+    STATUS_INVALID_PARAMETER, STATUS_NOT_SUPPORTED, STATUS_PENDING, STATUS_SUCCESS,
 };
 use crate::sys::wsk::*;
 use crate::wsk::extension::{self, Callback, Offer, Registration, Script};
@@ -112,10 +112,15 @@ fn a_granted_interface_is_called_both_ways_until_the_close() {
     let sim = boot(plain(Completion::Inline));
     let client = Client::new();
     extension::script(NPI, Script::Supported(Offer::new(&PROVIDER)));
+    let server = memory::listen("127.0.0.1:9".parse().unwrap()).unwrap();
     let socket = socket(&client);
     let context = AtomicUsize::new(0);
     let (status, out) = register(socket, &NPI, &context);
     assert_eq!(status, STATUS_SUCCESS);
+    // Its events can be switched on when it is connected.
+    assert_eq!(socket.events_of(&NPI, 4, null_mut()), STATUS_INVALID_DEVICE_STATE);
+    assert_eq!(socket.bind("0.0.0.0:0".parse().unwrap()).status, STATUS_SUCCESS);
+    assert_eq!(socket.connect(server.local()).status, STATUS_SUCCESS);
     let found = extension::wait_registrations(NPI, 1, Duration::from_secs(5)).unwrap();
     let [registration] = &found[..] else { panic!("one registration") };
     assert_eq!(registration.provider_context(), out.ProviderContext);
