@@ -696,7 +696,10 @@ impl Attached {
             {
                 missing = missing.or(Some(Missing { interface: line.row.interface(), status }));
             }
-            for part in line.all() {
+            // What has ended, then what has taken its place.
+            let (ended, others): (fn(&&Part) -> bool, fn(&&Part) -> bool) =
+                (|part| part.has(ENDED), |part| !part.has(ENDED));
+            for part in line.all().filter(ended).chain(line.all().filter(others)) {
                 if !self.tell(passive, part) || !Self::recover(part) {
                     tended = Tended::Again;
                 }

@@ -562,7 +562,13 @@ fn a_module_leaves_while_it_is_asked() {
         world.modules.clear();
         let mut client = Client::connect(peer, &OPERATOR).unwrap();
         ping(&mut client);
-        world.wait("weir provides it", |heard| registered(heard, 1, interface, Builtin) == 1);
+        world.wait("weir provides it", |heard| {
+            let gone = heard.iter().any(|heard| matches!(heard, Heard::ModuleDetached { .. }));
+            let by = |by| (registered(heard, 1, interface, by), detached(heard, 1, interface, by));
+            // It may have provided it before the module came, too.
+            let (begun, ended) = by(Builtin);
+            gone && begun == ended + 1 && by(Nmr) == (1, 1)
+        });
         drop(client);
         world.end();
     }

@@ -383,6 +383,8 @@ impl Schedule {
         for heard in &heard {
             if let Heard::Callback { session, value, provider, .. } = *heard
                 && provider != Builtin
+                // Listening sockets, one after the other, are all session 0.
+                && session != 0
             {
                 // WSK's are numbered by socket.
                 let (by, number) = (value & 0xFFFF_FFFF, value >> 32);

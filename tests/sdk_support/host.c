@@ -187,6 +187,10 @@ NTSTATUS ObReferenceObjectByHandle(
     (void)Type;
     (void)Mode;
     (void)Information;
+    if (Fails()) {
+        ((KEVENT *)Handle)->Signalled = TRUE; /* goes with its handle */
+        return STATUS_INSUFFICIENT_RESOURCES;
+    }
     *Object = Handle;
     return STATUS_SUCCESS;
 }
@@ -199,9 +203,18 @@ void ObDereferenceObject(PVOID Object)
 
 NTSTATUS ZwClose(HANDLE Handle)
 {
-    (void)Handle;
+    KEVENT *Thread = Handle;
+
     atomic_fetch_sub(&Allocations, 1);
+    if (Thread->Signalled) {
+        ObDereferenceObject(Thread);
+    }
     return STATUS_SUCCESS;
+}
+
+NTSTATUS ZwWaitForSingleObject(HANDLE Handle, BOOLEAN Alertable, const LARGE_INTEGER *Timeout)
+{
+    return KeWaitForSingleObject(Handle, Executive, KernelMode, Alertable, Timeout);
 }
 
 /* ---- weir's side of a socket ---- */

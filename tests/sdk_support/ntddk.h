@@ -149,6 +149,7 @@ NTSTATUS ObReferenceObjectByHandle(
     HANDLE Handle, ULONG Access, PVOID Type, int Mode, PVOID *Object, PVOID Information);
 void ObDereferenceObject(PVOID Object);
 NTSTATUS ZwClose(HANDLE Handle);
+NTSTATUS ZwWaitForSingleObject(HANDLE Handle, BOOLEAN Alertable, const LARGE_INTEGER *Timeout);
 
 typedef struct _UNICODE_STRING *PUNICODE_STRING;
 typedef struct _DRIVER_OBJECT *PDRIVER_OBJECT;
