@@ -697,9 +697,7 @@ impl Attached {
                 missing = missing.or(Some(Missing { interface: line.row.interface(), status }));
             }
             // What has ended, then what has taken its place.
-            let (ended, others): (fn(&&Part) -> bool, fn(&&Part) -> bool) =
-                (|part| part.has(ENDED), |part| !part.has(ENDED));
-            for part in line.all().filter(ended).chain(line.all().filter(others)) {
+            for part in line.all().filter(|part| part.has(ENDED)).chain(line.all()) {
                 if !self.tell(passive, part) || !Self::recover(part) {
                     tended = Tended::Again;
                 }
