@@ -8,7 +8,7 @@
 #include <stdio.h>
 #include <time.h>
 
-#include <ntddk.h>
+#include <ntifs.h>
 
 #include "../../tools/sdk/sample/nmr.h"
 #include "weir_connection_v1.h"

@@ -14,7 +14,7 @@
  * One spin lock guards all lists, flags and counts. It is never held during a call to weir. What keeps objects alive
  * during such a call, and tells when the last one has returned, are counts: BeginCall, EndCall.
  */
-#include <ntddk.h>
+#include <ntifs.h> /* for ZwWaitForSingleObject; the rest is in <ntddk.h> */
 
 #include "nmr.h"
 #include "weir_connection_v1.h"
