@@ -497,6 +497,32 @@ fn a_required_interface_closes_the_socket_when_the_last_module_leaves() {
 }
 
 #[test]
+fn a_module_that_lets_go_of_a_connection_later_does_not_have_it_dialled_again_at_once() {
+    let interface = Interface::Connection;
+    let mut world = World::prepare(control_support::boot(wsk::Config::default()));
+    let server = memory::listen("192.0.2.1:443".parse().unwrap()).unwrap();
+    let mut settings = settings(&[entry(interface, "required;providers=nmr,builtin")]);
+    control_support::set_list(&mut settings, "ControlDial", &["root@192.0.2.1:443"]);
+    let module = Module::register(interface);
+    module.release(|_| Release::Later(Duration::from_millis(5), DISPATCH_LEVEL));
+    world.modules = vec![module];
+    world.run(&settings);
+    let peer = server.accept().unwrap();
+    eventually("the module has the listening socket and the connection", || {
+        world.modules[0].counts().granted == 2
+    });
+    peer.reset();
+    eventually("the module has let go of it", || world.modules[0].counts().completed == 1);
+    std::thread::sleep(Duration::from_millis(200));
+    let dialled = world.plane().control().counters().dialled;
+    assert_eq!(dialled, 1, "the back-off of a second holds");
+    // A module that comes is a reason to try again.
+    world.modules.push(Module::register(interface));
+    server.accept().unwrap();
+    world.end();
+}
+
+#[test]
 fn a_listener_waits_for_its_required_module() {
     let interface = Interface::Connection;
     let entries = [entry(interface, "required;providers=nmr")];
