@@ -19,8 +19,10 @@ mod storms;
 mod subsystem;
 
 use control_support::client::Client;
-use ext_support::{Heard, Interface, World};
+use control_support::eventually;
+use ext_support::{Attachment, Heard, Interface, Module, World};
 use ntsim::sys::nt::NTSTATUS;
+use std::sync::Arc;
 use weir::control::protocol::message::{Empty, Request};
 use weir::trace::events::Provider;
 
@@ -68,6 +70,17 @@ fn failed(heard: &[Heard], session: u64, interface: Interface, by: Provider) -> 
         }
         _ => None,
     })
+}
+
+/// The module's hand on a session's socket.
+#[track_caller]
+fn attachment(module: &Module, session: u64) -> Arc<Attachment> {
+    let mut found = None;
+    eventually("the module has the socket", || {
+        found = module.attachments().into_iter().find(|attachment| attachment.session() == session);
+        found.is_some()
+    });
+    found.unwrap()
 }
 
 /// Waits until the session's standing with the interface is told: registered by anyone, or refused.

@@ -1,9 +1,9 @@
 //! Vendors' modules at the Network Module Registrar: how they come, what they answer, how they leave.
 
 use super::ext_support::{
-    Answer, Attachment, Chance, Form, Heard, Inline, Interface, Module, Release, World, moment, settings,
+    Answer, Chance, Form, Heard, Inline, Interface, Module, Release, World, moment, settings,
 };
-use super::{detached, entry, failed, ping, refused, registered, wait_settled};
+use super::{attachment, detached, entry, failed, ping, refused, registered, wait_settled};
 use crate::control_support::client::Client;
 use crate::control_support::{self, OPERATOR, eventually, sockets};
 use ntsim::nmr::{self, Manner, Order};
@@ -29,17 +29,6 @@ const STATUSES: &[NTSTATUS] = &[
     STATUS_PENDING,
     STATUS_EVENT_PENDING,
 ];
-
-/// The attachment of a session.
-#[track_caller]
-fn attachment(module: &Module, session: u64) -> Arc<Attachment> {
-    let mut found = None;
-    eventually("the module has the socket", || {
-        found = module.attachments().into_iter().find(|attachment| attachment.session() == session);
-        found.is_some()
-    });
-    found.unwrap()
-}
 
 #[track_caller]
 fn wait_registered(world: &World, session: u64, interface: Interface, count: usize) {

@@ -2,7 +2,7 @@
 
 use super::ext_support::tables::Function::SetMarks;
 use super::ext_support::{Attachment, Heard, Interface, Module, World, settings};
-use super::{detached, entry, ping, wait_settled};
+use super::{attachment, detached, entry, ping, wait_settled};
 use crate::control_support::client::Client;
 use crate::control_support::{self, eventually, sockets};
 use ntsim::sys::nt::{DISPATCH_LEVEL, KIRQL, PASSIVE_LEVEL};
@@ -38,16 +38,6 @@ fn state(attachment: &Attachment, level: KIRQL, state: u32, reason: u32) {
         unsafe { (table.State)(context, state, reason) };
     });
     assert!(told.is_some());
-}
-
-#[track_caller]
-fn attachment(module: &Module, session: u64) -> Arc<Attachment> {
-    let mut found = None;
-    eventually("the module has the socket", || {
-        found = module.attachments().into_iter().find(|attachment| attachment.session() == session);
-        found.is_some()
-    });
-    found.unwrap()
 }
 
 /// A session, with the module's hand on it and its socket.
