@@ -7,6 +7,7 @@ use crate::kernel::irql::AtMostDispatch;
 use crate::ring::ExtensionEvent;
 use crate::sys::nt::PVOID;
 use crate::trace::events::Provider;
+use core::ffi::c_void;
 use core::sync::atomic::Ordering;
 
 /// A provider's call on a socket that is there. Leaves when dropped.
@@ -26,6 +27,21 @@ pub(super) unsafe fn part_of<'a>(context: PVOID) -> Option<(&'a Part, Tag)> {
     let part = context.map_addr(|address| address & !(align_of::<Part>().wrapping_sub(1))).cast::<Part>();
     // SAFETY: NULL, or a part, whose block is there (contract).
     Some((unsafe { part.as_ref() }?, tag))
+}
+
+/// What a provider hands over with its call; `None`: more than `most` bytes, or none where it says that there are some.
+///
+/// # Safety
+/// `data` is NULL, or points to `length` bytes that live for `'a`.
+pub(super) unsafe fn data_of<'a>(data: *const c_void, length: u32, most: u32) -> Option<&'a [u8]> {
+    if length == 0 {
+        return Some(&[]);
+    }
+    if length > most || data.is_null() {
+        return None;
+    }
+    // SAFETY: not NULL, and as many bytes as that (contract).
+    Some(unsafe { core::slice::from_raw_parts(data.cast::<u8>(), length as usize) })
 }
 
 /// The slot and the sockets that a part belongs to.

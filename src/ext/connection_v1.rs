@@ -20,7 +20,8 @@
     reason = "a binary interface, in the style of Windows headers"
 )]
 
-use super::interface::ExtensionInterface;
+use super::callback::data_of;
+use super::interface::{ExtensionInterface, has_all_of};
 use super::slot::{ABOVE, GIVEN_UP};
 use super::{Callback, Provider};
 use crate::kernel::{Result, Status};
@@ -160,13 +161,8 @@ unsafe impl ExtensionInterface for ConnectionV1 {
     const BUILTIN: Option<&'static CONNECTION_V1_PROVIDER_DISPATCH> = Some(&super::builtin::TABLE);
 
     unsafe fn provider_is_usable(dispatch: NonNull<c_void>) -> bool {
-        if !dispatch.cast::<CONNECTION_V1_PROVIDER_DISPATCH>().is_aligned() {
-            return false;
-        }
-        let head = dispatch.cast::<[u16; 2]>();
         // SAFETY: every table of this interface begins with its size and version (contract).
-        let [size, version] = unsafe { head.read() };
-        version >= CONNECTION_V1 && size >= PROVIDER_SIZE
+        unsafe { has_all_of::<CONNECTION_V1_PROVIDER_DISPATCH>(dispatch, CONNECTION_V1) }
     }
 }
 
@@ -279,14 +275,9 @@ unsafe extern "system" fn metric(ClientContext: PVOID, Metric: *const CONNECTION
 unsafe extern "system" fn vendor(ClientContext: PVOID, Type: u32, Data: *const c_void, Length: u32) {
     // SAFETY: as in `state`.
     let Some(callback) = (unsafe { Callback::enter(ClientContext) }) else { return };
-    if Length > CONNECTION_VENDOR_DATA_MAX || (Data.is_null() && Length != 0) {
+    // SAFETY: NULL, or `Length` bytes that live for the call (the interface).
+    let Some(data) = (unsafe { data_of(Data, Length, CONNECTION_VENDOR_DATA_MAX) }) else {
         return callback.malformed();
-    }
-    let data = if Length == 0 {
-        &[]
-    } else {
-        // SAFETY: not NULL, and `Length` bytes that live for the call (the interface).
-        unsafe { core::slice::from_raw_parts(Data.cast::<u8>(), Length as usize) }
     };
     callback.emit(CONNECTION_EVENT_VENDOR, u64::from(Type), data);
 }

@@ -108,3 +108,16 @@ impl Interface {
         core::ptr::eq(self.npi_id, I::NPIID)
     }
 }
+
+/// Whether a provider's table has all of `T`, in that version or a later one.
+///
+/// # Safety
+/// Where it is aligned as a `T`, `table` points to a table that begins with its size and version.
+pub(super) unsafe fn has_all_of<T>(table: NonNull<c_void>, version: u16) -> bool {
+    if !table.cast::<T>().is_aligned() {
+        return false;
+    }
+    // SAFETY: aligned; every table begins with its size and version (contract).
+    let [size, its_version] = unsafe { table.cast::<[u16; 2]>().read() };
+    its_version >= version && usize::from(size) >= size_of::<T>()
+}

@@ -13,7 +13,8 @@
     reason = "a binary interface, in the style of Windows headers"
 )]
 
-use super::interface::ExtensionInterface;
+use super::callback::data_of;
+use super::interface::{ExtensionInterface, has_all_of};
 use super::{Callback, Provider};
 use crate::kernel::{Result, Status};
 use crate::sys::nt::{GUID, NTSTATUS, PVOID};
@@ -84,13 +85,8 @@ unsafe impl ExtensionInterface for LabelV1 {
     const MINIMUM_WSK_VERSION: u16 = MAKE_WSK_VERSION(1, 0);
 
     unsafe fn provider_is_usable(dispatch: NonNull<c_void>) -> bool {
-        if !dispatch.cast::<LABEL_V1_PROVIDER_DISPATCH>().is_aligned() {
-            return false;
-        }
-        let head = dispatch.cast::<[u16; 2]>();
         // SAFETY: every table of this interface begins with its size and version (contract).
-        let [size, version] = unsafe { head.read() };
-        version >= LABEL_V1 && size >= PROVIDER_SIZE
+        unsafe { has_all_of::<LABEL_V1_PROVIDER_DISPATCH>(dispatch, LABEL_V1) }
     }
 }
 
@@ -110,14 +106,7 @@ impl Provider<'_, LabelV1> {
 unsafe extern "system" fn label(ClientContext: PVOID, Label: u64, Text: *const c_void, Length: u32) {
     // SAFETY: the provider hands back the context of the registration, at IRQL <= DISPATCH_LEVEL (the interface).
     let Some(callback) = (unsafe { Callback::enter(ClientContext) }) else { return };
-    if Length > LABEL_TEXT_MAX || (Text.is_null() && Length != 0) {
-        return callback.malformed();
-    }
-    let text = if Length == 0 {
-        &[]
-    } else {
-        // SAFETY: not NULL, and `Length` bytes that live for the call (the interface).
-        unsafe { core::slice::from_raw_parts(Text.cast::<u8>(), Length as usize) }
-    };
+    // SAFETY: NULL, or `Length` bytes that live for the call (the interface).
+    let Some(text) = (unsafe { data_of(Text, Length, LABEL_TEXT_MAX) }) else { return callback.malformed() };
     callback.emit(LABEL_EVENT_LABEL, Label, text);
 }

@@ -12,6 +12,7 @@
 //! are called inside its [`Door`] only.
 
 use super::door::Door;
+use super::interface::has_all_of;
 use super::module::{
     EXTENSION_CONNECTION, EXTENSION_MODULE_CLIENT_DISPATCH, EXTENSION_MODULE_PROVIDER_DISPATCH,
     EXTENSION_MODULE_V1,
@@ -32,7 +33,7 @@ use crate::wsk::ExtensionProvider;
 use core::cell::UnsafeCell;
 use core::ffi::c_void;
 use core::mem::MaybeUninit;
-use core::ptr::{null, null_mut};
+use core::ptr::{NonNull, null, null_mut};
 use core::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 
 /// The most modules for an interface at a time.
@@ -432,16 +433,13 @@ unsafe fn module_id(instance: *const NPI_REGISTRATION_INSTANCE) -> Guid {
 /// # Safety
 /// `table` is NULL, or points to a table that begins with its size and version.
 unsafe fn is_usable(table: *const EXTENSION_MODULE_PROVIDER_DISPATCH) -> bool {
-    if table.is_null() || !table.is_aligned() {
-        return false;
-    }
+    let Some(place) = NonNull::new(table.cast_mut()) else { return false };
     // SAFETY: a table begins with its size and version (contract).
-    let [size, version] = unsafe { table.cast::<[u16; 2]>().read() };
-    if version < EXTENSION_MODULE_V1 || usize::from(size) < size_of::<EXTENSION_MODULE_PROVIDER_DISPATCH>() {
+    if !unsafe { has_all_of::<EXTENSION_MODULE_PROVIDER_DISPATCH>(place.cast(), EXTENSION_MODULE_V1) } {
         return false;
     }
-    // SAFETY: large enough, as it says.
-    let table = unsafe { &*table };
+    // SAFETY: aligned, and large enough, as it says.
+    let table = unsafe { place.as_ref() };
     table.AttachConnection.is_some() && table.DetachConnection.is_some()
 }
 
