@@ -2,6 +2,7 @@
 
 mod bench;
 mod build;
+mod inf;
 mod install;
 mod pe;
 mod step;
@@ -40,6 +41,8 @@ enum Command {
     Bench(bench::BenchArgs),
     /// Checks a driver image (x64 or ARM64), and explains what fails
     LintPe(pe::LintPeArgs),
+    /// Makes and checks the INF of a driver package
+    Inf(inf::InfArgs),
     /// Loads weir.sys into Wine, as it was built, and runs it end to end
     ///
     /// Makes what it needs: Wine (by apt), a prefix under target/wine, the image, the stand-ins for the drivers that
@@ -57,6 +60,7 @@ fn main() -> ExitCode {
         Command::Test(args) => test::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::LintPe(args) => pe::run(&args),
+        Command::Inf(args) => inf::run(&args),
         Command::Wine(args) => wine::run(&args),
     }
 }
