@@ -1,9 +1,10 @@
 //! The driver's dispatch ring: its memory, its thread, and what becomes of records and events.
 //!
 //! Producers at or below DISPATCH_LEVEL push into [`Rings`]; one thread at PASSIVE_LEVEL takes everything out,
-//! and turns it into [`trace::Event`]s.
+//! and turns it into [`trace::Event`]s. What a record is about is a [`Subject`]: a connection of the filter engine, or a
+//! control socket.
 //!
-//! `unsafe` is here for what the ring asks of its memory ([`Owned`]) and for parking.
+//! `unsafe` is here for what the ring asks of its memory ([`Owned`]) and of its subjects, and for parking.
 #![cfg_attr(
     not(test),
     deny(
@@ -17,17 +18,20 @@
 )]
 
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use core::ptr::NonNull;
 
+use crate::ext::{Slot, Sockets};
 use crate::flow::{Address, Connection, Ended, Flows};
 use crate::kernel::event::{self, Event};
 use crate::kernel::irql::{self, Passive};
 use crate::kernel::pool::{PoolArc, PoolBox, PoolSlice, tags};
 use crate::kernel::thread::Thread;
+use crate::kernel::time;
 use crate::kernel::{Result, Status};
 use crate::policy::{Direction, Family};
 use crate::ring::{
-    self, AttachError, Bounds, Cause, ControlChange, ControlConnection, Entry, Handler, Kind, LifeCycle,
-    Line, Owned, Record, Ring, Supply, Verdict, Waker,
+    self, AttachError, Bounds, Cause, ControlChange, ControlConnection, Entry, Handler, Kind, Kinds,
+    LifeCycle, Line, Link, Linked, Object, Owned, Record, Ring, Supply, Verdict, Waker,
 };
 use crate::trace::{self, Event as Trace, events};
 
@@ -35,11 +39,81 @@ use crate::trace::{self, Event as Trace, events};
 pub enum Weir {}
 
 impl Supply for Weir {
-    type Object = Connection;
+    type Object<'a> = Subject<'a>;
     type Lines = PoolSlice<Line>;
     type Ring = PoolBox<Ring<Self>>;
     type Table = PoolSlice<Entry<Self>>;
     type Waker = Alarm;
+
+    fn now() -> u64 {
+        time::counter()
+    }
+}
+
+/// What a record or a life-cycle event is about.
+#[derive(Clone, Copy)]
+pub enum Subject<'a> {
+    /// A connection that the filter engine has shown.
+    Connection(&'a Connection),
+    /// A control socket, as extension interfaces have it.
+    Socket(&'a Slot),
+}
+
+/// The address's low bit, which says that it is a socket's.
+const SOCKET: usize = 1;
+const _: () = assert!(align_of::<Connection>() > SOCKET && align_of::<Slot>() > SOCKET);
+
+// SAFETY: what `Linked` promises of both; the low bit of their addresses, which alignment keeps free, tells them apart.
+unsafe impl<'a> Object<'a> for Subject<'a> {
+    #[inline]
+    fn link(self) -> &'a Link {
+        match self {
+            Self::Connection(connection) => Linked::link(connection),
+            Self::Socket(slot) => Linked::link(slot),
+        }
+    }
+
+    #[inline]
+    fn retain(self) {
+        match self {
+            Self::Connection(connection) => Linked::retain(connection),
+            Self::Socket(slot) => Linked::retain(slot),
+        }
+    }
+
+    #[inline]
+    fn into_raw(self) -> NonNull<()> {
+        match self {
+            Self::Connection(connection) => NonNull::from(connection).cast(),
+            Self::Socket(slot) => NonNull::from(slot).cast().map_addr(|address| address | SOCKET),
+        }
+    }
+
+    #[inline]
+    unsafe fn from_raw(raw: NonNull<()>) -> Self {
+        match socket(raw) {
+            // SAFETY: a connection's address, valid for `'a` (contract).
+            None => Self::Connection(unsafe { raw.cast().as_ref() }),
+            // SAFETY: a slot's address, valid for `'a` (contract).
+            Some(slot) => Self::Socket(unsafe { slot.as_ref() }),
+        }
+    }
+
+    unsafe fn release(raw: NonNull<()>) {
+        match socket(raw) {
+            // SAFETY: a connection's address, retained (contract).
+            None => unsafe { Connection::release(raw.cast()) },
+            // SAFETY: a slot's address, retained (contract).
+            Some(slot) => unsafe { Slot::release(slot) },
+        }
+    }
+}
+
+/// The slot that is meant, if it is one.
+#[inline]
+fn socket(raw: NonNull<()>) -> Option<NonNull<Slot>> {
+    let address = raw.as_ptr().map_addr(|address| address & !SOCKET);
+    if raw.addr().get() & SOCKET == 0 { None } else { NonNull::new(address.cast()) }
 }
 
 /// The rings of all processors.
@@ -79,7 +153,7 @@ pub fn rings(passive: &Passive, records: u32) -> Result<PoolArc<Rings>> {
     let rings = PoolArc::try_new(tags::RING, Rings::new(table, alarm))?;
     for processor in 0..irql::active_processors(passive) {
         let lines = PoolSlice::try_from_fn(tags::RING, count(records)?, |_| Line::new())?;
-        let ring = Ring::new(lines).map_err(attach_status)?;
+        let ring = Ring::new(lines, Kinds::NONE).map_err(attach_status)?;
         rings.attach(processor, PoolBox::try_new(tags::RING, ring)?).map_err(attach_status)?;
     }
     Ok(rings)
@@ -101,6 +175,7 @@ pub struct Dispatching {
 struct Work {
     rings: PoolArc<Rings>,
     flows: PoolArc<Flows>,
+    sockets: Option<PoolArc<Sockets>>,
     /// Losses that have been told, by processor and kind.
     told: PoolSlice<[u64; Kind::COUNT]>,
     spin: u32,
@@ -118,13 +193,14 @@ impl Dispatching {
         passive: &Passive,
         rings: PoolArc<Rings>,
         flows: PoolArc<Flows>,
+        sockets: Option<PoolArc<Sockets>>,
         spin_microseconds: u32,
     ) -> Result<Self> {
         let processors =
             usize::try_from(irql::maximum_processors()).map_err(|_| Status::INVALID_PARAMETER)?;
         let told = PoolSlice::try_from_fn(tags::RING, processors, |_| [0; Kind::COUNT])?;
         let spin = spin_microseconds.saturating_mul(POLLS_PER_MICROSECOND);
-        let work = PoolBox::try_new(tags::RING, Work { rings, flows, told, spin })?;
+        let work = PoolBox::try_new(tags::RING, Work { rings, flows, sockets, told, spin })?;
         Ok(Self { thread: Thread::start(passive, work, run)? })
     }
 
@@ -136,8 +212,8 @@ impl Dispatching {
 }
 
 fn run(_passive: &mut Passive, mut work: PoolBox<Work>) {
-    let Work { rings, flows, told, spin } = &mut *work;
-    let mut consumer = Consumer { rings, flows, told };
+    let Work { rings, flows, sockets, told, spin } = &mut *work;
+    let mut consumer = Consumer { rings, flows, sockets: sockets.as_deref(), told };
     // There is no other dispatcher: this is the only place that asks for one, once for each `Rings`.
     let Ok(dispatcher) = rings.dispatcher() else { return };
     let bounds = Bounds { spin: *spin, ..Bounds::default() };
@@ -149,18 +225,23 @@ fn run(_passive: &mut Passive, mut work: PoolBox<Work>) {
 struct Consumer<'a> {
     rings: &'a Rings,
     flows: &'a Flows,
+    sockets: Option<&'a Sockets>,
     told: &'a mut [[u64; Kind::COUNT]],
 }
 
-impl Handler<Connection> for Consumer<'_> {
-    fn record(&mut self, record: &Record<'_, Connection>) {
+impl Handler<Weir> for Consumer<'_> {
+    fn record(&mut self, record: &Record<'_, Weir>) {
         if record.lost != 0 {
             self.tell_losses(record.processor);
         }
         match record.kind {
             Kind::Verdict => {
                 if let Some(verdict) = Verdict::decode(record.detail, record.payload) {
-                    trace::emit(&verdict_event(&verdict, record.object));
+                    let connection = match record.object {
+                        Some(Subject::Connection(connection)) => Some(connection),
+                        Some(Subject::Socket(_)) | None => None,
+                    };
+                    trace::emit(&verdict_event(&verdict, connection));
                 }
             }
             Kind::ControlConnection => {
@@ -168,17 +249,25 @@ impl Handler<Connection> for Consumer<'_> {
                     trace::emit(&control_event(&change));
                 }
             }
-            // Extensions have rings of their own (`crate::ext`).
-            Kind::ExtensionEvent | Kind::ExtensionChange => {}
+            Kind::ExtensionEvent | Kind::ExtensionChange => {
+                if let Some(sockets) = self.sockets {
+                    sockets.tell_record(record);
+                }
+            }
         }
     }
 
-    fn life_cycle(&mut self, connection: &Connection, event: LifeCycle, _sequence: u32) {
-        match event {
-            LifeCycle::Opened => trace::emit(&opened_event(connection)),
-            LifeCycle::Closed => trace::emit(&closed_event(connection)),
+    fn life_cycle(&mut self, subject: Subject<'_>, event: LifeCycle, _sequence: u32) {
+        match (subject, event) {
+            (Subject::Connection(connection), LifeCycle::Opened) => trace::emit(&opened_event(connection)),
+            (Subject::Connection(connection), LifeCycle::Closed) => trace::emit(&closed_event(connection)),
             // No connection of the filter engine has an extension interface.
-            LifeCycle::ExtensionDetached => {}
+            (Subject::Connection(_), LifeCycle::ExtensionDetached) => {}
+            (Subject::Socket(slot), event) => {
+                if let Some(sockets) = self.sockets {
+                    sockets.tell_life_cycle(slot, event);
+                }
+            }
         }
     }
 
@@ -220,7 +309,7 @@ impl Consumer<'_> {
                 [Cause::Full, Cause::TooLong, Cause::Nested, Cause::NoRing].map(|cause| (*kind, cause))
             })
             .fold(0u64, |sum, (kind, cause)| sum.wrapping_add(self.rings.lost(kind, cause)));
-        trace::emit(&Trace::RingSummary { delivered: self.rings.delivered(), lost, rings: "connections" });
+        trace::emit(&Trace::RingSummary { delivered: self.rings.delivered(), lost });
     }
 }
 

@@ -29,7 +29,7 @@ use core::sync::atomic::{AtomicPtr, Ordering};
 
 use crate::board::Board;
 use crate::config::{self, Loaded};
-use crate::control::{Control, Host};
+use crate::control::{self, Control, Host};
 use crate::dispatch::{self, Dispatching, Rings};
 use crate::flow::Flows;
 use crate::kernel::device::Device;
@@ -176,8 +176,20 @@ impl Driver {
         let rings = self.rings.insert(step("rings", dispatch::rings(passive, settings.ring_records))?);
         let flows = step("connections", Flows::try_new(passive, settings.max_connections))?;
         let flows = self.flows.insert(step("connections", PoolArc::try_new(tags::FLOW_TABLE, flows))?);
-        let dispatching =
-            Dispatching::start(passive, rings.clone(), flows.clone(), settings.dispatch_spin_microseconds);
+        // Without a key there is nothing to speak with, which has been told.
+        let control = match &identity {
+            None => None,
+            Some(_) => match step("control", control::sockets(passive, &settings, rings.clone())) {
+                Ok(sockets) => Some(sockets),
+                // The policy holds without it.
+                Err(Failed { step, status }) => {
+                    degrade(board, step, status);
+                    None
+                }
+            },
+        };
+        let spin = settings.dispatch_spin_microseconds;
+        let dispatching = Dispatching::start(passive, rings.clone(), flows.clone(), control.clone(), spin);
         self.dispatching = Some(step("dispatcher", dispatching)?);
 
         let (fail, fail_open) = match fail_mode {
@@ -187,8 +199,7 @@ impl Driver {
         let sampling = settings.verdict_sampling;
         let handler = Handler::new(policies.clone(), rings.clone(), flows.clone(), fail, sampling);
 
-        // Without a key there is nothing to speak with, which has been told.
-        if let (Some(keys), Some(steward)) = (identity, &self.steward) {
+        if let (Some(keys), Some(sockets), Some(steward)) = (identity, control, &self.steward) {
             let host = Host {
                 settings,
                 keys,
@@ -198,9 +209,8 @@ impl Driver {
                 desk: steward.desk(),
                 board: board.clone(),
             };
-            match step("control", Control::start(passive, host)) {
+            match step("control", Control::start(passive, host, sockets)) {
                 Ok(control) => self.control = Some(control),
-                // The policy holds without it.
                 Err(Failed { step, status }) => degrade(board, step, status),
             }
         }

@@ -53,7 +53,7 @@ impl Waker for Event {
 }
 
 struct Connection {
-    link: Link<Self>,
+    link: Link,
     id: usize,
     live: Arc<AtomicUsize>,
 }
@@ -73,7 +73,7 @@ impl Drop for Connection {
 
 // SAFETY: the link is a field; an `Arc` counts the references.
 unsafe impl Linked for Connection {
-    fn link(&self) -> &Link<Self> {
+    fn link(&self) -> &Link {
         &self.link
     }
 
@@ -104,15 +104,19 @@ unsafe impl<T: ?Sized> Owned for Heap<T> {}
 struct Test;
 
 impl Supply for Test {
-    type Object = Connection;
+    type Object<'a> = &'a Connection;
     type Lines = Heap<[Line]>;
     type Ring = Heap<Ring<Self>>;
     type Table = Heap<[Entry<Self>]>;
     type Waker = Event;
+
+    fn now() -> u64 {
+        0
+    }
 }
 
 fn ring(lines: usize) -> Heap<Ring<Test>> {
-    Heap(Box::new(Ring::new(Heap((0..lines).map(|_| Line::new()).collect())).unwrap()))
+    Heap(Box::new(Ring::new(Heap((0..lines).map(|_| Line::new()).collect()), Kinds::NONE).unwrap()))
 }
 
 fn rings(processors: u32, lines: usize) -> Rings<Test> {
@@ -147,8 +151,8 @@ impl Log {
     }
 }
 
-impl Handler<Connection> for Log {
-    fn record(&mut self, record: &Record<'_, Connection>) {
+impl Handler<Test> for Log {
+    fn record(&mut self, record: &Record<'_, Test>) {
         self.one_more(Got::Record {
             processor: record.processor,
             kind: record.kind,
@@ -169,16 +173,17 @@ impl Handler<Connection> for Log {
 }
 
 fn claim<'a>(rings: &'a Rings<Test>, at: &'a At, payload: &[u8]) -> Result<Claim<'a, Test>, Refused> {
-    claim_of(rings, at, payload, None)
+    claim_of(rings, at, payload, Kind::Verdict, None)
 }
 
 fn claim_of<'a>(
     rings: &'a Rings<Test>,
     at: &'a At,
     payload: &[u8],
+    kind: Kind,
     object: Option<&'a Connection>,
 ) -> Result<Claim<'a, Test>, Refused> {
-    let (kind, detail) = (Kind::ExtensionEvent, payload.len().try_into().unwrap());
+    let detail = payload.len().try_into().unwrap();
     let mut claim = match object {
         None => rings.claim(at, kind, detail, payload.len())?,
         Some(object) => rings.claim_for(at, kind, detail, payload.len(), object)?,
@@ -198,14 +203,15 @@ struct Model {
 }
 
 impl Model {
-    fn lines(&self, len: usize, of_object: bool) -> Result<(usize, usize), Cause> {
+    fn lines(&self, len: usize, kind: Kind, of_object: bool) -> Result<(usize, usize), Cause> {
         let lines = (len + if of_object { 20 } else { 16 }).div_ceil(64);
         if lines > 1 && lines > self.capacity.div_ceil(2).min(MAX_LINES) {
             return Err(Cause::TooLong);
         }
         let to_end = self.capacity - self.next % self.capacity;
         let filler = if lines > to_end { to_end } else { 0 };
-        if filler + lines > self.capacity - (self.next - self.head) {
+        let kept = if kind.leaves_room() && self.next != self.head { self.capacity / 4 } else { 0 };
+        if filler + lines + kept > self.capacity - (self.next - self.head) {
             return Err(Cause::Full);
         }
         Ok((filler, lines))
@@ -245,7 +251,7 @@ impl Model {
 
 #[derive(Clone, Copy, Debug)]
 enum Step {
-    Push { processor: u32, len: usize, object: Option<usize> },
+    Push { processor: u32, len: usize, kind: Kind, object: Option<usize> },
     Abandon { processor: u32, len: usize },
     Nested { processor: u32 },
     Raise { object: usize, event: LifeCycle },
@@ -258,9 +264,10 @@ fn step(processors: u32) -> impl Strategy<Value = Step> {
     let processor = 0..processors;
     let len = prop_oneof![4 => 0..=60_usize, 2 => 60..=300_usize, 1 => 300..=40_000_usize];
     let event = prop::sample::select(LifeCycle::ALL.as_slice());
+    let kind = prop::sample::select(Kind::ALL);
     prop_oneof![
-        10 => (processor.clone(), len.clone(), prop::option::of(0..OBJECTS))
-            .prop_map(|(processor, len, object)| Step::Push { processor, len, object }),
+        10 => (processor.clone(), len.clone(), kind, prop::option::of(0..OBJECTS))
+            .prop_map(|(processor, len, kind, object)| Step::Push { processor, len, kind, object }),
         1 => (processor.clone(), len).prop_map(|(processor, len)| Step::Abandon { processor, len }),
         1 => processor.prop_map(|processor| Step::Nested { processor }),
         1 => (0..OBJECTS, event).prop_map(|(object, event)| Step::Raise { object, event }),
@@ -314,13 +321,13 @@ impl Both<'_> {
     fn step(&mut self, step: Step) {
         let rings = self.rings;
         match step {
-            Step::Push { processor, len, object } => {
+            Step::Push { processor, len, kind, object } => {
                 self.serial = self.serial.wrapping_add(1);
                 let payload = vec![self.serial; len];
                 let at = At(processor);
                 let of = object.map(|object| self.objects[object].clone());
-                let claimed = claim_of(rings, &at, &payload, of.as_deref());
-                let room = self.models[processor as usize].lines(len, object.is_some());
+                let claimed = claim_of(rings, &at, &payload, kind, of.as_deref());
+                let room = self.models[processor as usize].lines(len, kind, object.is_some());
                 assert_eq!(claimed.as_ref().err().map(|refused| refused.0), room.err());
                 let (Ok(claimed), Ok(room)) = (claimed, room) else {
                     return self.refuse(processor, room.unwrap_err());
@@ -330,12 +337,11 @@ impl Both<'_> {
                     .filter(|object| !self.closed(*object))
                     .map(|object| (object, self.take_number(object)));
                 let model = &mut self.models[processor as usize];
-                let kind = Kind::ExtensionEvent;
                 model.push(room, Got::Record { processor, kind, lost: model.lost, payload, object });
             }
             Step::Abandon { processor, len } => {
                 let at = At(processor);
-                let room = self.models[processor as usize].lines(len, false);
+                let room = self.models[processor as usize].lines(len, Kind::Verdict, false);
                 let claimed = claim(rings, &at, &vec![0xEE; len]);
                 assert_eq!(claimed.err().map(|refused| refused.0), room.err());
                 if let Err(cause) = room {
@@ -424,7 +430,8 @@ proptest! {
         both.raised.sort_unstable_by_key(|raised| (raised.0, raised.2));
         prop_assert_eq!(&both.told, &both.raised);
         for cause in [Cause::Full, Cause::TooLong, Cause::Nested] {
-            prop_assert_eq!(rings.lost(Kind::ExtensionEvent, cause), both.refused[cause as usize]);
+            let lost: u64 = Kind::ALL.iter().map(|kind| rings.lost(*kind, cause)).sum();
+            prop_assert_eq!(lost, both.refused[cause as usize]);
         }
         drop(both);
         prop_assert_eq!(live.load(Ordering::Relaxed), 0);
@@ -525,7 +532,7 @@ fn a_ring_fits_where_objects_are_moved_by_value() {
 fn lines_are_a_power_of_two() {
     for lines in [0, 3, 100] {
         let lines = Heap((0..lines).map(|_| Line::new()).collect());
-        assert_eq!(Ring::<Test>::new(lines).err(), Some(AttachError::Lines));
+        assert_eq!(Ring::<Test>::new(lines, Kinds::NONE).err(), Some(AttachError::Lines));
     }
 }
 
@@ -542,7 +549,7 @@ fn a_record_without_a_ring_is_counted_and_the_processor_may_be_added_later() {
     let at = At(7);
     assert_eq!(claim(&rings, &at, &[1]).err(), Some(Refused(Cause::NoRing)));
     assert_eq!(claim(&rings, &At(8), &[1]).err(), Some(Refused(Cause::NoRing)));
-    assert_eq!(rings.lost(Kind::ExtensionEvent, Cause::NoRing), 2);
+    assert_eq!(rings.lost(Kind::Verdict, Cause::NoRing), 2);
     rings.attach(7, ring(4)).unwrap();
     claim(&rings, &at, &[2]).unwrap().commit();
     let mut log = Log::default();
@@ -625,8 +632,8 @@ struct Gate {
     open: AtomicUsize,
 }
 
-impl Handler<Connection> for &Gate {
-    fn record(&mut self, _record: &Record<'_, Connection>) {
+impl Handler<Test> for &Gate {
+    fn record(&mut self, _record: &Record<'_, Test>) {
         self.entered.store(1, Ordering::Release);
         while self.open.load(Ordering::Acquire) == 0 {
             thread::yield_now();
@@ -644,8 +651,8 @@ struct Witness {
     closed: usize,
 }
 
-impl Handler<Connection> for Witness {
-    fn record(&mut self, record: &Record<'_, Connection>) {
+impl Handler<Test> for Witness {
+    fn record(&mut self, record: &Record<'_, Test>) {
         let processor = record.processor as usize;
         let (number, fill) = record.payload[..record.detail.into()].split_first_chunk().unwrap();
         let number = u64::from_le_bytes(*number);
@@ -680,7 +687,7 @@ fn produce(rings: &Rings<Test>, processor: u32, pushes: u64, connections: &[Arc<
         payload[..8].copy_from_slice(&number.to_le_bytes());
         let connection = &connections[usize::try_from(random >> 32).unwrap() % connections.len()];
         let of = (random >> 62 == 0).then_some(&**connection);
-        if let Ok(claimed) = claim_of(rings, &at, &payload, of) {
+        if let Ok(claimed) = claim_of(rings, &at, &payload, Kind::ExtensionEvent, of) {
             claimed.commit();
             accepted += 1;
         }

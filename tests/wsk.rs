@@ -12,12 +12,13 @@ use std::sync::{Condvar, Mutex};
 use std::time::Duration;
 use weir::config::Settings;
 use weir::config::schema::REG_MULTI_SZ;
+use weir::dispatch::{self, Dispatching};
 use weir::ext::connection_v1::{
     CONNECTION_METRIC_V1, CONNECTION_V1, CONNECTION_V1_PROVIDER_DISPATCH, ConnectionV1, NPI_CONNECTION_V1,
 };
-use weir::ext::{Attached, Ends, Events, Marks, Owners, Plan, SocketKind, Sockets, State};
+use weir::ext::{Attached, Ends, Marks, Plan, SocketKind, Sockets, State};
+use weir::flow::Flows;
 use weir::kernel::Result;
-use weir::kernel::event::{Event, Kind};
 use weir::kernel::irql::AtMostDispatch;
 use weir::kernel::lock::SpinLock;
 use weir::kernel::pool::{PoolArc, tags};
@@ -28,15 +29,6 @@ use weir::wsk::{
     ListenEvents, ListenSocket, Registration, SendBuffer, WSK_VERSION,
 };
 use wsk_support::{boot, eventually, passive};
-
-/// Nobody listens to what providers say.
-struct Nobody;
-
-impl Owners for Nobody {
-    fn closed(&self, _irql: &mut AtMostDispatch, _place: u32, _session: u64) {}
-
-    fn released(&self, _irql: &mut AtMostDispatch, _place: u32, _session: u64) {}
-}
 
 /// An owner that notes what it is told.
 struct Connection {
@@ -61,7 +53,7 @@ impl ListenEvents for Listener {
     fn admit(&self, irql: &mut AtMostDispatch, incoming: Incoming) -> Option<PoolArc<Connection>> {
         let connection = Connection {
             socket: ConnectionSocket::offered(incoming.socket).ok()?,
-            attached: Sockets::attach(&self.sockets, irql, SocketKind::Accepted, (1, 0), Ends::default())?,
+            attached: Sockets::attach(&self.sockets, irql, SocketKind::Accepted, 1, Ends::default())?,
             received: AtomicUsize::new(0),
             finished: AtomicBool::new(false),
             reset: AtomicBool::new(false),
@@ -131,15 +123,16 @@ fn with_connection(script: Script, body: impl FnOnce(&PoolArc<Connection>, memor
     let wanted: Vec<u8> = wanted.encode_utf16().flat_map(u16::to_le_bytes).collect();
     settings.set("ExtensionInterfaces", REG_MULTI_SZ, &wanted).unwrap();
     let plan = Plan::try_new(&settings.extension_interfaces, Marks::default()).unwrap();
-    let wake = PoolArc::try_new(tags::SOCKET, Event::try_new(Kind::Synchronization).unwrap()).unwrap();
-    let sockets = Sockets::try_new(&passive, 4, plan, wake).unwrap();
-    let events = Events::start(&passive, sockets, PoolArc::try_new(tags::SOCKET, Nobody).unwrap()).unwrap();
+    let rings = dispatch::rings(&passive, 256).unwrap();
+    let flows = PoolArc::try_new(tags::FLOW_TABLE, Flows::try_new(&passive, 16).unwrap()).unwrap();
+    let sockets = Sockets::try_new(&passive, 4, plan, rings.clone()).unwrap();
+    let dispatching = Dispatching::start(&passive, rings.clone(), flows, Some(sockets.clone()), 0).unwrap();
     let registration = Registration::new(&passive, WSK_VERSION).unwrap();
     {
         let provider = registration.capture(&passive, Interval::from_millis(1000)).unwrap();
         provider.set_static_event_callbacks(EVENTS).unwrap();
         let listener = Listener {
-            sockets: events.sockets().clone(),
+            sockets,
             connection: SpinLock::new("test connection", None),
             closed: AtomicU32::new(0),
         };
@@ -172,7 +165,8 @@ fn with_connection(script: Script, body: impl FnOnce(&PoolArc<Connection>, memor
         eventually("the listener is closed", || listener.closed.load(Ordering::Acquire) == 1);
     }
     assert_eq!(registration.deregister(&mut passive), 0);
-    events.stop(&passive);
+    dispatching.stop(&passive, &rings);
+    drop(rings);
     if let Err(panic) = outcome {
         resume_unwind(panic);
     }

@@ -27,7 +27,7 @@ pub(super) struct Listener {
 
 impl Listener {
     pub(super) fn try_new(irql: &mut AtMostDispatch, shared: &PoolArc<Shared>) -> Result<PoolArc<Self>> {
-        let attached = Sockets::attach(&shared.sockets, irql, SocketKind::Listening, (0, 0), Ends::default())
+        let attached = Sockets::attach(&shared.sockets, irql, SocketKind::Listening, 0, Ends::default())
             .ok_or(Status::INSUFFICIENT_RESOURCES)?;
         let listener = Self {
             shared: shared.clone(),

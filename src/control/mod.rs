@@ -65,7 +65,7 @@ mod speech;
 mod worker;
 
 #[cfg(kernel)]
-pub use plane::{Control, Host};
+pub use plane::{Control, Host, sockets};
 #[cfg(kernel)]
 pub use session::{End, Session};
 #[cfg(kernel)]

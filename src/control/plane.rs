@@ -8,10 +8,10 @@ use super::worker;
 use crate::board::Board;
 use crate::config::Settings;
 use crate::dispatch::Rings;
-use crate::ext::{self, Events, Marks, Plan, Sockets};
+use crate::ext::{self, Marks, Plan, Sockets};
 use crate::flow::Flows;
 use crate::kernel::Result;
-use crate::kernel::event::{Event, Kind, Waited};
+use crate::kernel::event::Waited;
 use crate::kernel::irql::Passive;
 use crate::kernel::pool::{PoolArc, PoolBox, tags};
 use crate::kernel::thread::Thread;
@@ -65,6 +65,22 @@ impl Host {
     }
 }
 
+/// What the control plane's sockets will have of extension interfaces, as the settings want it. The rings' dispatcher
+/// tells of it, and outlives the control plane.
+///
+/// # Errors
+/// `STATUS_INSUFFICIENT_RESOURCES`.
+pub fn sockets(passive: &Passive, settings: &Settings, rings: PoolArc<Rings>) -> Result<PoolArc<Sockets>> {
+    let max_sessions = max_sessions(settings);
+    let addresses = settings.control_listen.as_slice().len();
+    // The listeners' slots, and slots whose last events are under way.
+    let slots = max_sessions.saturating_add(max_sessions / 4).saturating_add(addresses).saturating_add(8);
+    let marks =
+        Marks { receive: settings.receive_backlog_mark.into(), send: settings.send_backlog_mark.into() };
+    let plan = Plan::try_new(&settings.extension_interfaces, marks)?;
+    Sockets::try_new(passive, slots, plan, rings)
+}
+
 /// How long [`Control::local_addresses`] waits for the first attempts to listen. DriverEntry calls it.
 const SETTLING: Interval = Interval::from_millis(1_000);
 
@@ -72,7 +88,6 @@ const SETTLING: Interval = Interval::from_millis(1_000);
 #[must_use = "it runs until it is stopped"]
 pub struct Control {
     shared: PoolArc<Shared>,
-    events: Events,
     worker: Thread,
     following: Following,
     host: PoolArc<Host>,
@@ -86,34 +101,8 @@ impl Control {
     ///
     /// # Errors
     /// `STATUS_INSUFFICIENT_RESOURCES`, and what WskRegister and PsCreateSystemThread return. Nothing is left behind.
-    pub fn start(passive: &mut Passive, host: Host) -> Result<Self> {
-        let max_sessions = max_sessions(&host.settings);
-        let addresses = host.settings.control_listen.as_slice().len();
-        // The listeners' slots, and slots whose last events are under way.
-        let slots = max_sessions.saturating_add(max_sessions / 4).saturating_add(addresses).saturating_add(8);
-        let marks = Marks {
-            receive: host.settings.receive_backlog_mark.into(),
-            send: host.settings.send_backlog_mark.into(),
-        };
-        let plan = Plan::try_new(&host.settings.extension_interfaces, marks)?;
-        let wake = PoolArc::try_new(tags::CONTROL, Event::try_new(Kind::Synchronization)?)?;
-        let sockets = Sockets::try_new(passive, slots, plan, wake.clone())?;
-        let shared = Shared::try_new(sockets.clone(), host.rings.clone(), &host.settings, wake)?;
-        let events = Events::start(passive, sockets, shared.clone())?;
-        match Self::start_worker(passive, host, &shared) {
-            Ok((worker, following, host)) => Ok(Self { shared, events, worker, following, host }),
-            Err(status) => {
-                events.stop(passive);
-                Err(status)
-            }
-        }
-    }
-
-    fn start_worker(
-        passive: &mut Passive,
-        host: Host,
-        shared: &PoolArc<Shared>,
-    ) -> Result<(Thread, Following, PoolArc<Host>)> {
+    pub fn start(passive: &mut Passive, host: Host, sockets: PoolArc<Sockets>) -> Result<Self> {
+        let shared = Shared::try_new(sockets, host.rings.clone(), &host.settings)?;
         let host = PoolArc::try_new(tags::CONTROL, host)?;
         let registration = Registration::new(passive, WSK_VERSION)?;
         let context = worker::Context { shared: shared.clone(), registration, host: host.clone() };
@@ -121,7 +110,7 @@ impl Control {
         let following = follow::follow::<Hub>(shared.hub.clone())?;
         host.desk.set_wake(passive, Some(shared.awaited().clone()));
         match Thread::start(passive, context, worker::run) {
-            Ok(worker) => Ok((worker, following, host)),
+            Ok(worker) => Ok(Self { shared, worker, following, host }),
             Err(status) => {
                 host.desk.set_wake(passive, None);
                 following.end(passive);
@@ -156,22 +145,16 @@ impl Control {
 
     /// What became of registrations and callbacks so far.
     pub fn extensions(&self) -> ext::Totals {
-        self.events.sockets().totals()
-    }
-
-    /// What the rings of extension events have carried so far.
-    pub fn figures(&self) -> ext::Figures {
-        self.events.sockets().figures()
+        self.shared.sockets.totals()
     }
 
     /// Closes every socket, gracefully where the peers allow it in time, detaches from WSK, and ends the threads.
     pub fn stop(self, passive: &mut Passive) {
-        let Self { shared, events, worker, following, host } = self;
+        let Self { shared, worker, following, host } = self;
         shared.stop();
         worker.join(passive);
         host.desk.set_wake(passive, None);
         following.end(passive);
-        events.stop(passive);
     }
 }
 

@@ -287,9 +287,8 @@ impl Session {
     ) -> Result<PoolArc<Self>> {
         let number = shared.next_session();
         let kind = if dialled.is_some() { SocketKind::Dialled } else { SocketKind::Accepted };
-        let at = u32::try_from(place.index()).map_err(|_| Status::INSUFFICIENT_RESOURCES)?;
         let ends = Ends { local, remote: Some(remote) };
-        let attached = Sockets::attach(&shared.sockets, irql, kind, (number, at), ends)
+        let attached = Sockets::attach(&shared.sockets, irql, kind, number, ends)
             .ok_or(Status::INSUFFICIENT_RESOURCES)?;
         let outbox = Outbox {
             idle: [const { None }; BUFFERS],
@@ -472,7 +471,7 @@ impl Session {
         self.sample_at.store(at, Ordering::Relaxed);
     }
 
-    /// Brings its extension interfaces up to date with the modules that come and go.
+    /// Brings its extension interfaces up to date with the modules that come and go, and acts on what providers have said.
     ///
     /// # Errors
     /// Why it is to be closed.
@@ -483,6 +482,9 @@ impl Session {
         let tended = self.attached.tend(passive).map_err(|missing| End::Extension(missing.status))?;
         if self.attached.is_given_up() {
             self.note(passive, note::GIVEN_UP);
+        }
+        if !self.attached.is_held_back() && self.outbox.lock(passive).wanted {
+            self.note(passive, note::SENT);
         }
         Ok(tended)
     }

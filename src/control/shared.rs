@@ -6,11 +6,11 @@
 
 use super::hub::Hub;
 use super::protocol::limit::{Entry, Limiter, Rate};
-use super::session::{Session, note};
+use super::session::Session;
 use super::status::CONNECTION_COUNT_LIMIT;
 use crate::config::Settings;
 use crate::dispatch::Rings;
-use crate::ext::{Owners, Sockets};
+use crate::ext::Sockets;
 use crate::kernel::event::{Event, Kind};
 use crate::kernel::irql::AtMostDispatch;
 use crate::kernel::lock::SpinLock;
@@ -149,8 +149,8 @@ impl Shared {
         sockets: PoolArc<Sockets>,
         rings: PoolArc<Rings>,
         settings: &Settings,
-        wake: PoolArc<Event>,
     ) -> Result<PoolArc<Self>> {
+        let wake = sockets.wake().clone();
         let max_sessions = max_sessions(settings);
         let table = Table {
             places: PoolSlice::try_from_fn(tags::CONTROL, max_sessions, |_| None)?,
@@ -350,27 +350,5 @@ impl Shared {
     pub(super) fn sessions(&self, irql: &mut AtMostDispatch) -> usize {
         let table = self.table.lock(irql);
         table.places.len().saturating_sub(table.free)
-    }
-}
-
-impl Shared {
-    /// The session of that number, if it still has its place.
-    fn session_of(&self, irql: &mut AtMostDispatch, place: u32, number: u64) -> Option<PoolArc<Session>> {
-        let session = self.session_at(irql, usize::try_from(place).ok()?)?;
-        (session.number() == number).then_some(session)
-    }
-}
-
-impl Owners for Shared {
-    fn closed(&self, irql: &mut AtMostDispatch, place: u32, session: u64) {
-        if let Some(session) = self.session_of(irql, place, session) {
-            session.note(irql, note::GIVEN_UP);
-        }
-    }
-
-    fn released(&self, irql: &mut AtMostDispatch, place: u32, session: u64) {
-        if let Some(session) = self.session_of(irql, place, session) {
-            session.note(irql, note::SENT);
-        }
     }
 }

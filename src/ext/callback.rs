@@ -1,8 +1,9 @@
 //! A provider's call: a claim, a few stores, a commit.
 
 use super::gate::Tag;
-use super::slot::{GIVEN_UP, Part, Slot, State};
+use super::slot::{ABOVE, Part, Slot, State};
 use super::sockets::Sockets;
+use crate::dispatch::Subject;
 use crate::kernel::irql::AtMostDispatch;
 use crate::ring::ExtensionEvent;
 use crate::sys::nt::PVOID;
@@ -108,13 +109,14 @@ impl<'a> Callback<'a> {
         }
         let news = self.part.note(flag, is);
         let sockets = self.sockets;
-        // What waits is looked at whenever a buffer is wanted.
-        if !self.push(code, value, data) && news && flag == GIVEN_UP {
+        self.push(code, value, data);
+        // That too much waits is seen whenever a buffer is wanted.
+        if news && (flag, is) != (ABOVE, true) {
             sockets.look_after();
         }
     }
 
-    fn push(mut self, code: u32, value: u64, data: &[u8]) -> bool {
+    fn push(mut self, code: u32, value: u64, data: &[u8]) {
         let event = ExtensionEvent {
             session: self.slot.session(),
             part: self.part.index,
@@ -124,13 +126,12 @@ impl<'a> Callback<'a> {
             data,
         };
         let raised = self.irql.raise();
-        let taken = self.sockets.rings.push(&*raised, &event, Some(self.slot));
+        let taken = self.sockets.rings.push(&*raised, &event, Some(Subject::Socket(self.slot)));
         drop(raised);
         if taken {
             self.part.callbacks.fetch_add(1, Ordering::Relaxed);
         }
         self.sockets.called_back(taken);
-        taken
     }
 
     /// Counts a callback whose arguments break the interface's rules.

@@ -247,11 +247,6 @@ impl Callback<'_> {
     }
 }
 
-/// What an event of [`CONNECTION_EVENT_STATE`] says.
-pub(super) const fn is_closed(value: u64) -> bool {
-    value & 0xFFFF_FFFF == CONNECTION_STATE_CLOSED as u64
-}
-
 unsafe extern "system" fn state(ClientContext: PVOID, State: u32, Reason: u32) {
     // SAFETY: the provider hands back the context of the registration, at IRQL <= DISPATCH_LEVEL (the interface).
     let Some(callback) = (unsafe { Callback::enter(ClientContext) }) else { return };

@@ -9,7 +9,7 @@
 //! | [`module`], `modules` | vendors' modules at the Network Module Registrar |
 //! | [`Traffic`] | weir's own provider of `connection_v1` |
 //! | [`Callback`] | a provider's call: a claim, a few stores, a commit |
-//! | [`Events`] | the rings that callbacks go through, and the thread that they come out on |
+//! | `events` | what callbacks, beginnings and ends come out of the dispatch ring as |
 //!
 //! Three kinds of providers are asked in the order of the settings until one grants: the WSK subsystem; vendors' modules,
 //! of which each is offered every socket; weir itself. A module that comes later is offered the sockets that there are,
@@ -26,8 +26,8 @@
 //! - weir's context and table outlive close's completion. The contexts lie in one block that is freed after
 //!   WskDeregister, and carry a generation: a provider that calls back later than it may is counted and hits nothing.
 //!
-//! Control sockets have rings of their own, beside those of the flows: a provider that storms cannot push verdicts
-//! out, nor the other way round. Events of one socket are delivered in their order; beginnings and ends are never lost.
+//! Callbacks go through the driver's one dispatch ring, of which they leave the last quarter to others: a provider that
+//! storms cannot push verdicts out. Events of one socket are delivered in their order; beginnings and ends are never lost.
 //!
 //! IRQL: callbacks <= DISPATCH_LEVEL, on any processor; registration, start and stop PASSIVE_LEVEL.
 #![cfg_attr(
@@ -58,10 +58,9 @@ mod sockets;
 
 pub use builtin::Traffic;
 pub use callback::Callback;
-pub use events::{Events, Figures, Owners};
 pub use interface::{ExtensionInterface, Interface};
 pub use plan::{Marks, Plan};
-pub use slot::{Ends, SocketKind, State};
+pub use slot::{Ends, Slot, SocketKind, State};
 pub use sockets::{Attached, Missing, Provider, Sockets, Standing, Tally, Tended, Totals};
 
 /// The interfaces that weir speaks.

@@ -254,14 +254,12 @@ pub struct Slot {
     kind: AtomicU8,
     /// The beginning has been told.
     pub(super) told: AtomicBool,
-    /// Where the socket's owner stands among its like.
-    place: AtomicU32,
     /// The session's number; 0 for a listening socket.
     session: AtomicU64,
     pub(super) traffic: Traffic,
     pub(super) ends: SpinLock<Ends>,
     /// Made anew for each socket, while nobody owns the slot.
-    link: UnsafeCell<Link<Slot>>,
+    link: UnsafeCell<Link>,
     pub(super) home: AtomicPtr<Sockets>,
 }
 
@@ -277,7 +275,6 @@ impl Slot {
             owners: AtomicU32::new(0),
             kind: AtomicU8::new(SocketKind::Listening as u8),
             told: AtomicBool::new(false),
-            place: AtomicU32::new(0),
             session: AtomicU64::new(0),
             traffic: Traffic::new(),
             ends: SpinLock::new("a socket's addresses", Ends::default()),
@@ -287,7 +284,7 @@ impl Slot {
     }
 
     /// Takes the slot for a socket, if nobody owns it and nobody is inside its parts.
-    pub(super) fn take(&self, parts: &[Part], kind: SocketKind, session: u64, place: u32) -> bool {
+    pub(super) fn take(&self, parts: &[Part], kind: SocketKind, session: u64) -> bool {
         let vacant = parts.iter().all(|part| part.gate.is_vacant())
             && self.owners.compare_exchange(0, 1, Ordering::Acquire, Ordering::Relaxed).is_ok();
         if !vacant {
@@ -300,7 +297,6 @@ impl Slot {
         }
         self.kind.store(kind as u8, Ordering::Relaxed);
         self.session.store(session, Ordering::Relaxed);
-        self.place.store(place, Ordering::Relaxed);
         self.told.store(false, Ordering::Relaxed);
         self.traffic.reset();
         for part in parts {
@@ -317,10 +313,6 @@ impl Slot {
 
     pub(super) fn session(&self) -> u64 {
         self.session.load(Ordering::Relaxed)
-    }
-
-    pub(super) fn place(&self) -> u32 {
-        self.place.load(Ordering::Relaxed)
     }
 
     pub(super) fn kind(&self) -> SocketKind {
@@ -341,7 +333,7 @@ impl Slot {
 // SAFETY: the link is the slot's own, used with the one `Rings` of the block; a slot lies in its block until the ring
 // is gone, and is not given to another socket while it has an owner; counting neither waits nor enters the ring.
 unsafe impl Linked for Slot {
-    fn link(&self) -> &Link<Self> {
+    fn link(&self) -> &Link {
         // SAFETY: replaced only while the slot has no owner, and whoever asks is one.
         unsafe { &*self.link.get() }
     }

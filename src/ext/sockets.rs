@@ -17,14 +17,14 @@ use super::connection_v1::{
     CONNECTION_EVENT_METRIC, CONNECTION_EVENT_STATE, CONNECTION_METRIC_V1, CONNECTION_STATE_CLOSED,
     CONNECTION_STATE_ESTABLISHED, ConnectionV1,
 };
-use super::events::Rings;
 use super::interface::{ExtensionInterface, Interface};
 use super::module::{EXTENSION_CONNECTION, EXTENSION_MODULE_V1};
 use super::modules::{Client, Inside, Key};
 use super::plan::{Plan, Row};
 use super::slot::{ABOVE, BEGUN, ENDED, Ends, GIVEN_UP, LEAVING, PARTS, Part, Slot, SocketKind, State};
 use crate::config::schema::Requirement;
-use crate::kernel::event::Event;
+use crate::dispatch::{Rings, Subject};
+use crate::kernel::event::{self, Event};
 use crate::kernel::irql::{AtMostDispatch, Passive};
 use crate::kernel::pool::{PoolArc, PoolBox, PoolSlice, tags};
 use crate::kernel::{Result, Status};
@@ -153,29 +153,29 @@ pub struct Sockets {
     /// Where the search for a free slot begins.
     cursor: AtomicUsize,
     pub(super) plan: Plan,
-    pub(super) rings: Rings,
+    pub(super) rings: PoolArc<Rings>,
     /// Changes with every module that comes or goes, and when one has let go of a socket.
     epoch: AtomicU32,
     /// How many modules have come.
     arrivals: AtomicU32,
     /// Something is noted with a socket.
     noted: AtomicBool,
-    /// Wakes the sockets' worker.
+    /// Wakes the sockets' worker: set when modules come and go, and when something is noted with a socket.
     wake: PoolArc<Event>,
     counters: PoolBox<Counters>,
 }
 
 impl Sockets {
-    /// Slots for `count` sockets at a time, and rings for their events. `wake` is set when modules come and go.
-    /// PASSIVE_LEVEL.
+    /// Slots for `count` sockets at a time, whose events go into `rings`. The dispatcher of those keeps them until it has
+    /// delivered everything. PASSIVE_LEVEL.
     ///
     /// # Errors
     /// `STATUS_INSUFFICIENT_RESOURCES`.
     pub fn try_new(
-        passive: &Passive,
+        _passive: &Passive,
         count: usize,
         plan: Plan,
-        wake: PoolArc<Event>,
+        rings: PoolArc<Rings>,
     ) -> Result<PoolArc<Self>> {
         let rows = plan.rows.len();
         let each = rows.saturating_mul(PARTS);
@@ -188,12 +188,12 @@ impl Sockets {
                 plan.rows.get(index).map(Client::new).ok_or(Status::INVALID_PARAMETER)
             })?,
             cursor: AtomicUsize::new(0),
-            rings: super::events::rings(passive)?,
+            rings,
             plan,
             epoch: AtomicU32::new(0),
             arrivals: AtomicU32::new(0),
             noted: AtomicBool::new(false),
-            wake,
+            wake: PoolArc::try_new(tags::EXTENSION, Event::try_new(event::Kind::Synchronization)?)?,
             counters: PoolBox::try_new(tags::EXTENSION, Counters::default())?,
         };
         let sockets = PoolArc::try_new(tags::EXTENSION, sockets)?;
@@ -239,12 +239,17 @@ impl Sockets {
         self.sweep();
     }
 
+    /// What the sockets' worker waits for.
+    pub const fn wake(&self) -> &PoolArc<Event> {
+        &self.wake
+    }
+
     /// Whether a socket needs what a module may provide.
     pub fn requires_modules(&self) -> bool {
         self.plan.rows.iter().any(|row| row.requirement == Requirement::Required && row.wants_modules())
     }
 
-    /// What a provider says of a socket could not be told, and is noted with the socket. IRQL <= DISPATCH_LEVEL.
+    /// What a provider says of a socket is noted with it, and its owner is to act on that. IRQL <= DISPATCH_LEVEL.
     pub(super) fn look_after(&self) {
         self.noted.store(true, Ordering::Release);
         self.wake.set();
@@ -299,20 +304,19 @@ impl Sockets {
         self.client(part).is_some_and(|client| client.is_open(part.module()))
     }
 
-    /// Takes a slot for a socket of that session, whose owner stands in that place among its like; `None` if there is
-    /// none left. IRQL <= DISPATCH_LEVEL.
+    /// Takes a slot for a socket of that session; `None` if there is none left. IRQL <= DISPATCH_LEVEL.
     pub fn attach(
         this: &PoolArc<Self>,
         irql: &mut AtMostDispatch,
         kind: SocketKind,
-        (session, place): (u64, u32),
+        session: u64,
         ends: Ends,
     ) -> Option<Attached> {
         let slots = &*this.slots;
         let start = this.cursor.fetch_add(1, Ordering::Relaxed).checked_rem(slots.len())?;
         let (before, from) = slots.split_at_checked(start)?;
         let mut all = from.iter().chain(before);
-        let slot = all.find(|slot| slot.take(this.parts_of(slot), kind, session, place))?;
+        let slot = all.find(|slot| slot.take(this.parts_of(slot), kind, session))?;
         *slot.ends.lock(irql) = ends;
         Some(Attached { slot: NonNull::from(slot), sockets: this.clone() })
     }
@@ -477,7 +481,7 @@ impl Attached {
                 missing = missing.or(Some(Missing { interface: line.row.interface(), status }));
             }
         }
-        self.sockets.rings.raise(self.slot(), LifeCycle::Opened);
+        self.sockets.rings.raise(Subject::Socket(self.slot()), LifeCycle::Opened);
         missing.map_or(Ok(()), Err)
     }
 
@@ -666,7 +670,7 @@ impl Attached {
                 callbacks: part.callbacks.load(Ordering::Relaxed),
             };
             let raised = passive.raise();
-            let taken = self.sockets.rings.push(&*raised, &change, Some(self.slot()));
+            let taken = self.sockets.rings.push(&*raised, &change, Some(Subject::Socket(self.slot())));
             drop(raised);
             if !taken {
                 return false;
@@ -983,8 +987,8 @@ impl Drop for Attached {
         }
         if slot.link().raised(LifeCycle::Opened) {
             let rings = &self.sockets.rings;
-            rings.raise(slot, LifeCycle::ExtensionDetached);
-            rings.raise(slot, LifeCycle::Closed);
+            rings.raise(Subject::Socket(slot), LifeCycle::ExtensionDetached);
+            rings.raise(Subject::Socket(slot), LifeCycle::Closed);
         }
         // This owner's own share, which it does not use again.
         slot.let_go();

@@ -84,7 +84,7 @@ const REMOVING: u8 = 2;
 
 /// What weir knows of one flow. See [the module](super).
 pub struct Connection {
-    pub(super) link: Link<Self>,
+    pub(super) link: Link,
     pub(super) owners: AtomicU32,
     /// Flow contexts that are associated, and one more while they are being associated.
     contexts: AtomicU32,

@@ -101,7 +101,7 @@ impl fmt::Debug for Ref {
 // `release` takes one off; neither waits, and freeing pool memory does not enter the ring.
 unsafe impl Linked for Connection {
     #[inline]
-    fn link(&self) -> &Link<Self> {
+    fn link(&self) -> &Link {
         &self.link
     }
 

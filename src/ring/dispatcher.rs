@@ -1,15 +1,16 @@
 //! The dispatcher: the one consumer of all rings and of the life-cycle list.
 
 use super::{
-    life::{LifeCycle, Linked},
-    processor::View,
+    life::{LifeCycle, Object},
+    line::Stamp,
+    processor::{Next, Ring, View},
     record::Kind,
     rings::{Rings, Supply},
     sync::relax,
 };
 
 /// A record as it is delivered. It lies in the ring: what is to be kept is copied.
-pub struct Record<'a, T> {
+pub struct Record<'a, S: Supply> {
     /// The processor that wrote it.
     pub processor: u32,
     /// Its kind.
@@ -19,19 +20,21 @@ pub struct Record<'a, T> {
     /// Records that the processor lost directly before this one.
     pub lost: u32,
     /// The object that it belongs to.
-    pub object: Option<&'a T>,
+    pub object: Option<S::Object<'a>>,
     /// Its number among the records and events of its object.
     pub sequence: u32,
+    /// When it was claimed, by [`Supply::now`]; of records of kinds that are stamped.
+    pub time: Option<Stamp>,
     /// The payload, rounded up to whole lines: decoders take what their kind has.
     pub payload: &'a [u8],
 }
 
 /// What is done with records and events, on the dispatcher's thread.
-pub trait Handler<T> {
+pub trait Handler<S: Supply> {
     /// A record, in the order of its processor and of its object.
-    fn record(&mut self, record: &Record<'_, T>);
+    fn record(&mut self, record: &Record<'_, S>);
     /// An event of `object`, in the object's order; after `Closed` the ring gives its reference up.
-    fn life_cycle(&mut self, object: &T, event: LifeCycle, sequence: u32);
+    fn life_cycle(&mut self, object: S::Object<'_>, event: LifeCycle, sequence: u32);
     /// A point between batches, where the handler holds nothing of the ring's: it may flush, and block.
     fn quiescent(&mut self) {}
 }
@@ -62,6 +65,8 @@ pub struct Summary {
     pub life_cycle: usize,
     /// Times that it parked.
     pub parked: u64,
+    /// Records that came after one with a later stamp, of those that were merged by time.
+    pub late: u64,
     /// Rings and objects whose next record or event never came: 0, unless a producer was still at work.
     pub withheld: usize,
 }
@@ -72,6 +77,12 @@ pub struct Dispatcher<'a, S: Supply> {
     bounds: Bounds,
     /// Polls to make in vain before parking: grows when spinning paid, shrinks when it did not.
     patience: u32,
+    /// Merges by time: how long a record waits for those of other processors, in [`Supply::now`]'s units.
+    settle: Option<Stamp>,
+    /// Merged by time: the latest stamp that was delivered.
+    latest: Stamp,
+    /// Merged by time: there are records that are too young to be delivered.
+    waits: bool,
     summary: Summary,
 }
 
@@ -80,7 +91,15 @@ const LEAST_PATIENCE: u32 = 16;
 
 impl<'a, S: Supply> Dispatcher<'a, S> {
     pub(super) fn new(rings: &'a Rings<S>) -> Self {
-        Self { rings, bounds: Bounds::default(), patience: LEAST_PATIENCE, summary: Summary::default() }
+        Self {
+            rings,
+            bounds: Bounds::default(),
+            patience: LEAST_PATIENCE,
+            settle: None,
+            latest: 0,
+            waits: false,
+            summary: Summary::default(),
+        }
     }
 
     /// Replaces the default bounds; zeros are taken as one.
@@ -91,17 +110,32 @@ impl<'a, S: Supply> Dispatcher<'a, S> {
         self
     }
 
+    /// Merges the rings by the records' stamps, as far as their objects' orders let it: a record is delivered `settle`
+    /// (in units of [`Supply::now`]) after its stamp, and before it all those that were stamped before it and committed
+    /// by then. One that is committed later is delivered as soon as it is seen, and counted in [`Summary::late`]. Records
+    /// without a stamp follow the one before them on their processor. While it waits for `settle` the dispatcher spins.
+    #[must_use]
+    pub const fn in_order_of_time(mut self, settle: Stamp) -> Self {
+        self.settle = Some(settle);
+        self
+    }
+
     /// Delivers until [`Rings::stop`], then what is left, then returns.
-    pub fn run(&mut self, handler: &mut impl Handler<S::Object>) -> Summary {
+    pub fn run(&mut self, handler: &mut impl Handler<S>) -> Summary {
         let mut idle: u32 = 0;
         loop {
             // Before the poll: what was committed before the stop is seen by the poll after it.
             let stopping = self.rings.is_stopping();
+            if stopping && self.settle.is_some() {
+                self.settle = Some(0);
+            }
             if self.poll(handler) {
                 if idle > 0 {
                     self.patience = self.patience.saturating_mul(2).min(self.bounds.spin);
                 }
                 idle = 0;
+            } else if self.waits {
+                relax();
             } else if stopping {
                 self.summary.withheld = self.withheld();
                 return self.summary;
@@ -119,28 +153,24 @@ impl<'a, S: Supply> Dispatcher<'a, S> {
     }
 
     /// One turn over all rings and the list: true if anything was delivered.
-    pub fn poll(&mut self, handler: &mut impl Handler<S::Object>) -> bool {
+    pub fn poll(&mut self, handler: &mut impl Handler<S>) -> bool {
+        let any = match self.settle {
+            None => self.poll_in_turn(handler),
+            Some(settle) => self.poll_in_time(settle, handler),
+        };
+        let events = self.life_cycle(handler);
+        if events > 0 {
+            handler.quiescent();
+        }
+        any || events > 0
+    }
+
+    /// A batch of each ring.
+    fn poll_in_turn(&mut self, handler: &mut impl Handler<S>) -> bool {
         let mut work: usize = 0;
         let mut any = false;
         for (processor, ring) in self.rings.rings() {
-            let mut records: u64 = 0;
-            let lines = ring.drain(self.bounds.batch, |View { header, owner, payload }| {
-                let Some(kind) = Kind::from_u8(header.kind()) else {
-                    return;
-                };
-                let record = Record {
-                    processor,
-                    kind,
-                    detail: header.detail(),
-                    lost: header.lost(),
-                    object: owner.map(|(object, _)| object),
-                    sequence: owner.map_or(0, |(_, sequence)| sequence),
-                    payload,
-                };
-                records = records.wrapping_add(1);
-                handler.record(&record);
-            });
-            self.summary.records = self.summary.records.wrapping_add(records);
+            let lines = self.drain(processor, ring, Stamp::MAX, handler);
             any |= lines > 0;
             work = work.saturating_add(lines);
             if work >= self.bounds.work {
@@ -151,15 +181,91 @@ impl<'a, S: Supply> Dispatcher<'a, S> {
         if work > 0 {
             handler.quiescent();
         }
-        let events = self.life_cycle(handler);
-        if events > 0 {
+        any
+    }
+
+    /// The records that are old enough, the oldest first.
+    fn poll_in_time(&mut self, settle: Stamp, handler: &mut impl Handler<S>) -> bool {
+        // Before the look at the rings: what was stamped by then and committed since is seen.
+        let horizon = S::now().saturating_sub(settle);
+        let mut work: usize = 0;
+        self.waits = false;
+        while work < self.bounds.work
+            && let Some((processor, ring, until)) = self.oldest(horizon)
+        {
+            let lines = self.drain(processor, ring, until, handler);
+            work = work.saturating_add(lines);
+        }
+        if work > 0 {
             handler.quiescent();
         }
-        any || events > 0
+        work > 0
+    }
+
+    /// The ring with the oldest record whose turn it is, and the stamp up to which no other ring has an older one.
+    fn oldest(&mut self, horizon: Stamp) -> Option<(u32, &'a Ring<S>, Stamp)> {
+        let mut oldest: Option<(u32, &'a Ring<S>, Stamp)> = None;
+        let mut others = horizon;
+        for (processor, ring) in self.rings.rings() {
+            let Some(Next { time, is_due }) = ring.next() else { continue };
+            if time > horizon {
+                self.waits = true;
+                continue;
+            }
+            match oldest {
+                _ if !is_due => others = others.min(time),
+                Some((.., before)) if before <= time => others = others.min(time),
+                _ => {
+                    others = oldest.map_or(others, |(.., before)| others.min(before));
+                    oldest = Some((processor, ring, time));
+                }
+            }
+        }
+        // One that waits for its turn may be older than all whose turn it is.
+        oldest.map(|(processor, ring, time)| (processor, ring, others.max(time)))
+    }
+
+    /// Delivers a batch of one ring, up to the stamp `until`; the number of lines.
+    #[inline]
+    fn drain(
+        &mut self,
+        processor: u32,
+        ring: &Ring<S>,
+        until: Stamp,
+        handler: &mut impl Handler<S>,
+    ) -> usize {
+        let (mut latest, mut late, mut records) = (self.latest, 0_u64, 0_u64);
+        let lines = ring.drain(self.bounds.batch, until, |View { header, owner, time, payload }| {
+            let Some(kind) = Kind::from_u8(header.kind()) else {
+                return;
+            };
+            if let Some(time) = time {
+                late = late.wrapping_add(u64::from(time < latest));
+                latest = latest.max(time);
+            }
+            let record = Record {
+                processor,
+                kind,
+                detail: header.detail(),
+                lost: header.lost(),
+                object: owner.map(|(object, _)| object),
+                sequence: owner.map_or(0, |(_, sequence)| sequence),
+                time,
+                payload,
+            };
+            records = records.wrapping_add(1);
+            handler.record(&record);
+        });
+        self.summary.records = self.summary.records.wrapping_add(records);
+        if self.settle.is_some() {
+            self.latest = latest;
+            self.summary.late = self.summary.late.wrapping_add(late);
+        }
+        lines
     }
 
     /// Delivers events whose turn it is; their number.
-    fn life_cycle(&mut self, handler: &mut impl Handler<S::Object>) -> usize {
+    fn life_cycle(&mut self, handler: &mut impl Handler<S>) -> usize {
         let life = &self.rings.life;
         life.take();
         let mut events: usize = 0;
@@ -170,7 +276,7 @@ impl<'a, S: Supply> Dispatcher<'a, S> {
             }
             let Some(node) = life.pop() else { break };
             // SAFETY: objects on the list are retained until their `Closed` is delivered, below.
-            let object = unsafe { node.as_ref() };
+            let object = unsafe { S::Object::from_raw(node) };
             let link = object.link();
             let mut closed = false;
             while let Some((event, sequence)) = link.ready_event() {
@@ -183,7 +289,7 @@ impl<'a, S: Supply> Dispatcher<'a, S> {
                 // SAFETY: retained with its first number; nothing in the ring names it any more.
                 unsafe { S::Object::release(node) };
             } else if !link.dequeue() {
-                life.put_back(node);
+                life.put_back(object);
                 kept.get_or_insert(node);
             }
         }

@@ -8,9 +8,15 @@
 //! them in that order, whatever processors they came from. From its first number until its `Closed` has been
 //! delivered the ring holds a reference to the object, so that a record may name it by address.
 
-use core::ptr::{NonNull, null_mut};
+use core::{
+    marker::PhantomData,
+    ptr::{NonNull, null_mut},
+};
 
-use super::sync::{AtomicPtr, AtomicU32, AtomicU64, Cell, Ordering, Site, order};
+use super::{
+    rings::Supply,
+    sync::{AtomicPtr, AtomicU32, AtomicU64, Cell, Ordering, Site, order},
+};
 
 /// An event in the life of an object, delivered exactly once if raised.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -53,23 +59,23 @@ const fn number(state: u64) -> u32 {
 }
 
 /// What an object of the ring holds: its place on the list, its events, its count.
-pub struct Link<T> {
+pub struct Link {
     state: AtomicU64,
     /// The number that each event took; written before the event is ready.
     numbers: [AtomicU32; EVENTS],
     /// The next number to deliver. The dispatcher's.
     expected: Cell<u32>,
     /// The next object on the list. The raiser's until the object is on the list, then the dispatcher's.
-    next: Cell<*mut T>,
+    next: Cell<*mut ()>,
 }
 
 // SAFETY: `expected` is only touched by the dispatcher, of which there is one; `next` passes from the raiser
 // to the dispatcher with the list's release and acquire, and back with those of the state word.
-unsafe impl<T> Sync for Link<T> {}
+unsafe impl Sync for Link {}
 // SAFETY: as above; the pointer is no ownership.
-unsafe impl<T> Send for Link<T> {}
+unsafe impl Send for Link {}
 
-impl<T> Link<T> {
+impl Link {
     /// The link of an object that has no number yet.
     pub fn new() -> Self {
         Self {
@@ -125,23 +131,53 @@ impl<T> Link<T> {
     }
 }
 
-impl<T> Default for Link<T> {
+impl Default for Link {
     fn default() -> Self {
         Self::new()
     }
 }
 
-/// An object whose records and events are delivered in its own order.
+/// A reference to an object whose records and events are delivered in the object's own order.
+///
+/// A ring may carry records of objects of several types: the reference says of which type one is, and keeps that through
+/// [`into_raw`](Object::into_raw). `&T` is such a reference where `T` is [`Linked`].
 ///
 /// # Safety
 /// * `link` always returns the same link, inside the object, used with one `Rings` only.
 /// * After `retain`, the object stays valid at its address until the matching `release`.
-/// * Both may run at DISPATCH_LEVEL, do not block, and do not enter the ring.
+/// * `from_raw` of what `into_raw` returned is the same reference again.
+/// * All may run at DISPATCH_LEVEL, do not block, and do not enter the ring.
+pub unsafe trait Object<'a>: Copy {
+    /// The object's link.
+    fn link(self) -> &'a Link;
+
+    /// Takes a reference to the object.
+    fn retain(self);
+
+    /// The reference as a plain address.
+    fn into_raw(self) -> NonNull<()>;
+
+    /// The reference from its address.
+    ///
+    /// # Safety
+    /// `raw` came from [`into_raw`](Object::into_raw), and the object is valid for `'a`.
+    unsafe fn from_raw(raw: NonNull<()>) -> Self;
+
+    /// Gives up a reference that [`retain`](Object::retain) took; the object may be freed by it.
+    ///
+    /// # Safety
+    /// `raw` came from [`into_raw`](Object::into_raw) of an object that was retained, and the caller does not touch the
+    /// object afterwards.
+    unsafe fn release(raw: NonNull<()>);
+}
+
+/// An object that plain references to it can be [`Object`]s of.
+///
+/// # Safety
+/// As of [`Object`].
 pub unsafe trait Linked: Sync {
     /// The object's link.
-    fn link(&self) -> &Link<Self>
-    where
-        Self: Sized;
+    fn link(&self) -> &Link;
 
     /// Takes a reference to the object.
     fn retain(&self);
@@ -153,28 +189,62 @@ pub unsafe trait Linked: Sync {
     unsafe fn release(object: NonNull<Self>);
 }
 
+// SAFETY: what `Linked` promises; a reference's address leads back to it.
+unsafe impl<'a, T: Linked> Object<'a> for &'a T {
+    fn link(self) -> &'a Link {
+        T::link(self)
+    }
+
+    fn retain(self) {
+        T::retain(self);
+    }
+
+    #[inline]
+    fn into_raw(self) -> NonNull<()> {
+        NonNull::from(self).cast()
+    }
+
+    #[inline]
+    unsafe fn from_raw(raw: NonNull<()>) -> Self {
+        // SAFETY: from `into_raw`, and valid for `'a` (contract).
+        unsafe { raw.cast().as_ref() }
+    }
+
+    unsafe fn release(raw: NonNull<()>) {
+        // SAFETY: from `into_raw`, retained, and not touched afterwards (contract).
+        unsafe { T::release(raw.cast()) };
+    }
+}
+
 /// For rings whose records belong to no object.
+#[derive(Clone, Copy)]
 pub enum NoObject {}
 
 // SAFETY: there is no value of the type.
-unsafe impl Linked for NoObject {
-    fn link(&self) -> &Link<Self> {
-        match *self {}
+unsafe impl<'a> Object<'a> for NoObject {
+    fn link(self) -> &'a Link {
+        match self {}
     }
 
-    fn retain(&self) {
-        match *self {}
+    fn retain(self) {
+        match self {}
     }
 
-    unsafe fn release(object: NonNull<Self>) {
-        // SAFETY: a valid pointer to an uninhabited type does not exist.
-        match *unsafe { object.as_ref() } {}
+    fn into_raw(self) -> NonNull<()> {
+        match self {}
     }
+
+    unsafe fn from_raw(raw: NonNull<()>) -> Self {
+        // SAFETY: nothing comes from `into_raw`: this is never called (contract).
+        unsafe { raw.cast::<Self>().read() }
+    }
+
+    unsafe fn release(_raw: NonNull<()>) {}
 }
 
 /// Takes the object's next number for a record; none once `Closed` has been raised.
 #[inline]
-pub(super) fn take_number<T: Linked>(object: &T) -> Option<u32> {
+pub(super) fn take_number<'a>(object: impl Object<'a>) -> Option<u32> {
     let old = object.link().state.fetch_add(ONE, Ordering::AcqRel);
     if old & claimed(LifeCycle::Closed) != 0 {
         return None;
@@ -186,30 +256,40 @@ pub(super) fn take_number<T: Linked>(object: &T) -> Option<u32> {
 }
 
 /// The list of objects with events to deliver.
-pub(super) struct List<T> {
+pub(super) struct List<S> {
     /// Raised since the dispatcher looked, newest first.
-    incoming: AtomicPtr<T>,
+    incoming: AtomicPtr<()>,
     /// Taken by the dispatcher, oldest first.
-    first: core::cell::Cell<*mut T>,
-    last: core::cell::Cell<*mut T>,
+    first: core::cell::Cell<*mut ()>,
+    last: core::cell::Cell<*mut ()>,
+    objects: PhantomData<fn() -> S>,
 }
 
 // SAFETY: `first` and `last` are only touched by the dispatcher.
-unsafe impl<T> Sync for List<T> {}
-// SAFETY: the list owns references to the objects, which are `Sync` and may be released on any thread.
-unsafe impl<T> Send for List<T> {}
+unsafe impl<S> Sync for List<S> {}
+// SAFETY: the list owns references to objects that may be used and released on any thread.
+unsafe impl<S> Send for List<S> {}
 
-impl<T: Linked> List<T> {
+impl<S: Supply> List<S> {
     pub fn new() -> Self {
         Self {
             incoming: AtomicPtr::new(null_mut()),
             first: core::cell::Cell::new(null_mut()),
             last: core::cell::Cell::new(null_mut()),
+            objects: PhantomData,
         }
     }
 
+    /// The link of an object on the list; none of null.
+    #[expect(clippy::unused_self, reason = "the link is valid as long as the list is borrowed")]
+    fn link(&self, node: *mut ()) -> Option<&Link> {
+        let node = NonNull::new(node)?;
+        // SAFETY: objects on the list are retained until their `Closed` is delivered, hence valid.
+        Some(unsafe { S::Object::from_raw(node) }.link())
+    }
+
     /// Marks `event` and puts the object on the list; false if the event, or `Closed`, was raised before.
-    pub fn raise(&self, object: &T, event: LifeCycle) -> bool {
+    pub fn raise(&self, object: S::Object<'_>, event: LifeCycle) -> bool {
         let link = object.link();
         let mut old = link.state.load(Ordering::Relaxed);
         loop {
@@ -235,8 +315,8 @@ impl<T: Linked> List<T> {
         true
     }
 
-    fn push(&self, object: &T) {
-        let node = core::ptr::from_ref(object).cast_mut();
+    fn push(&self, object: S::Object<'_>) {
+        let node = object.into_raw().as_ptr();
         let mut head = self.incoming.load(Ordering::Relaxed);
         loop {
             object.link().next.set(head);
@@ -264,11 +344,10 @@ impl<T: Linked> List<T> {
         }
         let mut newest = self.incoming.swap(null_mut(), order(Site::Take, Ordering::AcqRel));
         let last = newest;
-        let mut first: *mut T = null_mut();
-        // SAFETY: objects on the list are retained until their `Closed` is delivered, hence valid.
-        while let Some(object) = unsafe { newest.as_ref() } {
-            let next = object.link().next.get();
-            object.link().next.set(first);
+        let mut first: *mut () = null_mut();
+        while let Some(link) = self.link(newest) {
+            let next = link.next.get();
+            link.next.set(first);
             first = newest;
             newest = next;
         }
@@ -276,35 +355,33 @@ impl<T: Linked> List<T> {
     }
 
     /// Puts one taken object behind the others. The dispatcher's.
-    pub fn put_back(&self, object: NonNull<T>) {
-        // SAFETY: the object was on the list and is still retained.
-        unsafe { object.as_ref() }.link().next.set(null_mut());
-        self.append(object.as_ptr(), object.as_ptr());
+    pub fn put_back(&self, object: S::Object<'_>) {
+        object.link().next.set(null_mut());
+        let node = object.into_raw().as_ptr();
+        self.append(node, node);
     }
 
-    fn append(&self, first: *mut T, last: *mut T) {
-        // SAFETY: objects on the list are retained.
-        match unsafe { self.last.get().as_ref() } {
+    fn append(&self, first: *mut (), last: *mut ()) {
+        match self.link(self.last.get()) {
             None => self.first.set(first),
-            Some(end) => end.link().next.set(first),
+            Some(end) => end.next.set(first),
         }
         self.last.set(last);
     }
 
-    /// The oldest taken object. The dispatcher's.
-    pub fn pop(&self) -> Option<NonNull<T>> {
-        let first = NonNull::new(self.first.get())?;
-        // SAFETY: objects on the list are retained.
-        let next = unsafe { first.as_ref() }.link().next.get();
+    /// The oldest taken object, by its address. The dispatcher's.
+    pub fn pop(&self) -> Option<NonNull<()>> {
+        let first = self.first.get();
+        let next = self.link(first)?.next.get();
         self.first.set(next);
         if next.is_null() {
             self.last.set(null_mut());
         }
-        Some(first)
+        NonNull::new(first)
     }
 
     /// The oldest taken object, left where it is. The dispatcher's.
-    pub fn oldest(&self) -> Option<NonNull<T>> {
+    pub fn oldest(&self) -> Option<NonNull<()>> {
         NonNull::new(self.first.get())
     }
 
@@ -315,12 +392,10 @@ impl<T: Linked> List<T> {
 
     /// Whether a taken object has an event whose turn it is. The dispatcher's.
     pub fn has_deliverable(&self) -> bool {
-        self.iter().any(|object| object.link().ready_event().is_some())
+        self.iter().any(|link| link.ready_event().is_some())
     }
 
-    fn iter(&self) -> impl Iterator<Item = &T> {
-        // SAFETY: objects on the list are retained.
-        let object = |at: *mut T| unsafe { at.as_ref() };
-        core::iter::successors(object(self.first.get()), move |at| object(at.link().next.get()))
+    fn iter(&self) -> impl Iterator<Item = &Link> {
+        core::iter::successors(self.link(self.first.get()), |link| self.link(link.next.get()))
     }
 }

@@ -2,12 +2,13 @@
 //!
 //! | bytes | field |
 //! | --- | --- |
-//! | 0 | the kind's number; the high bit says that the record belongs to an object |
+//! | 0 | the kind's number; the high bits say that the record belongs to an object, and has a time stamp |
 //! | 1 | how many lines the record takes |
 //! | 2–3 | detail: a word for the kind's own use |
 //! | 4–7 | records that the processor lost since its last one |
 //! | 8–15 | the object's address; without an object, nothing |
-//! | from 16 | payload |
+//! | 16–23 | the time stamp; without one, payload |
+//! | from there | payload |
 //! | the last 4 | the record's number among those of its object; without an object, payload |
 //!
 //! That is the order of writing, from the first byte to the last: processors send stores to a line that another
@@ -20,12 +21,16 @@ use static_assertions::const_assert_eq;
 
 /// Bytes in a line.
 pub const LINE: usize = 64;
-/// Bytes before the payload: the header, and the object's address or room for it.
-pub const BEFORE: usize = size_of::<Header>() + size_of::<*const ()>();
-/// Payload bytes of a record of one line that belongs to no object.
+/// Bytes before the payload of a record without a time stamp: the header, and the object's address or room for it.
+const BEFORE: usize = size_of::<Header>() + size_of::<*const ()>();
+/// Payload bytes of a record of one line without a time stamp that belongs to no object.
 pub const PAYLOAD: usize = LINE - BEFORE;
-/// Payload bytes of a record of one line that belongs to an object.
+/// Payload bytes of a record of one line without a time stamp that belongs to an object.
 pub const OBJECT_PAYLOAD: usize = PAYLOAD - SEQUENCE;
+/// A time stamp in front of the payload.
+pub type Stamp = u64;
+/// Its size.
+pub const STAMP: usize = size_of::<Stamp>();
 /// The number behind the payload of a record that belongs to an object.
 pub type Sequence = [u8; 4];
 /// Its size.
@@ -58,15 +63,48 @@ impl Default for Line {
 #[derive(Clone, Copy)]
 pub struct Header(u64);
 
+/// What lies around a record's payload.
+#[derive(Clone, Copy)]
+pub struct Frame {
+    pub of_object: bool,
+    pub stamped: bool,
+}
+
+impl Frame {
+    /// Of a record of no object, without a stamp.
+    pub const PLAIN: Self = Self { of_object: false, stamped: false };
+
+    /// Bytes before the payload.
+    #[inline(always)]
+    pub const fn before(self) -> usize {
+        if self.stamped { BEFORE + STAMP } else { BEFORE }
+    }
+
+    /// Bytes behind the payload.
+    #[inline(always)]
+    pub const fn after(self) -> usize {
+        if self.of_object { SEQUENCE } else { 0 }
+    }
+
+    /// Lines for a record of `len` payload bytes.
+    #[inline(always)]
+    pub const fn lines_for(self, len: usize) -> usize {
+        let first = LINE - self.before() - self.after();
+        if len <= first { 1 } else { 1 + (len - first).div_ceil(LINE) }
+    }
+}
+
 impl Header {
     const OBJECT: u64 = 0x80;
-    const KIND: u64 = 0x7F;
+    const STAMPED: u64 = 0x40;
+    const KIND: u64 = 0x3F;
 
     /// The header of a record of `lines` lines, at most [`MAX_LINES`].
     #[inline(always)]
-    pub const fn new(kind: u8, of_object: bool, lines: usize, detail: u16) -> Self {
-        let flag = if of_object { Self::OBJECT } else { 0 };
-        Self((detail as u64) << 16 | (lines as u64) << 8 | flag | kind as u64)
+    pub const fn new(kind: u8, frame: Frame, lines: usize, detail: u16) -> Self {
+        let object = if frame.of_object { Self::OBJECT } else { 0 };
+        let stamped = if frame.stamped { Self::STAMPED } else { 0 };
+        Self((detail as u64) << 16 | (lines as u64) << 8 | object | stamped | kind as u64)
     }
 
     /// The same, after the loss of so many records.
@@ -80,10 +118,10 @@ impl Header {
         (self.0 & Self::KIND) as u8
     }
 
-    /// Whether the record belongs to an object, and ends with its number.
+    /// What lies around the payload.
     #[inline(always)]
-    pub const fn of_object(self) -> bool {
-        self.0 & Self::OBJECT != 0
+    pub const fn frame(self) -> Frame {
+        Frame { of_object: self.0 & Self::OBJECT != 0, stamped: self.0 & Self::STAMPED != 0 }
     }
 
     /// Lines that the record takes, this one included.
@@ -106,15 +144,8 @@ impl Header {
 }
 
 /// Kind of the record that fills the end of the ring where the next one did not fit.
-pub const FILLER: u8 = 0x7F;
+pub const FILLER: u8 = 0x3F;
 
 const_assert_eq!(size_of::<Line>(), LINE);
 const_assert_eq!(align_of::<Line>(), LINE);
 const_assert_eq!(BEFORE, 16);
-
-/// Lines for a record of `len` payload bytes.
-#[inline(always)]
-pub const fn lines_for(of_object: bool, len: usize) -> usize {
-    let first = if of_object { OBJECT_PAYLOAD } else { PAYLOAD };
-    if len <= first { 1 } else { 1 + (len - first).div_ceil(LINE) }
-}

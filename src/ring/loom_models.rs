@@ -59,7 +59,7 @@ impl Waker for Event {
 
 /// An object with plain data beside its link, which loom holds to the ordering of events.
 struct Connection {
-    link: Link<Self>,
+    link: Link,
     count: loom::cell::Cell<u64>,
 }
 
@@ -76,7 +76,7 @@ impl Connection {
 
 // SAFETY: the link is a field; an `Arc` counts the references.
 unsafe impl Linked for Connection {
-    fn link(&self) -> &Link<Self> {
+    fn link(&self) -> &Link {
         &self.link
     }
 
@@ -107,15 +107,19 @@ unsafe impl<T: ?Sized> Owned for Heap<T> {}
 struct Model;
 
 impl Supply for Model {
-    type Object = Connection;
+    type Object<'a> = &'a Connection;
     type Lines = Heap<[Line]>;
     type Ring = Heap<Ring<Self>>;
     type Table = Heap<[Entry<Self>]>;
     type Waker = Event;
+
+    fn now() -> u64 {
+        0
+    }
 }
 
 fn ring(lines: usize) -> Heap<Ring<Model>> {
-    Heap(Box::new(Ring::new(Heap((0..lines).map(|_| Line::new()).collect())).unwrap()))
+    Heap(Box::new(Ring::new(Heap((0..lines).map(|_| Line::new()).collect()), Kinds::NONE).unwrap()))
 }
 
 fn rings(processors: u32, lines: usize) -> LoomArc<Rings<Model>> {
@@ -136,8 +140,8 @@ enum Got {
 
 struct Log(Vec<Got>);
 
-impl Handler<Connection> for Log {
-    fn record(&mut self, record: &Record<'_, Connection>) {
+impl Handler<Model> for Log {
+    fn record(&mut self, record: &Record<'_, Model>) {
         let value = record.payload[0];
         assert!(record.payload[..record.detail.into()].iter().all(|byte| *byte == value), "a torn record");
         self.0.push(Got::Record { processor: record.processor, value, lost: record.lost });
@@ -406,8 +410,8 @@ struct Count {
     delivered: LoomArc<(Mutex<usize>, Condvar)>,
 }
 
-impl Handler<Connection> for Count {
-    fn record(&mut self, _record: &Record<'_, Connection>) {
+impl Handler<Model> for Count {
+    fn record(&mut self, _record: &Record<'_, Model>) {
         *self.delivered.0.lock().unwrap() += 1;
         self.delivered.1.notify_one();
     }
@@ -641,8 +645,8 @@ fn the_order_of_a_connection_holds_across_processors() {
 
 struct Numbers(Vec<(u32, u32)>, bool);
 
-impl Handler<Connection> for Numbers {
-    fn record(&mut self, record: &Record<'_, Connection>) {
+impl Handler<Model> for Numbers {
+    fn record(&mut self, record: &Record<'_, Model>) {
         assert!(record.object.is_some() && !self.1);
         self.0.push((record.processor, record.sequence));
     }

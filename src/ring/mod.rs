@@ -14,8 +14,8 @@ mod rings;
 pub(crate) mod sync;
 
 pub use dispatcher::{Bounds, Dispatcher, Handler, Record, Summary};
-pub use life::{LifeCycle, Link, Linked, NoObject};
-pub use line::{Line, MAX_LINES, OBJECT_PAYLOAD, PAYLOAD};
+pub use life::{LifeCycle, Link, Linked, NoObject, Object};
+pub use line::{Line, MAX_LINES, OBJECT_PAYLOAD, PAYLOAD, Stamp};
 pub use processor::{AttachError, Cause, Claim, Refused, Ring};
 pub use record::*;
 pub use rings::{Entry, Owned, Rings, Supply, Taken, Waker};

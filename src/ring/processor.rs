@@ -8,14 +8,14 @@
 use core::{
     cell::Cell,
     marker::PhantomData,
-    ptr::{from_ref, null},
+    ptr::{NonNull, null_mut},
     slice,
 };
 
 use super::{
-    life::{Linked, take_number},
-    line::{BEFORE, FILLER, Header, LINE, Line, MAX_LINES, SEQUENCE, Sequence, lines_for},
-    record::{Kind, Payload},
+    life::{Object, take_number},
+    line::{FILLER, Frame, Header, LINE, Line, MAX_LINES, Sequence, Stamp},
+    record::{Kind, Kinds, Payload},
     rings::{Rings, Supply},
     sync::{AtomicU64, AtomicUsize, Ordering, Site, Track, order},
 };
@@ -80,6 +80,8 @@ struct Writer<S: Supply> {
     open: Cell<bool>,
     /// Losses are to be told. (Their number is kept elsewhere: refusals leave this line to the dispatcher.)
     owes: Cell<bool>,
+    /// Kinds whose records are stamped.
+    stamped: Kinds,
     /// Lines less one.
     mask: usize,
     lines: S::Lines,
@@ -94,6 +96,8 @@ struct Reader {
     at: Cell<usize>,
     /// The tail when the dispatcher last looked. The dispatcher's.
     seen: Cell<usize>,
+    /// The stamp that was delivered last. The dispatcher's.
+    time: Cell<Stamp>,
     /// Records delivered.
     delivered: AtomicU64,
 }
@@ -136,8 +140,8 @@ unsafe impl<S: Supply> Send for Ring<S> where S::Lines: Send + Sync {}
 
 impl<S: Supply> Ring<S> {
     /// A ring over `lines`, a power of two of them: records are at most half as long, and at most
-    /// [`MAX_LINES`]. PASSIVE_LEVEL.
-    pub fn new(lines: S::Lines) -> Result<Self, AttachError> {
+    /// [`MAX_LINES`]. Records of the kinds in `stamped` are stamped with the time. PASSIVE_LEVEL.
+    pub fn new(lines: S::Lines, stamped: Kinds) -> Result<Self, AttachError> {
         let count = lines.len();
         if !count.is_power_of_two() || count > 1 << 24 {
             return Err(AttachError::Lines);
@@ -149,6 +153,7 @@ impl<S: Supply> Ring<S> {
                 limit: Cell::new(count),
                 open: Cell::new(false),
                 owes: Cell::new(false),
+                stamped,
                 mask: count.wrapping_sub(1),
                 lines,
             },
@@ -156,6 +161,7 @@ impl<S: Supply> Ring<S> {
                 head: AtomicUsize::new(0),
                 at: Cell::new(0),
                 seen: Cell::new(0),
+                time: Cell::new(0),
                 delivered: AtomicU64::new(0),
             },
             losses: Losses {
@@ -206,13 +212,14 @@ impl<S: Supply> Ring<S> {
         if self.writer.open.get() {
             return Err(self.refuse_nested(kind));
         }
-        let lines = lines_for(object.is_some(), len);
+        let frame = Frame { of_object: object.is_some(), stamped: self.writer.stamped.has(kind) };
+        let lines = frame.lines_for(len);
         let tail = self.writer.tail.load(Ordering::Relaxed);
         let skipped = if lines == 1 { 0 } else { self.skip(kind, tail, lines)? };
         let end = tail.wrapping_add(skipped).wrapping_add(lines);
         let mut lost = 0;
-        let mut header = Header::new(kind as u8, object.is_some(), lines, detail);
-        if self.writer.limit.get().wrapping_sub(end).cast_signed() < 0 {
+        let mut header = Header::new(kind as u8, frame, lines, detail);
+        if self.writer.limit.get().wrapping_sub(end).wrapping_sub(self.kept_from(kind)).cast_signed() < 0 {
             lost = self.refresh(kind, tail, end)?;
             header = header.after_losing(lost);
         }
@@ -226,11 +233,17 @@ impl<S: Supply> Ring<S> {
         unsafe { record.write(header) };
         if let Some(object) = object {
             // SAFETY: within the record's first line.
-            let place = unsafe { record.add(1) }.cast::<*const S::Object>();
+            let place = unsafe { record.add(1) }.cast::<*mut ()>();
             // SAFETY: as above.
-            unsafe { place.write(from_ref(object)) };
+            unsafe { place.write(object.into_raw().as_ptr()) };
         }
-        Ok(Room { ring: self, record: record.cast(), object, end, lost, len })
+        if frame.stamped {
+            // SAFETY: within the record's first line, behind the address.
+            let place = unsafe { record.add(2) }.cast::<Stamp>();
+            // SAFETY: as above.
+            unsafe { place.write(S::now()) };
+        }
+        Ok(Room { ring: self, record: record.cast(), object, frame, end, lost, len })
     }
 
     /// Claims room for a record.
@@ -250,10 +263,10 @@ impl<S: Supply> Ring<S> {
     /// The caller owns the ring's processor. (Payloads are this module's own, and do not come back here: so the
     /// room needs no mark.)
     #[inline(always)]
-    pub(super) unsafe fn push<P: Payload>(
-        &self,
+    pub(super) unsafe fn push<'a, P: Payload>(
+        &'a self,
         payload: &P,
-        object: Option<&S::Object>,
+        object: Option<S::Object<'a>>,
     ) -> Result<(), Refused> {
         let (detail, len) = (payload.detail(), payload.size());
         let mut room = self.room(&Asked { kind: P::KIND, detail, len, object })?;
@@ -272,6 +285,12 @@ impl<S: Supply> Ring<S> {
         Ok(if lines > to_end { to_end } else { 0 })
     }
 
+    /// How many lines a record of `kind` has to leave free.
+    #[inline(always)]
+    fn kept_from(&self, kind: Kind) -> usize {
+        if kind.leaves_room() { self.capacity() / 4 } else { 0 }
+    }
+
     /// Looks how far the dispatcher has come, for a record from `tail` to `end`: what was lost before it; or a counted
     /// refusal.
     #[inline]
@@ -279,7 +298,9 @@ impl<S: Supply> Ring<S> {
         let writer = &self.writer;
         let head = self.reader.head.load(order(Site::Reuse, Ordering::Acquire));
         let limit = head.wrapping_add(self.capacity());
-        if limit.wrapping_sub(end).cast_signed() < 0 {
+        // An empty ring is for everybody, wherever it begins.
+        let kept = if head == tail { 0 } else { self.kept_from(kind) };
+        if limit.wrapping_sub(end).wrapping_sub(kept).cast_signed() < 0 {
             return Err(self.refuse(kind, Cause::Full, tail));
         }
         if !writer.owes.get() {
@@ -320,7 +341,7 @@ impl<S: Supply> Ring<S> {
     fn fill(&self, position: usize, lines: usize) {
         self.track.write(self.index(position), lines);
         // SAFETY: lines behind the tail and before the limit are this side's alone until published.
-        unsafe { self.line(position).cast::<Header>().write(Header::new(FILLER, false, lines, 0)) };
+        unsafe { self.line(position).cast::<Header>().write(Header::new(FILLER, Frame::PLAIN, lines, 0)) };
     }
 
     /// Whether records came since the dispatcher last looked. The dispatcher's.
@@ -333,10 +354,26 @@ impl<S: Supply> Ring<S> {
         self.reader.seen.get() != self.reader.at.get()
     }
 
-    /// Delivers records until `bound` lines are done, none is left, or one's turn has not come; the number of
-    /// lines done. The dispatcher's.
+    /// Looks what the ring's next record is, fillers passed over. The dispatcher's.
+    pub(super) fn next(&self) -> Option<Next> {
+        let tail = self.writer.tail.load(order(Site::Observe, Ordering::Acquire));
+        self.reader.seen.set(tail);
+        let mut at = self.reader.at.get();
+        while at != tail {
+            let view = self.view(at);
+            if let Some(view) = view.record {
+                let time = view.time.unwrap_or(self.reader.time.get());
+                return Some(Next { time, is_due: view.is_due() });
+            }
+            at = at.wrapping_add(view.lines);
+        }
+        None
+    }
+
+    /// Delivers records until `bound` lines are done, none is left, one's turn has not come, or one was stamped after
+    /// `until`; the number of lines done. The dispatcher's.
     #[inline]
-    pub(super) fn drain(&self, bound: usize, mut deliver: impl FnMut(View<'_, S::Object>)) -> usize {
+    pub(super) fn drain(&self, bound: usize, until: Stamp, mut deliver: impl FnMut(View<'_, S>)) -> usize {
         let tail = self.writer.tail.load(order(Site::Observe, Ordering::Acquire));
         self.reader.seen.set(tail);
         let start = self.reader.at.get();
@@ -346,38 +383,18 @@ impl<S: Supply> Ring<S> {
         let mut at = start;
         let mut records: u64 = 0;
         while at != tail && at.wrapping_sub(start) < bound {
-            let record = self.line(at);
-            // SAFETY: committed and not given back, the line is the dispatcher's and starts with a header.
-            let header = unsafe { record.cast::<Header>().read() };
-            let lines = header.lines();
-            self.track.read(self.index(at), lines);
-            if header.kind() != FILLER {
-                let mut len = lines.wrapping_mul(LINE).wrapping_sub(BEFORE);
-                // SAFETY: within the record's lines, which lie in one piece.
-                let payload = unsafe { record.cast::<u8>().add(BEFORE) };
-                let mut owner = None;
-                if header.of_object() {
-                    len = len.wrapping_sub(SEQUENCE);
-                    // SAFETY: within the record's lines.
-                    let sequence = unsafe { payload.add(len) }.cast::<Sequence>();
-                    // SAFETY: a record of an object ends with its number.
-                    let sequence = u32::from_ne_bytes(unsafe { sequence.read() });
-                    // SAFETY: within the record's first line.
-                    let object = unsafe { record.cast::<Header>().add(1) }.cast::<*const S::Object>();
-                    // SAFETY: a record of an object has its address behind the header.
-                    let object = unsafe { object.read() };
-                    // SAFETY: the object is retained until its `Closed` is delivered, which comes after; null if it
-                    // had been raised before.
-                    owner = unsafe { object.as_ref() }.map(|object| (object, sequence));
-                }
-                if owner.is_some_and(|(object, sequence)| !object.link().is_next(sequence)) {
+            let Viewed { lines, record } = self.view(at);
+            if let Some(view) = record {
+                if !view.is_due() || view.time.is_some_and(|time| time > until) {
                     break;
                 }
-                // SAFETY: committed lines are initialised and not written until they are given back.
-                let payload = unsafe { slice::from_raw_parts(payload, len) };
-                deliver(View { header, owner, payload });
-                if let Some((object, _)) = owner {
-                    object.link().advance();
+                let link = view.owner.map(|(object, _)| object.link());
+                if let Some(time) = view.time {
+                    self.reader.time.set(time);
+                }
+                deliver(view);
+                if let Some(link) = link {
+                    link.advance();
                 }
                 records = records.wrapping_add(1);
             }
@@ -389,14 +406,78 @@ impl<S: Supply> Ring<S> {
         self.reader.head.store(at, order(Site::Free, Ordering::Release));
         at.wrapping_sub(start)
     }
+
+    /// What lies at a position between the dispatcher's and the tail.
+    #[inline(always)]
+    fn view(&self, at: usize) -> Viewed<'_, S> {
+        let record = self.line(at);
+        // SAFETY: committed and not given back, the line is the dispatcher's and starts with a header.
+        let header = unsafe { record.cast::<Header>().read() };
+        let lines = header.lines();
+        self.track.read(self.index(at), lines);
+        if header.kind() == FILLER {
+            return Viewed { lines, record: None };
+        }
+        let frame = header.frame();
+        let len = lines.wrapping_mul(LINE).wrapping_sub(frame.before()).wrapping_sub(frame.after());
+        // SAFETY: within the record's lines, which lie in one piece.
+        let payload = unsafe { record.cast::<u8>().add(frame.before()) };
+        let time = frame.stamped.then(|| {
+            // SAFETY: within the record's first line.
+            let stamp = unsafe { record.cast::<Header>().add(2) }.cast::<Stamp>();
+            // SAFETY: a stamped record has its stamp there.
+            unsafe { stamp.read() }
+        });
+        let mut owner = None;
+        if frame.of_object {
+            // SAFETY: within the record's lines.
+            let sequence = unsafe { payload.add(len) }.cast::<Sequence>();
+            // SAFETY: a record of an object ends with its number.
+            let sequence = u32::from_ne_bytes(unsafe { sequence.read() });
+            // SAFETY: within the record's first line.
+            let object = unsafe { record.cast::<Header>().add(1) }.cast::<*mut ()>();
+            // SAFETY: a record of an object has its address behind the header.
+            let object = NonNull::new(unsafe { object.read() });
+            // SAFETY: the object is retained until its `Closed` is delivered, which comes after; null if that had been
+            // raised before.
+            owner = object.map(|object| (unsafe { S::Object::from_raw(object) }, sequence));
+        }
+        // SAFETY: committed lines are initialised and not written until they are given back.
+        let payload = unsafe { slice::from_raw_parts(payload, len) };
+        Viewed { lines, record: Some(View { header, owner, time, payload }) }
+    }
+}
+
+/// What lies in a ring: a record, or nobody's lines.
+struct Viewed<'a, S: Supply> {
+    lines: usize,
+    record: Option<View<'a, S>>,
 }
 
 /// A committed record as the dispatcher finds it.
-pub(super) struct View<'a, T> {
+pub(super) struct View<'a, S: Supply> {
     pub header: Header,
     /// The object, and the record's number.
-    pub owner: Option<(&'a T, u32)>,
+    pub owner: Option<(S::Object<'a>, u32)>,
+    pub time: Option<Stamp>,
     pub payload: &'a [u8],
+}
+
+impl<S: Supply> View<'_, S> {
+    /// Whether everything before it of its object has been delivered.
+    #[inline(always)]
+    fn is_due(&self) -> bool {
+        self.owner.is_none_or(|(object, sequence)| object.link().is_next(sequence))
+    }
+}
+
+/// A ring's next record.
+#[derive(Clone, Copy)]
+pub(super) struct Next {
+    /// Its stamp; without one, that of the last record before it that had one.
+    pub time: Stamp,
+    /// Everything before it of its object has been delivered.
+    pub is_due: bool,
 }
 
 /// A record to be.
@@ -405,14 +486,15 @@ pub(super) struct Asked<'a, S: Supply> {
     pub detail: u16,
     /// Payload bytes.
     pub len: usize,
-    pub object: Option<&'a S::Object>,
+    pub object: Option<S::Object<'a>>,
 }
 
 /// A record behind the tail, which the dispatcher does not look at before it is published.
 struct Room<'a, S: Supply> {
     ring: &'a Ring<S>,
     record: *mut Line,
-    object: Option<&'a S::Object>,
+    object: Option<S::Object<'a>>,
+    frame: Frame,
     /// The position behind the record.
     end: usize,
     /// What the header says was lost.
@@ -424,7 +506,7 @@ impl<S: Supply> Room<'_, S> {
     #[inline(always)]
     fn payload(&mut self) -> &mut [u8] {
         // SAFETY: within the record's lines, which lie in one piece.
-        let payload = unsafe { self.record.cast::<u8>().add(BEFORE) };
+        let payload = unsafe { self.record.cast::<u8>().add(self.frame.before()) };
         // SAFETY: `len` was asked for; the lines are this side's alone until published.
         unsafe { slice::from_raw_parts_mut(payload, self.len) }
     }
@@ -445,14 +527,15 @@ impl<S: Supply> Room<'_, S> {
 
     /// Ends the record with the object's next number.
     #[inline]
-    fn number(&self, object: &S::Object) {
+    fn number(&self, object: S::Object<'_>) {
         let Some(number) = take_number(object) else {
             // SAFETY: within the record's first line.
-            let place = unsafe { self.record.cast::<Header>().add(1) }.cast::<*const S::Object>();
+            let place = unsafe { self.record.cast::<Header>().add(1) }.cast::<*mut ()>();
             // SAFETY: the line is this side's alone until published.
-            return unsafe { place.write(null()) };
+            return unsafe { place.write(null_mut()) };
         };
-        let end = lines_for(true, self.len).wrapping_mul(LINE).wrapping_sub(SEQUENCE);
+        let lines = self.frame.lines_for(self.len);
+        let end = lines.wrapping_mul(LINE).wrapping_sub(self.frame.after());
         // SAFETY: within the record's lines.
         let place = unsafe { self.record.cast::<u8>().add(end) }.cast::<Sequence>();
         // SAFETY: as above.
@@ -512,8 +595,8 @@ impl<'a, S: Supply> Claim<'a, S> {
     /// last of a batch, before it leaves the processor: otherwise the record may lie until the next one comes.
     #[inline(always)]
     pub fn commit_quietly(self) {
-        let Room { ring, record, object, end, lost, len } = self.open.room;
-        let room = Room { ring, record, object, end, lost, len };
+        let Room { ring, record, object, frame, end, lost, len } = self.open.room;
+        let room = Room { ring, record, object, frame, end, lost, len };
         // The mark goes before the record is published: if nobody can have seen it, it need not even be written.
         drop(self);
         room.publish();

@@ -53,6 +53,40 @@ mod sealed {
     pub trait Sealed {}
 }
 
+impl Kind {
+    /// Whether records of the kind leave the last quarter of a ring to others: what a vendor's provider may send as much
+    /// of as it likes does not push verdicts out.
+    #[inline(always)]
+    pub const fn leaves_room(self) -> bool {
+        matches!(self, Self::ExtensionEvent)
+    }
+}
+
+/// A set of kinds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Kinds(u32);
+
+impl Kinds {
+    /// No kind.
+    pub const NONE: Self = Self(0);
+    /// Every kind.
+    pub const ALL: Self = Self(u32::MAX);
+
+    /// These kinds, and `kind`.
+    #[must_use]
+    pub const fn with(self, kind: Kind) -> Self {
+        Self(self.0 | 1 << kind as u8)
+    }
+
+    /// Whether `kind` is among them.
+    #[inline(always)]
+    pub const fn has(self, kind: Kind) -> bool {
+        self.0 >> (kind as u8) & 1 != 0
+    }
+}
+
+const_assert!(Kind::COUNT <= 32);
+
 /// Something that a record can carry: the payload of a row in the table of kinds.
 pub trait Payload: sealed::Sealed {
     /// The record's kind.

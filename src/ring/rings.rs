@@ -9,7 +9,7 @@ use core::{
 use super::{
     OnProcessor,
     dispatcher::Dispatcher,
-    life::{LifeCycle, Linked, List},
+    life::{LifeCycle, List, Object},
     line::Line,
     processor::{Asked, AttachError, Cause, Claim, Refused, Ring},
     record::{Kind, Payload},
@@ -28,8 +28,9 @@ unsafe impl<T: ?Sized> Owned for &mut T {}
 
 /// What the caller supplies: memory, the objects that records belong to, a way to wake the dispatcher.
 pub trait Supply: Sized {
-    /// What records and life-cycle events belong to: a connection. [`NoObject`](super::NoObject) if nothing.
-    type Object: Linked;
+    /// A reference to what records and life-cycle events belong to: a connection. [`NoObject`](super::NoObject) if
+    /// nothing.
+    type Object<'a>: Object<'a>;
     /// Memory for the records of one processor, all zero.
     type Lines: Owned<Target = [Line]>;
     /// Memory for one processor's ring.
@@ -38,6 +39,10 @@ pub trait Supply: Sized {
     type Table: Owned<Target = [Entry<Self>]>;
     /// Parks and wakes the dispatcher.
     type Waker: Waker;
+
+    /// The time, in units of a clock that all processors agree on, which does not go back. Asked for where records are
+    /// stamped, and by a dispatcher that merges. IRQL <= DISPATCH_LEVEL; does not block, does not enter the ring.
+    fn now() -> u64;
 }
 
 /// Parks and wakes the dispatcher, as a synchronization event does.
@@ -128,7 +133,7 @@ pub struct Rings<S: Supply> {
     table: S::Table,
     /// Entries from here on have never been attached.
     limit: AtomicU32,
-    pub(super) life: List<S::Object>,
+    pub(super) life: List<S>,
     /// Records lost on processors without a ring, by kind.
     no_ring: [AtomicU64; Kind::COUNT],
     /// Life-cycle events delivered.
@@ -198,7 +203,7 @@ impl<S: Supply> Rings<S> {
         kind: Kind,
         detail: u16,
         len: usize,
-        object: &'a S::Object,
+        object: S::Object<'a>,
     ) -> Result<Claim<'a, S>, Refused> {
         self.claim_any(at, &Asked { kind, detail, len, object: Some(object) })
     }
@@ -220,7 +225,12 @@ impl<S: Supply> Rings<S> {
     /// Writes and commits `payload` in one go, as [`claim_for`](Rings::claim_for) if there is an `object`; true
     /// unless it was refused, which is counted. IRQL = DISPATCH_LEVEL (by `at`).
     #[inline(always)]
-    pub fn push<P: Payload>(&self, at: &impl OnProcessor, payload: &P, object: Option<&S::Object>) -> bool {
+    pub fn push<'a, P: Payload>(
+        &'a self,
+        at: &impl OnProcessor,
+        payload: &P,
+        object: Option<S::Object<'a>>,
+    ) -> bool {
         let Some(ring) = self.ring(at.processor()) else {
             self.refuse_without_ring(P::KIND);
             return false;
@@ -243,7 +253,7 @@ impl<S: Supply> Rings<S> {
 
     /// Raises `event` of `object`; false if it, or `Closed`, was raised before. Never lost: the event waits in
     /// the object. IRQL <= DISPATCH_LEVEL.
-    pub fn raise(&self, object: &S::Object, event: LifeCycle) -> bool {
+    pub fn raise(&self, object: S::Object<'_>, event: LifeCycle) -> bool {
         let raised = self.life.raise(object, event);
         if raised {
             self.notify();

@@ -731,15 +731,12 @@ events! {
         /// How many were lost since the last such event.
         count: u64 ["records"],
     }
-    /// What the dispatch rings have carried since the driver's start. Told at the stop, for those of connections and
-    /// for those of extensions.
+    /// What the dispatch rings have carried since the driver's start. Told at the stop.
     71 RingSummary(Information, RING) {
         /// Records delivered.
         delivered: u64 ["records"],
         /// Records lost; each was told by RingLoss.
         lost: u64 ["records"],
-        /// Whose they are: connections or extensions.
-        rings: &'a str,
     }
 
     /// weir's filters are in force: every new connection is decided on from now on.

@@ -6,7 +6,7 @@ use super::callout::Callouts;
 use super::classify::Classify;
 use super::layer::Role;
 use super::verdict::Verdict;
-use crate::dispatch::Rings;
+use crate::dispatch::{Rings, Subject};
 use crate::flow::{Connection, Decided, Ended, Flows, Inserted, Key, Ref};
 use crate::kernel::irql::AtDispatch;
 use crate::kernel::pool::PoolArc;
@@ -79,7 +79,7 @@ impl Handler {
         if let Some(endpoint) = classify.endpoint() {
             connection.set_endpoint(endpoint);
         }
-        self.rings.raise(&connection, LifeCycle::Opened);
+        self.rings.raise(Subject::Connection(&connection), LifeCycle::Opened);
     }
 
     /// ALE_ENDPOINT_CLOSURE: the connection is over.
@@ -101,7 +101,7 @@ impl Handler {
 
     fn close(&self, connection: &Connection, how: Ended) {
         connection.end(how);
-        self.rings.raise(connection, LifeCycle::Closed);
+        self.rings.raise(Subject::Connection(connection), LifeCycle::Closed);
     }
 
     fn decide(&self, tuple: &Tuple<'_>, at: &AtDispatch<'_>) -> Decided {
@@ -193,7 +193,7 @@ impl Handler {
             remote_port: key.remote_port,
         };
         // What the ring refuses it counts.
-        let _told = self.rings.push(at, &record, connection);
+        let _told = self.rings.push(at, &record, connection.map(Subject::Connection));
     }
 
     /// Whether this verdict is one of those that are told.

@@ -23,9 +23,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 use weir::config::Settings;
-use weir::ext::{Attached, Ends, Events, Marks, Owners, Plan, SocketKind, Sockets};
-use weir::kernel::event::{Event, Kind};
-use weir::kernel::irql::AtMostDispatch;
+use weir::dispatch::{self, Dispatching, Rings};
+use weir::ext::{Attached, Ends, Marks, Plan, SocketKind, Sockets};
+use weir::flow::Flows;
 use weir::kernel::pool::{PoolArc, tags};
 use weir::trace::{self, Guid, Keywords, Level, sink};
 use weir::wsk::WSK_VERSION;
@@ -38,13 +38,6 @@ const SOCKETS: usize = 40;
 const BATCH: u64 = 100;
 /// Callbacks in a sample.
 const CALLBACKS: u64 = 20_000;
-
-struct Nobody;
-
-impl Owners for Nobody {
-    fn closed(&self, _irql: &mut AtMostDispatch, _place: u32, _session: u64) {}
-    fn released(&self, _irql: &mut AtMostDispatch, _place: u32, _session: u64) {}
-}
 
 /// The `index`-th identifier, and the interface whose tables it has.
 fn npi(index: usize) -> (GUID, Interface) {
@@ -73,30 +66,37 @@ fn settings(count: usize, kind: &str) -> Settings {
     ext_support::settings(&entries)
 }
 
-fn start(count: usize, kind: &str) -> (PoolArc<Sockets>, Events) {
-    let plan = Plan::try_new(&settings(count, kind).extension_interfaces, Marks::default()).unwrap();
-    let wake = PoolArc::try_new(tags::CONTROL, Event::try_new(Kind::Synchronization).unwrap()).unwrap();
-    let sockets = Sockets::try_new(&passive(), SOCKETS * 2, plan, wake).unwrap();
-    let owners = PoolArc::try_new(tags::CONTROL, Nobody).unwrap();
-    let events = Events::start(&passive(), sockets.clone(), owners).unwrap();
-    sockets.connect(&passive());
-    (sockets, events)
+/// The rings, and the thread that empties them.
+struct Dispatcher {
+    rings: PoolArc<Rings>,
+    thread: Dispatching,
 }
 
-fn stop(sockets: PoolArc<Sockets>, events: Events) {
+fn start(count: usize, kind: &str) -> (PoolArc<Sockets>, Dispatcher) {
+    let plan = Plan::try_new(&settings(count, kind).extension_interfaces, Marks::default()).unwrap();
+    let rings = dispatch::rings(&passive(), Settings::DEFAULT.ring_records).unwrap();
+    let flows = PoolArc::try_new(tags::FLOW_TABLE, Flows::try_new(&passive(), 16).unwrap()).unwrap();
+    let sockets = Sockets::try_new(&passive(), SOCKETS * 2, plan, rings.clone()).unwrap();
+    let spin = Settings::DEFAULT.dispatch_spin_microseconds;
+    let thread = Dispatching::start(&passive(), rings.clone(), flows, Some(sockets.clone()), spin).unwrap();
+    sockets.connect(&passive());
+    (sockets, Dispatcher { rings, thread })
+}
+
+fn stop(sockets: PoolArc<Sockets>, dispatcher: Dispatcher) {
     sockets.disconnect(&passive());
     drop(sockets);
-    events.stop(&passive());
+    dispatcher.thread.stop(&passive(), &dispatcher.rings);
 }
 
 fn attach(sockets: &PoolArc<Sockets>, session: u64) -> Attached {
     let mut irql = passive();
-    Sockets::attach(sockets, &mut irql, SocketKind::Accepted, (session, 0), Ends::default()).unwrap()
+    Sockets::attach(sockets, &mut irql, SocketKind::Accepted, session, Ends::default()).unwrap()
 }
 
 /// Nanoseconds that a socket's registration takes.
 fn registering(listening: &Listening, count: usize, kind: &str) -> f64 {
-    let (sockets, events) = start(count, kind);
+    let (sockets, dispatcher) = start(count, kind);
     let pairs: Vec<(PoolArc<Connection>, _)> = (0..SOCKETS).map(|_| listening.pair()).collect();
     let mut took = Vec::new();
     for (session, (connection, _peer)) in (1..).zip(&pairs) {
@@ -110,7 +110,7 @@ fn registering(listening: &Listening, count: usize, kind: &str) -> f64 {
         connection.close();
         attached.end(&passive);
     }
-    stop(sockets, events);
+    stop(sockets, dispatcher);
     median(&took)
 }
 
@@ -267,7 +267,7 @@ fn main() {
         }
         let _sink = sink::install(Level::Verbose, Keywords::all(), consume);
         let module = Module::register(Interface::Label);
-        let (sockets, events) = start(2, "nmr");
+        let (sockets, dispatcher) = start(2, "nmr");
         let (connection, _peer) = listening.pair();
         let attached = attach(&sockets, 1);
         let call = connection.socket.call().unwrap();
@@ -284,7 +284,7 @@ fn main() {
         connection.close();
         attached.end(&passive());
         drop(attached);
-        stop(sockets, events);
+        stop(sockets, dispatcher);
     });
     for (kind, costs) in ["wsk", "nmr"].iter().zip(&costs) {
         for (count, costs) in COUNTS.iter().zip(costs) {

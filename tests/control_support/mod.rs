@@ -14,8 +14,8 @@ use weir::config::Settings;
 use weir::config::schema::{Extensions, Place, REG_MULTI_SZ, REG_SZ};
 use weir::control::protocol::noise::Keys;
 use weir::control::protocol::role::Role;
-use weir::control::{Control, Host};
-use weir::dispatch::{self, Rings};
+use weir::control::{self, Control, Host};
+use weir::dispatch::{self, Dispatching, Rings};
 use weir::ext::connection_v1::NPI_CONNECTION_V1;
 use weir::ext::label_v1::NPI_LABEL_V1;
 use weir::flow::Flows;
@@ -62,6 +62,7 @@ pub struct Parts {
     pub policies: PoolArc<Policies>,
     pub steward: Option<Steward>,
     pub board: PoolArc<Board>,
+    pub dispatching: Option<Dispatching>,
 }
 
 /// The driver's private key.
@@ -221,9 +222,19 @@ impl Plane {
             desk: steward.desk(),
             board: board.clone(),
         };
-        // Taken down by `stop`, whatever becomes of the next step.
-        self.parts = Some(Parts { rings, flows, policies, steward: Some(steward), board });
-        self.control = Some(Control::start(&mut passive, host)?);
+        // Taken down by `stop`, whatever becomes of the next steps.
+        let parts = Parts { rings, flows, policies, steward: Some(steward), board, dispatching: None };
+        let parts = self.parts.insert(parts);
+        let sockets = control::sockets(&passive, parameters, parts.rings.clone())?;
+        let dispatching = Dispatching::start(
+            &passive,
+            parts.rings.clone(),
+            parts.flows.clone(),
+            Some(sockets.clone()),
+            parameters.dispatch_spin_microseconds,
+        )?;
+        parts.dispatching = Some(dispatching);
+        self.control = Some(Control::start(&mut passive, host, sockets)?);
         Ok(())
     }
 
@@ -280,8 +291,13 @@ impl Plane {
         if let Some(control) = self.control.take() {
             control.stop(&mut passive());
         }
-        if let Some(Parts { steward: Some(steward), .. }) = self.parts.take() {
-            steward.stop(&mut passive());
+        if let Some(parts) = self.parts.take() {
+            if let Some(steward) = parts.steward {
+                steward.stop(&mut passive());
+            }
+            if let Some(dispatching) = parts.dispatching {
+                dispatching.stop(&passive(), &parts.rings);
+            }
         }
         start.elapsed()
     }

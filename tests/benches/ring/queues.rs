@@ -4,7 +4,8 @@ use std::{cell::UnsafeCell, hint::black_box, sync::Arc};
 
 use super::{DEFAULT_RECORDS, RECORDS};
 use weir::ring::{
-    Entry, Handler, Kind, LifeCycle, Line, NoObject, OnProcessor, PAYLOAD, Record, Ring, Rings, Supply, Waker,
+    Entry, Handler, Kind, Kinds, LifeCycle, Line, NoObject, OnProcessor, PAYLOAD, Record, Ring, Rings,
+    Supply, Waker,
 };
 
 /// Writes that many records; how many were accepted.
@@ -153,11 +154,15 @@ fn drain(mut pop: impl FnMut() -> Option<u64> + Send + 'static) -> Drain {
 struct Heapless;
 
 impl Supply for Heapless {
-    type Object = NoObject;
+    type Object<'a> = NoObject;
     type Lines = &'static mut [Line];
     type Ring = &'static mut Ring<Self>;
     type Table = &'static mut [Entry<Self>];
     type Waker = Asleep;
+
+    fn now() -> u64 {
+        0
+    }
 }
 
 struct Asleep;
@@ -179,9 +184,9 @@ unsafe impl OnProcessor for At {
 
 struct Sum(u64, u64);
 
-impl Handler<NoObject> for Sum {
+impl Handler<Heapless> for Sum {
     #[inline]
-    fn record(&mut self, record: &Record<'_, NoObject>) {
+    fn record(&mut self, record: &Record<'_, Heapless>) {
         self.0 = self.0.wrapping_add(u64::from(record.lost) ^ u64::from(record.detail));
         let (words, _) = record.payload.as_chunks::<8>();
         for word in words {
@@ -190,8 +195,8 @@ impl Handler<NoObject> for Sum {
         self.1 += 1;
     }
 
-    fn life_cycle(&mut self, object: &NoObject, _event: LifeCycle, _sequence: u32) {
-        match *object {}
+    fn life_cycle(&mut self, object: NoObject, _event: LifeCycle, _sequence: u32) {
+        match object {}
     }
 }
 
@@ -221,7 +226,7 @@ fn weir(name: &'static str, role: Role, places: usize, fill_with: Fill, looks: b
         // One line a record, or up to two.
         let lines = if matches!(fill_with, Fill::Fixed(PAYLOAD)) { places } else { 2 * places };
         let lines: Vec<_> = (0..lines).map(|_| Line::new()).collect();
-        let Ok(ring) = Ring::new(Vec::leak(lines)) else { unreachable!("a power of two") };
+        let Ok(ring) = Ring::new(Vec::leak(lines), Kinds::NONE) else { unreachable!("a power of two") };
         assert!(rings.attach(processor, Box::leak(Box::new(ring))).is_ok());
     }
     let producer = |processor| match fill_with {

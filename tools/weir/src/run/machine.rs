@@ -192,7 +192,7 @@ fn hear(inbox: &Inbox, event: &Event<'_>) {
         Event::RingLoss { kind, count, .. } => {
             inbox.say(Said::Lost { kind: kind.to_owned(), records: count });
         }
-        Event::RingSummary { delivered, rings: "connections", .. } => inbox.delivered_in_all(delivered),
+        Event::RingSummary { delivered, .. } => inbox.delivered_in_all(delivered),
         Event::ControlListening { address, port } => inbox.listening(SocketAddr::new(address, port)),
         Event::ControlListenFailed { address, port, status } => {
             inbox.fault(format!(

@@ -54,7 +54,6 @@ const ROOTS: &[(&str, Kind)] = &[
     ("weir::kernel::thread::start", Kind::Thread),
     ("weir::control::worker::run", Kind::Thread),
     ("weir::dispatch::run", Kind::Thread),
-    ("weir::ext::events::run", Kind::Thread),
     ("weir::policies::steward::run", Kind::Thread),
     ("weir::wfp::keeper::run", Kind::Thread),
 ];
