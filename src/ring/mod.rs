@@ -18,7 +18,7 @@ pub use life::{LifeCycle, Link, Linked, NoObject, Object};
 pub use line::{Line, MAX_LINES, OBJECT_PAYLOAD, PAYLOAD, Stamp};
 pub use processor::{AttachError, Cause, Claim, Refused, Ring};
 pub use record::*;
-pub use rings::{Entry, Owned, Rings, Supply, Taken, Waker};
+pub use rings::{Entry, Here, Owned, Rings, Supply, Taken, Waker};
 
 /// Proof that the caller owns a processor.
 ///

@@ -269,7 +269,7 @@ impl<S: Supply> Ring<S> {
         object: Option<S::Object<'a>>,
     ) -> Result<(), Refused> {
         let (detail, len) = (payload.detail(), payload.size());
-        let mut room = self.room(&Asked { kind: P::KIND, detail, len, object })?;
+        let mut room = self.room(&Asked { kind: payload.kind(), detail, len, object })?;
         payload.encode(room.payload());
         room.publish();
         Ok(())

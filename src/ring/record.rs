@@ -90,7 +90,7 @@ const_assert!(Kind::COUNT <= 32);
 /// Something that a record can carry: the payload of a row in the table of kinds.
 pub trait Payload: sealed::Sealed {
     /// The record's kind.
-    const KIND: Kind;
+    fn kind(&self) -> Kind;
 
     /// The word in the record's header.
     fn detail(&self) -> u16;
@@ -135,6 +135,43 @@ impl<'a> Reader<'a> {
 
     fn slice(&self, len: usize) -> Option<&'a [u8]> {
         self.0.get(..len)
+    }
+}
+
+/// A payload that is encoded already.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Encoded<const N: usize> {
+    /// The record's kind.
+    pub kind: Kind,
+    /// The kind's own word.
+    pub detail: u16,
+    /// The payload.
+    pub bytes: [u8; N],
+}
+
+impl<const N: usize> sealed::Sealed for Encoded<N> {}
+
+impl<const N: usize> Payload for Encoded<N> {
+    #[inline(always)]
+    fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    #[inline(always)]
+    fn detail(&self) -> u16 {
+        self.detail
+    }
+
+    #[inline(always)]
+    fn size(&self) -> usize {
+        N
+    }
+
+    #[inline(always)]
+    fn encode(&self, out: &mut [u8]) {
+        if let Some(out) = out.first_chunk_mut() {
+            *out = self.bytes;
+        }
     }
 }
 
@@ -199,7 +236,10 @@ const_assert!(Verdict::SIZE <= OBJECT_PAYLOAD);
 impl sealed::Sealed for Verdict {}
 
 impl Payload for Verdict {
-    const KIND: Kind = Kind::Verdict;
+    #[inline(always)]
+    fn kind(&self) -> Kind {
+        Kind::Verdict
+    }
 
     #[inline(always)]
     fn detail(&self) -> u16 {
@@ -284,7 +324,10 @@ impl ControlConnection {
 impl sealed::Sealed for ControlConnection {}
 
 impl Payload for ControlConnection {
-    const KIND: Kind = Kind::ControlConnection;
+    #[inline(always)]
+    fn kind(&self) -> Kind {
+        Kind::ControlConnection
+    }
 
     fn detail(&self) -> u16 {
         u16::from(self.change as u8) | if self.family == Family::V6 { Self::FAMILY } else { 0 }
@@ -360,7 +403,10 @@ const_assert!(ExtensionEvent::FIXED + 16 <= OBJECT_PAYLOAD);
 impl sealed::Sealed for ExtensionEvent<'_> {}
 
 impl Payload for ExtensionEvent<'_> {
-    const KIND: Kind = Kind::ExtensionEvent;
+    #[inline(always)]
+    fn kind(&self) -> Kind {
+        Kind::ExtensionEvent
+    }
 
     fn detail(&self) -> u16 {
         let length = u8::try_from(self.data().len()).unwrap_or(Self::MOST);
@@ -418,7 +464,10 @@ const_assert!(ExtensionChange::SIZE <= OBJECT_PAYLOAD);
 impl sealed::Sealed for ExtensionChange {}
 
 impl Payload for ExtensionChange {
-    const KIND: Kind = Kind::ExtensionChange;
+    #[inline(always)]
+    fn kind(&self) -> Kind {
+        Kind::ExtensionChange
+    }
 
     fn detail(&self) -> u16 {
         u16::from_le_bytes([self.part, pack(u8::from(self.detached), self.provider)])

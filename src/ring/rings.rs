@@ -2,6 +2,7 @@
 
 use core::{
     cell::UnsafeCell,
+    marker::PhantomData,
     ops::Deref,
     ptr::{from_ref, null_mut},
 };
@@ -180,8 +181,15 @@ impl<S: Supply> Rings<S> {
         Ok(())
     }
 
-    /// Claims room for a record of `kind` with `len` bytes of payload, which belongs to no object; `detail` is the
-    /// word in the header for the kind's own use. IRQL = DISPATCH_LEVEL (by `at`).
+    /// The ring of the caller's processor, looked up once for all that the caller writes while it holds the processor;
+    /// none if it has none. IRQL = DISPATCH_LEVEL (by `at`).
+    #[inline(always)]
+    pub fn here<'a>(&'a self, at: &'a impl OnProcessor) -> Option<Here<'a, S>> {
+        let ring = self.ring(at.processor())?;
+        Some(Here { rings: self, ring, processor: PhantomData })
+    }
+
+    /// As [`Here::claim`], on the caller's processor. IRQL = DISPATCH_LEVEL (by `at`).
     #[inline(always)]
     pub fn claim<'a>(
         &'a self,
@@ -190,12 +198,11 @@ impl<S: Supply> Rings<S> {
         detail: u16,
         len: usize,
     ) -> Result<Claim<'a, S>, Refused> {
-        self.claim_any(at, &Asked { kind, detail, len, object: None })
+        let Some(here) = self.here(at) else { return Err(self.refuse_without_ring(kind)) };
+        here.claim(kind, detail, len)
     }
 
-    /// Claims room for a record that will be the next of `object`: committed, it is delivered after all that took
-    /// a number of the object before, with a reference to the object. Once `Closed` has been raised it is
-    /// delivered as a record of no object. IRQL = DISPATCH_LEVEL (by `at`).
+    /// As [`Here::claim_for`], on the caller's processor. IRQL = DISPATCH_LEVEL (by `at`).
     #[inline(always)]
     pub fn claim_for<'a>(
         &'a self,
@@ -205,38 +212,25 @@ impl<S: Supply> Rings<S> {
         len: usize,
         object: S::Object<'a>,
     ) -> Result<Claim<'a, S>, Refused> {
-        self.claim_any(at, &Asked { kind, detail, len, object: Some(object) })
+        let Some(here) = self.here(at) else { return Err(self.refuse_without_ring(kind)) };
+        here.claim_for(kind, detail, len, object)
     }
 
-    #[inline(always)]
-    fn claim_any<'a>(
-        &'a self,
-        at: &'a impl OnProcessor,
-        asked: &Asked<'a, S>,
-    ) -> Result<Claim<'a, S>, Refused> {
-        let Some(ring) = self.ring(at.processor()) else {
-            return Err(self.refuse_without_ring(asked.kind));
-        };
-        // SAFETY: the ring is the one of the processor that `at` owns, and `at` is borrowed by the claim.
-        let open = unsafe { ring.claim(asked) }?;
-        Ok(Claim::new(self, open))
-    }
-
-    /// Writes and commits `payload` in one go, as [`claim_for`](Rings::claim_for) if there is an `object`; true
-    /// unless it was refused, which is counted. IRQL = DISPATCH_LEVEL (by `at`).
+    /// Writes and commits `payload` in one go, and wakes the dispatcher if it is parked; as
+    /// [`claim_for`](Rings::claim_for) if there is an `object`. True unless it was refused, which is counted.
+    /// IRQL = DISPATCH_LEVEL (by `at`).
     #[inline(always)]
     pub fn push<'a, P: Payload>(
         &'a self,
-        at: &impl OnProcessor,
+        at: &'a impl OnProcessor,
         payload: &P,
         object: Option<S::Object<'a>>,
     ) -> bool {
-        let Some(ring) = self.ring(at.processor()) else {
-            self.refuse_without_ring(P::KIND);
+        let Some(here) = self.here(at) else {
+            self.refuse_without_ring(payload.kind());
             return false;
         };
-        // SAFETY: the ring is the one of the processor that `at` owns.
-        let pushed = unsafe { ring.push(payload, object) }.is_ok();
+        let pushed = here.push_quietly(payload, object);
         if pushed {
             self.notify();
         }
@@ -355,6 +349,53 @@ impl<S: Supply> Rings<S> {
             return self.no_ring.get(kind as usize).map_or(0, |count| count.load(Ordering::Relaxed));
         }
         self.rings().fold(0, |sum, (_, ring)| sum.wrapping_add(ring.lost(kind, cause)))
+    }
+}
+
+/// The ring of the processor that the caller holds. IRQL = DISPATCH_LEVEL as long as it lasts.
+pub struct Here<'a, S: Supply> {
+    rings: &'a Rings<S>,
+    ring: &'a Ring<S>,
+    /// Neither `Send` nor `Sync`: bound to the processor.
+    processor: PhantomData<*const ()>,
+}
+
+impl<'a, S: Supply> Here<'a, S> {
+    /// Claims room for a record of `kind` with `len` bytes of payload, which belongs to no object; `detail` is the
+    /// word in the header for the kind's own use.
+    #[inline(always)]
+    pub fn claim(&self, kind: Kind, detail: u16, len: usize) -> Result<Claim<'a, S>, Refused> {
+        self.claim_any(&Asked { kind, detail, len, object: None })
+    }
+
+    /// Claims room for a record that will be the next of `object`: committed, it is delivered after all that took
+    /// a number of the object before, with a reference to the object. Once `Closed` has been raised it is
+    /// delivered as a record of no object.
+    #[inline(always)]
+    pub fn claim_for(
+        &self,
+        kind: Kind,
+        detail: u16,
+        len: usize,
+        object: S::Object<'a>,
+    ) -> Result<Claim<'a, S>, Refused> {
+        self.claim_any(&Asked { kind, detail, len, object: Some(object) })
+    }
+
+    #[inline(always)]
+    fn claim_any(&self, asked: &Asked<'a, S>) -> Result<Claim<'a, S>, Refused> {
+        // SAFETY: the ring is the one of the processor that is held for `'a`.
+        let open = unsafe { self.ring.claim(asked) }?;
+        Ok(Claim::new(self.rings, open))
+    }
+
+    /// Writes and commits `payload` in one go, as [`claim_for`](Here::claim_for) if there is an `object`, without a look
+    /// at the dispatcher: the caller calls [`Rings::notify`] after the last of a batch, before it leaves the processor.
+    /// True unless it was refused, which is counted.
+    #[inline(always)]
+    pub fn push_quietly<P: Payload>(&self, payload: &P, object: Option<S::Object<'a>>) -> bool {
+        // SAFETY: the ring is the one of the processor that is held for `'a`.
+        unsafe { self.ring.push(payload, object) }.is_ok()
     }
 }
 

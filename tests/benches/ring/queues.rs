@@ -256,7 +256,7 @@ fn weir(name: &'static str, role: Role, places: usize, fill_with: Fill, looks: b
             produce(move |number| {
                 let at = At(processor);
                 let len = lengths[(number % 8) as usize];
-                let Ok(mut claim) = rings.claim(&at, Kind::ExtensionEvent, 0, len) else { return false };
+                let Ok(mut claim) = rings.claim(&at, Kind::Verdict, 0, len) else { return false };
                 fill(claim.payload(), number);
                 claim.commit_quietly();
                 true
