@@ -7,6 +7,7 @@
 #![cfg(not(loom))]
 
 use std::{
+    cell::Cell,
     collections::VecDeque,
     ops::Deref,
     sync::{
@@ -103,6 +104,11 @@ unsafe impl<T: ?Sized> Owned for Heap<T> {}
 
 struct Test;
 
+thread_local! {
+    /// The clock of the tests whose records are stamped: they run on one thread.
+    static NOW: Cell<u64> = const { Cell::new(0) };
+}
+
 impl Supply for Test {
     type Object<'a> = &'a Connection;
     type Lines = Heap<[Line]>;
@@ -111,18 +117,22 @@ impl Supply for Test {
     type Waker = Event;
 
     fn now() -> u64 {
-        0
+        NOW.get()
     }
 }
 
-fn ring(lines: usize) -> Heap<Ring<Test>> {
-    Heap(Box::new(Ring::new(Heap((0..lines).map(|_| Line::new()).collect()), Kinds::NONE).unwrap()))
+fn ring(lines: usize, stamped: Kinds) -> Heap<Ring<Test>> {
+    Heap(Box::new(Ring::new(Heap((0..lines).map(|_| Line::new()).collect()), stamped).unwrap()))
 }
 
 fn rings(processors: u32, lines: usize) -> Rings<Test> {
+    stamping(processors, lines, Kinds::NONE)
+}
+
+fn stamping(processors: u32, lines: usize, stamped: Kinds) -> Rings<Test> {
     let rings = Rings::new(Heap((0..processors).map(|_| Entry::new()).collect()), Event::default());
     for processor in 0..processors {
-        rings.attach(processor, ring(lines)).unwrap();
+        rings.attach(processor, ring(lines, stamped)).unwrap();
     }
     rings
 }
@@ -195,6 +205,7 @@ fn claim_of<'a>(
 /// What the model holds of one processor.
 struct Model {
     capacity: usize,
+    stamped: Kinds,
     next: usize,
     head: usize,
     lost: u32,
@@ -204,7 +215,8 @@ struct Model {
 
 impl Model {
     fn lines(&self, len: usize, kind: Kind, of_object: bool) -> Result<(usize, usize), Cause> {
-        let lines = (len + if of_object { 20 } else { 16 }).div_ceil(64);
+        let frame = 16 + if of_object { 4 } else { 0 } + if self.stamped.has(kind) { 8 } else { 0 };
+        let lines = (len + frame).div_ceil(64);
         if lines > 1 && lines > self.capacity.div_ceil(2).min(MAX_LINES) {
             return Err(Cause::TooLong);
         }
@@ -275,10 +287,17 @@ fn step(processors: u32) -> impl Strategy<Value = Step> {
     ]
 }
 
-fn run() -> impl Strategy<Value = (u32, u32, Bounds, Vec<Step>)> {
+fn run() -> impl Strategy<Value = (u32, u32, Kinds, Bounds, Vec<Step>)> {
     let bounds = (1..=100_usize, 1..=200_usize).prop_map(|(batch, work)| Bounds { batch, work, spin: 0 });
-    (1..=3_u32, 0..=9_u32, bounds).prop_flat_map(|(processors, order, bounds)| {
-        (Just(processors), Just(order), Just(bounds), prop::collection::vec(step(processors), 0..400))
+    let stamped = prop::sample::select(vec![Kinds::NONE, Kinds::NONE.with(Kind::Verdict), Kinds::ALL]);
+    (1..=3_u32, 0..=9_u32, stamped, bounds).prop_flat_map(|(processors, order, stamped, bounds)| {
+        (
+            Just(processors),
+            Just(order),
+            Just(stamped),
+            Just(bounds),
+            prop::collection::vec(step(processors), 0..400),
+        )
     })
 }
 
@@ -391,17 +410,53 @@ impl Both<'_> {
     }
 }
 
+/// A record to be, and what happens about it.
+#[derive(Clone, Copy, Debug)]
+struct Write {
+    processor: u32,
+    stamped: bool,
+    object: Option<usize>,
+    /// How much time has passed since the one before it.
+    later: u64,
+    polls: bool,
+}
+
+fn write() -> impl Strategy<Value = Write> {
+    (0..3_u32, prop::bool::weighted(0.8), prop::option::of(0..OBJECTS), 0..4_u64, prop::bool::weighted(0.1))
+        .prop_map(|(processor, stamped, object, later, polls)| Write {
+            processor,
+            stamped,
+            object,
+            later,
+            polls,
+        })
+}
+
+/// Of each record that came out: processor, number, stamp, and its object with its number there.
+#[derive(Default)]
+struct Times(Vec<(u32, u32, Option<u64>, Option<(usize, u32)>)>);
+
+impl Handler<Test> for Times {
+    fn record(&mut self, record: &Record<'_, Test>) {
+        let number = u32::from_le_bytes(*record.payload.first_chunk().unwrap());
+        let object = record.object.map(|object| (object.id, record.sequence));
+        self.0.push((record.processor, number, record.time, object));
+    }
+
+    fn life_cycle(&mut self, _object: &Connection, _event: LifeCycle, _sequence: u32) {}
+}
+
 proptest! {
     #![proptest_config(config())]
 
     /// A ring of any size, under any sequence of calls, does what one queue for each processor would do:
     /// nothing is lost that is not counted, nothing comes twice, and every order is kept.
     #[test]
-    fn a_ring_of_any_size_is_a_queue((processors, order, bounds, steps) in run()) {
+    fn a_ring_of_any_size_is_a_queue((processors, order, stamped, bounds, steps) in run()) {
         let capacity = 1 << order;
-        let rings = rings(processors, capacity);
+        let rings = stamping(processors, capacity, stamped);
         let live = Arc::new(AtomicUsize::new(0));
-        let model = || Model { capacity, next: 0, head: 0, lost: 0, queue: VecDeque::new() };
+        let model = || Model { capacity, stamped, next: 0, head: 0, lost: 0, queue: VecDeque::new() };
         let mut both = Both {
             rings: &rings,
             dispatcher: rings.dispatcher().unwrap().with_bounds(bounds),
@@ -435,6 +490,51 @@ proptest! {
         }
         drop(both);
         prop_assert_eq!(live.load(Ordering::Relaxed), 0);
+    }
+
+    /// Whatever processors they were written on, records come out in the order of time; those without a stamp follow the
+    /// one before them; and the order of each processor and of each object is kept.
+    #[test]
+    fn merged_records_are_in_the_order_of_time(writes in prop::collection::vec(write(), 0..300), settle in 0..8_u64) {
+        let rings = stamping(3, 256, Kinds::NONE.with(Kind::Verdict));
+        let live = Arc::new(AtomicUsize::new(0));
+        let objects: Vec<_> = (0..OBJECTS).map(|id| Connection::new(id, &live)).collect();
+        let mut dispatcher = rings.dispatcher().unwrap().in_order_of_time(settle);
+        let mut log = Times::default();
+        let mut written = [const { vec![] }; 3];
+        NOW.set(100);
+        for (number, Write { processor, stamped, object, later, polls }) in (0_u32..).zip(writes) {
+            NOW.set(NOW.get() + later);
+            let at = At(processor);
+            let kind = if stamped { Kind::Verdict } else { Kind::ControlConnection };
+            let of = object.map(|object| objects[object].clone());
+            let payload = number.to_le_bytes();
+            if let Ok(claimed) = claim_of(&rings, &at, &payload, kind, of.as_deref()) {
+                claimed.commit();
+                written[processor as usize].push(number);
+            }
+            if polls {
+                dispatcher.poll(&mut log);
+                let old_enough = |time: &u64| time + settle <= NOW.get();
+                prop_assert!(log.0.iter().filter_map(|(.., time, _)| *time).all(|time| old_enough(&time)));
+            }
+        }
+        NOW.set(NOW.get() + settle);
+        while dispatcher.poll(&mut log) {}
+        for (processor, written) in (0..).zip(&written) {
+            let told: Vec<_> = log.0.iter().filter(|told| told.0 == processor).map(|told| told.1).collect();
+            prop_assert_eq!(&told, written);
+        }
+        let times: Vec<_> = log.0.iter().filter_map(|told| told.2).collect();
+        prop_assert!(times.is_sorted(), "{:?}", times);
+        for object in 0..OBJECTS {
+            let numbers: Vec<_> = log.0.iter().filter_map(|told| told.3.filter(|of| of.0 == object)).collect();
+            prop_assert!(numbers.iter().map(|of| of.1).eq(0..numbers.len().try_into().unwrap()));
+        }
+        for object in &objects {
+            rings.raise(object, LifeCycle::Closed);
+        }
+        while dispatcher.poll(&mut log) {}
     }
 
     #[test]
@@ -539,8 +639,8 @@ fn lines_are_a_power_of_two() {
 #[test]
 fn a_processor_gets_one_ring_and_only_if_the_table_has_it() {
     let rings = rings(1, 2);
-    assert_eq!(rings.attach(0, ring(2)), Err(AttachError::Attached));
-    assert_eq!(rings.attach(1, ring(2)), Err(AttachError::Processor));
+    assert_eq!(rings.attach(0, ring(2, Kinds::NONE)), Err(AttachError::Attached));
+    assert_eq!(rings.attach(1, ring(2, Kinds::NONE)), Err(AttachError::Processor));
 }
 
 #[test]
@@ -550,7 +650,7 @@ fn a_record_without_a_ring_is_counted_and_the_processor_may_be_added_later() {
     assert_eq!(claim(&rings, &at, &[1]).err(), Some(Refused(Cause::NoRing)));
     assert_eq!(claim(&rings, &At(8), &[1]).err(), Some(Refused(Cause::NoRing)));
     assert_eq!(rings.lost(Kind::Verdict, Cause::NoRing), 2);
-    rings.attach(7, ring(4)).unwrap();
+    rings.attach(7, ring(4, Kinds::NONE)).unwrap();
     claim(&rings, &at, &[2]).unwrap().commit();
     let mut log = Log::default();
     assert!(rings.dispatcher().unwrap().poll(&mut log));
@@ -717,7 +817,7 @@ fn nothing_is_lost_torn_or_out_of_order_under_stress() {
     let live = Arc::new(AtomicUsize::new(0));
     let rings = Rings::<Test>::new(Heap((0..PROCESSORS).map(|_| Entry::new()).collect()), Event::default());
     for processor in 0..PROCESSORS - 1 {
-        rings.attach(processor, ring(64)).unwrap();
+        rings.attach(processor, ring(64, Kinds::NONE)).unwrap();
     }
     let connections: Vec<_> = (0..CONNECTIONS).map(|id| Connection::new(id, &live)).collect();
     let rings = Arc::new(rings);
@@ -727,7 +827,7 @@ fn nothing_is_lost_torn_or_out_of_order_under_stress() {
             let (rings, accepted, connections) = (rings.clone(), accepted.clone(), connections.clone());
             thread::spawn(move || {
                 if processor == PROCESSORS - 1 {
-                    rings.attach(processor, ring(32)).unwrap();
+                    rings.attach(processor, ring(32, Kinds::NONE)).unwrap();
                 }
                 let count = produce(&rings, processor, pushes, &connections);
                 accepted[processor as usize].store(count, Ordering::Relaxed);
@@ -767,4 +867,77 @@ fn nothing_is_lost_torn_or_out_of_order_under_stress() {
     assert_eq!(live.load(Ordering::Relaxed), 0);
     let causes = [Cause::TooLong, Cause::Nested, Cause::NoRing];
     assert_eq!(causes.map(|cause| rings.lost(Kind::ExtensionEvent, cause)), [0; 3]);
+}
+
+fn times(log: &Times) -> Vec<u64> {
+    log.0.iter().filter_map(|told| told.2).collect()
+}
+
+#[test]
+fn a_record_that_is_committed_after_its_time_is_late_and_one_within_it_is_not() {
+    for (settle, order, late) in [(0, [6, 5], 1), (10, [5, 6], 0)] {
+        let rings = stamping(2, 4, Kinds::ALL);
+        let mut dispatcher = rings.dispatcher().unwrap().in_order_of_time(settle);
+        let mut log = Times::default();
+        NOW.set(5);
+        let (here, there) = (At(0), At(1));
+        let slow = claim(&rings, &here, &[0; 4]).unwrap();
+        NOW.set(6);
+        claim(&rings, &there, &[0; 4]).unwrap().commit();
+        dispatcher.poll(&mut log);
+        slow.commit();
+        NOW.set(20);
+        dispatcher.poll(&mut log);
+        assert_eq!(times(&log), order);
+        rings.stop();
+        assert_eq!(dispatcher.run(&mut log).late, late);
+    }
+}
+
+#[test]
+fn a_merging_dispatcher_does_not_wait_at_the_stop() {
+    let rings = stamping(2, 4, Kinds::ALL);
+    NOW.set(50);
+    claim(&rings, &At(1), &[0; 4]).unwrap().commit();
+    let mut log = Times::default();
+    let mut dispatcher = rings.dispatcher().unwrap().in_order_of_time(1_000_000);
+    assert!(!dispatcher.poll(&mut log));
+    assert_eq!(times(&log), []);
+    rings.stop();
+    let summary = dispatcher.run(&mut log);
+    assert_eq!((times(&log), summary.records, summary.withheld), (vec![50], 1, 0));
+}
+
+#[test]
+fn what_a_provider_may_flood_leaves_room_for_the_rest() {
+    let rings = rings(1, 16);
+    let at = At(0);
+    let flood = || claim_of(&rings, &at, &[0; 4], Kind::ExtensionEvent, None);
+    for _ in 0..12 {
+        flood().unwrap().commit();
+    }
+    assert_eq!(flood().err(), Some(Refused(Cause::Full)));
+    for _ in 0..4 {
+        claim(&rings, &at, &[0; 4]).unwrap().commit();
+    }
+    assert_eq!(claim(&rings, &at, &[0; 4]).err(), Some(Refused(Cause::Full)));
+    let mut log = Log::default();
+    while rings.dispatcher().unwrap().poll(&mut log) {}
+    assert_eq!(log.got.len(), 16);
+    flood().unwrap().commit();
+}
+
+#[test]
+fn encoded_payloads_come_out_as_they_went_in() {
+    let rings = rings(1, 16);
+    let at = At(0);
+    let here = rings.here(&at).unwrap();
+    let payload = Encoded { kind: Kind::Verdict, detail: 100, bytes: [7; 100] };
+    assert!(here.push_quietly(&payload, None) && rings.push(&at, &payload, None));
+    assert!(rings.here(&At(1)).is_none());
+    let mut log = Log::default();
+    rings.dispatcher().unwrap().poll(&mut log);
+    let record =
+        Got::Record { processor: 0, kind: Kind::Verdict, lost: 0, payload: vec![7; 100], object: None };
+    assert_eq!(log.got, [record.clone(), record]);
 }
