@@ -1,15 +1,20 @@
 //! The dispatch ring beside the queues that others would take, in one process and run.
 //!
-//! `cargo bench --bench ring -- [--json] [--rounds N] [--write]`: `--write` regenerates `src/ring/FIGURES.md` and
-//! `src/ring/figures.svg`.
+//! `cargo xtask bench ring [--json] [--write]`: `--write` regenerates `src/ring/FIGURES.md` and `src/ring/figures.svg`,
+//! which wants a machine with nothing else to do. DPDK's rte_ring is among the peers if DPDK is installed:
+//! `apt-get install libdpdk-dev pkg-config`, or `--dpdk`.
 //!
 //! Every round measures every queue once, in a rotating order, so that a drift of the machine meets all of them, and
 //! begins with a cache-line ping-pong that says how near the two cores are just then. Figures are medians over the
 //! rounds. A record is the same for all: 64 or 128 bytes, of which the ring's header is a part; it is written in place
-//! where the queue can (weir, thingbuf, disruptor) and read whole by the consumer.
+//! where the queue can (thingbuf, disruptor) and read whole by the consumer. `weir` is the ring with a handle held, as the
+//! peers have one: looked up once, and no look at a parked dispatcher; beside it stand a push with both, as a driver makes
+//! it, and a record that the caller fills in place.
 
 #![allow(clippy::cast_precision_loss, reason = "counts are far below 2^52")]
 
+#[path = "ring/dpdk.rs"]
+mod dpdk;
 #[path = "ring/measure.rs"]
 mod measure;
 #[path = "ring/queues.rs"]
@@ -19,9 +24,10 @@ mod report;
 
 use std::{process::ExitCode, time::Duration};
 
+use dpdk::Dpdk;
 use measure::{Cores, Round};
 use queues::{Queue, Shape};
-use report::{Row, Unit};
+use report::{Against, Aim, Row, Unit};
 
 /// Records that a producer writes in one sample, and that every queue holds of each of its producers. So many go beyond
 /// a core's own caches: a line that the consumer has read is in the shared one when its turn comes again.
@@ -54,24 +60,9 @@ fn main() -> ExitCode {
         eprintln!("two cores are needed");
         return ExitCode::FAILURE;
     };
-    let ns = Unit::Nanoseconds;
-    let mut rows = [
-        Row::new("mpsc_push_64", RECORDS, "contended push, 2 producers on 2 cores, 64 B", ns),
-        Row::new(
-            "mpsc_live_64",
-            RECORDS,
-            "2 producers and the consumer live on 2 cores, 64 B",
-            Unit::MillionsPerSecond,
-        ),
-        Row::new("push_64", RECORDS, "push, one core, 64 B", ns),
-        Row::new("mpsc_push_128", RECORDS, "contended push, 2 producers on 2 cores, 128 B", ns),
-        Row::new("varlen", RECORDS, "contended push, 64 to 192 B (96 in the mean) beside 64 B fixed", ns),
-        Row::new("refused", RECORDS, "refused push, ring full, one core", ns),
-        Row::new("mpsc_push_64_default", DEFAULT_RECORDS, "contended push, 64 B, rings of 4096", ns),
-        Row::new("mpsc_push_128_default", DEFAULT_RECORDS, "contended push, 128 B, rings of 4096", ns),
-        Row::new("varlen_default", DEFAULT_RECORDS, "contended push, 64 to 192 B, rings of 4096", ns),
-    ];
-    let mut queues = rows.each_ref().map(|row| queues::make(row.name, row.records));
+    let mut rows = rows();
+    let dpdk = Dpdk::load();
+    let mut queues = rows.each_ref().map(|row| queues::make(row.name, row.records, dpdk.as_ref()));
     for round in 0..rounds {
         let ping_pong = cores.ping_pong();
         for (row, queues) in rows.iter_mut().zip(&mut queues) {
@@ -104,6 +95,41 @@ fn main() -> ExitCode {
         }
     }
     ExitCode::SUCCESS
+}
+
+/// What is measured, and how fast it is to be.
+fn rows() -> [Row; 9] {
+    use Against::{Best, Named};
+    let ns = Unit::Nanoseconds;
+    [
+        Row::new("mpsc_push_64", RECORDS, "contended push, 2 producers on 2 cores, 64 B", ns).aims(
+            const {
+                &[
+                    Aim::times(5.0, Named(queues::THINGBUF)),
+                    Aim::times(6.0, Named(queues::ARRAY_QUEUE)),
+                    Aim::times(20.0, Named(queues::RTE_RING)),
+                    Aim::within(1.2, Named(queues::PLAIN)),
+                ]
+            },
+        ),
+        Row::new(
+            "mpsc_live_64",
+            RECORDS,
+            "2 producers and the consumer live on 2 cores, 64 B",
+            Unit::MillionsPerSecond,
+        )
+        .aims(const { &[Aim::times(4.5, Named(queues::ARRAY_QUEUE))] }),
+        Row::new("push_64", RECORDS, "push, one core, 64 B", ns).aims(const { &[Aim::times(1.1, Best)] }),
+        Row::new("mpsc_push_128", RECORDS, "contended push, 2 producers on 2 cores, 128 B", ns)
+            .aims(const { &[Aim::times(4.0, Best)] }),
+        Row::new("varlen", RECORDS, "contended push, 64 to 192 B (96 in the mean) beside 64 B fixed", ns)
+            .aims(const { &[Aim::times(1.5, Named(queues::THINGBUF))] }),
+        Row::new("refused", RECORDS, "refused push, ring full, one core", ns)
+            .aims(const { &[Aim::within(1.3, Named(queues::HEAPLESS_SPSC))] }),
+        Row::new("mpsc_push_64_default", DEFAULT_RECORDS, "contended push, 64 B, rings of 4096", ns),
+        Row::new("mpsc_push_128_default", DEFAULT_RECORDS, "contended push, 128 B, rings of 4096", ns),
+        Row::new("varlen_default", DEFAULT_RECORDS, "contended push, 64 to 192 B, rings of 4096", ns),
+    ]
 }
 
 /// One sample of `queue` in the shape of the row.

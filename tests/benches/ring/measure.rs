@@ -100,6 +100,7 @@ impl Cores {
     /// Nanoseconds a record while both producers write at once. The consumer empties the queue afterwards, by turns on
     /// the one core and on the other, so that half of the lines were last read far from their producer.
     pub fn contended(&self, queue: &mut Queue, records: u64, round: usize) -> f64 {
+        let name = queue.name;
         let [one, two] = &mut queue.producers;
         let drain = Mutex::new(&mut queue.drain);
         let meet = Meet::new();
@@ -110,7 +111,7 @@ impl Cores {
                 let start = Instant::now();
                 let accepted = producer(records);
                 time = start.elapsed();
-                assert_eq!(accepted, records, "the queue has room for all");
+                assert_eq!(accepted, records, "{name} has room for all");
                 meet.wait();
                 if (turn + round) % 2 == me {
                     let mut drain = drain.lock().expect("no panic");
@@ -157,6 +158,7 @@ impl Cores {
 
     /// Nanoseconds a record of one producer with nobody else; emptied on the same core.
     pub fn single(&self, queue: &mut Queue, records: u64) -> f64 {
+        let name = queue.name;
         let [one, _] = &mut queue.producers;
         let drain = &mut queue.drain;
         let work = || {
@@ -165,7 +167,7 @@ impl Cores {
                 let start = Instant::now();
                 let accepted = one(records);
                 time = start.elapsed();
-                assert_eq!(accepted, records, "the queue has room for all");
+                assert_eq!(accepted, records, "{name} has room for all");
                 while drain() > 0 {}
             }
             nanoseconds(time, records)
@@ -175,6 +177,7 @@ impl Cores {
 
     /// Nanoseconds a record that finds the queue full.
     pub fn refused(&self, queue: &mut Queue, records: u64) -> f64 {
+        let name = queue.name;
         let [one, _] = &mut queue.producers;
         let drain = &mut queue.drain;
         let work = || {
@@ -184,7 +187,7 @@ impl Cores {
                 let start = Instant::now();
                 let accepted = one(records);
                 time = start.elapsed();
-                assert_eq!(accepted, 0, "the queue is full");
+                assert_eq!(accepted, 0, "{name} is full");
             }
             while drain() > 0 {}
             nanoseconds(time, records)

@@ -2,10 +2,10 @@
 
 use std::{cell::UnsafeCell, hint::black_box, sync::Arc};
 
-use super::{DEFAULT_RECORDS, RECORDS};
+use super::{DEFAULT_RECORDS, RECORDS, dpdk::Dpdk};
 use weir::ring::{
-    Entry, Handler, Kind, Kinds, LifeCycle, Line, NoObject, OnProcessor, PAYLOAD, Record, Ring, Rings,
-    Supply, Waker,
+    Encoded, Entry, Handler, Here, Kind, Kinds, LifeCycle, Line, NoObject, OnProcessor, PAYLOAD, Record,
+    Ring, Rings, Supply, Waker,
 };
 
 /// Writes that many records; how many were accepted.
@@ -55,21 +55,23 @@ impl Shape {
 const TURN: usize = 128;
 
 /// The queues that are measured for `row`, with `places` for each producer.
-pub fn make(row: &str, places: usize) -> Vec<Queue> {
+pub fn make(row: &str, places: usize, dpdk: Option<&Dpdk>) -> Vec<Queue> {
     let contended = |ours: Fill| {
-        vec![
-            weir("weir", Role::Ours, places, ours, false),
+        let mut queues = vec![
+            weir("weir", Role::Ours, places, ours),
             array_queue::<8>(places),
             thingbuf::<8>(places),
             crossfire::<8>(places),
             heapless_mpmc_64(places),
             disruptor_multi::<8>(places),
-        ]
+        ];
+        queues.extend(dpdk.map(|dpdk| dpdk.many::<8>(places)));
+        queues
     };
     match row {
         "push_64" | "refused" => {
             let mut queues = vec![
-                weir("weir", Role::Ours, places, Fill::Fixed(PAYLOAD), false),
+                weir("weir", Role::Ours, places, Fill::OneLine),
                 rtrb::<8>(Role::Peer, places),
                 ringbuf::<8>(places),
                 heapless_spsc(places),
@@ -79,26 +81,31 @@ pub fn make(row: &str, places: usize) -> Vec<Queue> {
                 crossfire::<8>(places),
                 heapless_mpmc_64(places),
             ];
+            queues.extend(dpdk.map(|dpdk| dpdk.one(places)));
             if row == "push_64" {
-                queues.push(weir(LOOKING, Role::Beside, places, Fill::Fixed(PAYLOAD), true));
+                queues.extend(ways(places));
                 queues.push(floor::<8>(places));
             }
             queues
         }
-        "mpsc_push_128" | "mpsc_push_128_default" => vec![
-            weir("weir", Role::Ours, places, Fill::Fixed(PAYLOAD + 64), false),
-            array_queue::<16>(places),
-            thingbuf::<16>(places),
-            crossfire::<16>(places),
-            heapless_mpmc_128(places),
-            disruptor_multi::<16>(places),
-            rtrb::<16>(Role::Beside, places),
-            floor::<16>(places),
-        ],
+        "mpsc_push_128" | "mpsc_push_128_default" => {
+            let mut queues = vec![
+                weir("weir", Role::Ours, places, Fill::TwoLines),
+                array_queue::<16>(places),
+                thingbuf::<16>(places),
+                crossfire::<16>(places),
+                heapless_mpmc_128(places),
+                disruptor_multi::<16>(places),
+                rtrb::<16>(Role::Beside, places),
+                floor::<16>(places),
+            ];
+            queues.extend(dpdk.map(|dpdk| dpdk.many::<16>(places)));
+            queues
+        }
         "varlen" | "varlen_default" => contended(Fill::Mixed),
         _ => {
-            let mut queues = contended(Fill::Fixed(PAYLOAD));
-            queues.push(weir(LOOKING, Role::Beside, places, Fill::Fixed(PAYLOAD), true));
+            let mut queues = contended(Fill::OneLine);
+            queues.extend(ways(places));
             queues.push(rtrb::<8>(Role::Beside, places));
             if row != "mpsc_live_64" {
                 queues.push(floor::<8>(places));
@@ -108,11 +115,56 @@ pub fn make(row: &str, places: usize) -> Vec<Queue> {
     }
 }
 
-const LOOKING: &str = "weir, looking for a parked dispatcher";
+pub const THINGBUF: &str = "thingbuf";
+pub const ARRAY_QUEUE: &str = "crossbeam ArrayQueue";
+pub const HEAPLESS_SPSC: &str = "heapless spsc";
+pub const RTE_RING: &str = "DPDK rte_ring";
+pub const PLAIN: &str = "plain write of the same bytes";
 
-#[inline]
-fn words<const W: usize>(number: u64) -> [u64; W] {
-    std::array::from_fn(|word| number.wrapping_add(word as u64))
+/// The ring in other ways.
+fn ways(places: usize) -> [Queue; 2] {
+    [
+        weir("weir, each push on its own", Role::Beside, places, Fill::OnItsOwn),
+        weir("weir, filled in place", Role::Beside, places, Fill::InPlace),
+    ]
+}
+
+/// What is written: the same records for every queue, from the first-level cache. Were they computed instead, the compiler
+/// would write them in wide stores to one queue and in narrow ones to another, which is half a nanosecond and more.
+#[repr(align(64))]
+pub struct Records<const W: usize>([[u64; W]; 64]);
+
+impl<const W: usize> Records<W> {
+    const ALL: &'static Self = &Self::new();
+
+    const fn new() -> Self {
+        let mut records = [[0; W]; 64];
+        let mut number = 0;
+        while number < 64 {
+            let mut word = 0;
+            while word < W {
+                records[number][word] = (number + word) as u64;
+                word += 1;
+            }
+            number += 1;
+        }
+        Self(records)
+    }
+
+    /// All of them.
+    pub fn all() -> &'static Self {
+        black_box(Self::ALL)
+    }
+
+    /// Their words.
+    pub fn words(&self) -> *const u64 {
+        self.0.as_ptr().cast()
+    }
+
+    #[inline]
+    fn of(&self, number: u64) -> &[u64; W] {
+        &self.0[(number % 64) as usize]
+    }
 }
 
 #[inline]
@@ -120,15 +172,23 @@ fn sum(words: &[u64]) -> u64 {
     words.iter().fold(0, |sum, word| sum.wrapping_add(*word))
 }
 
+/// A producer's state.
+struct Producer<F, const W: usize> {
+    push: F,
+    records: &'static Records<W>,
+}
+
 /// A producer that pushes one by one. No queue may keep its state in registers from one push to the next: an event
 /// finds none there. The count is local while it works: in the closures themselves, two producers' counts may share a
 /// cache line.
-fn produce(mut push: impl FnMut(u64) -> bool + Send + 'static) -> Produce {
+fn produce<const W: usize>(push: impl FnMut(&[u64; W]) -> bool + Send + 'static) -> Produce {
     let mut next = 0_u64;
+    let mut producer = Producer { push, records: Records::<W>::all() };
     Box::new(move |records| {
         let mut accepted = 0;
         for number in next..next + records {
-            accepted += u64::from(black_box(&mut push)(number));
+            let producer = black_box(&mut producer);
+            accepted += u64::from((producer.push)(producer.records.of(number)));
         }
         next += records;
         accepted
@@ -203,7 +263,15 @@ impl Handler<Heapless> for Sum {
 /// What is written into weir's records.
 #[derive(Clone, Copy)]
 enum Fill {
-    Fixed(usize),
+    /// To the ring as it was looked up once, without a look at the dispatcher: as with the peers, whose handle is the
+    /// queue, and who wake nobody.
+    OneLine,
+    TwoLines,
+    /// With all that a push has to do that stands alone: the ring is looked up, and the dispatcher woken if it is
+    /// parked.
+    OnItsOwn,
+    /// Claimed on the processor, filled by the caller, committed.
+    InPlace,
     /// Lengths known at run time only: 1, 1, 2, 1, 1, 3, 1, 2 lines, 96 bytes in the mean.
     Mixed,
 }
@@ -219,44 +287,70 @@ fn fill(payload: &mut [u8], number: u64) {
     }
 }
 
-fn weir(name: &'static str, role: Role, places: usize, fill_with: Fill, looks: bool) -> Queue {
+/// The part of a record that is payload: what is before it, the header and room for an object, is the ring's.
+#[inline]
+fn encoded<const W: usize, const N: usize>(record: &[u64; W]) -> Encoded<N> {
+    let mut payload = [0; N];
+    for (place, word) in payload.as_chunks_mut::<8>().0.iter_mut().zip(&record[W - N / 8..]) {
+        *place = word.to_le_bytes();
+    }
+    Encoded { kind: Kind::Verdict, detail: 0, bytes: payload }
+}
+
+/// A producer's ring, held for as long as the thread that runs it: what the handles of other queues are.
+struct Held(Here<'static, Heapless>);
+
+// SAFETY: each processor's closure owns the only one, and runs on one thread at a time.
+unsafe impl Send for Held {}
+
+impl Held {
+    fn get(&self) -> &Here<'static, Heapless> {
+        &self.0
+    }
+}
+
+fn weir(name: &'static str, role: Role, places: usize, fill_with: Fill) -> Queue {
     let table: Vec<_> = (0..2).map(|_| Entry::new()).collect();
     let rings: &'static Rings<Heapless> = Box::leak(Box::new(Rings::new(Vec::leak(table), Asleep)));
     for processor in 0..2 {
         // One line a record, or up to two.
-        let lines = if matches!(fill_with, Fill::Fixed(PAYLOAD)) { places } else { 2 * places };
+        let lines = if matches!(fill_with, Fill::TwoLines | Fill::Mixed) { 2 * places } else { places };
         let lines: Vec<_> = (0..lines).map(|_| Line::new()).collect();
         let Ok(ring) = Ring::new(Vec::leak(lines), Kinds::NONE) else { unreachable!("a power of two") };
         assert!(rings.attach(processor, Box::leak(Box::new(ring))).is_ok());
     }
+    let held = |processor| {
+        let at: &'static At = Box::leak(Box::new(At(processor)));
+        Held(rings.here(at).expect("it has its ring"))
+    };
     let producer = |processor| match fill_with {
-        Fill::Fixed(PAYLOAD) if looks => produce(move |number| {
+        Fill::OneLine => {
+            let here = held(processor);
+            produce(move |record: &[u64; 8]| here.get().push_quietly(&encoded::<8, PAYLOAD>(record), None))
+        }
+        Fill::TwoLines => {
+            let here = held(processor);
+            produce(move |record: &[u64; 16]| {
+                here.get().push_quietly(&encoded::<16, { PAYLOAD + 64 }>(record), None)
+            })
+        }
+        Fill::OnItsOwn => {
+            produce(move |record: &[u64; 8]| rings.push(&At(processor), &encoded::<8, PAYLOAD>(record), None))
+        }
+        Fill::InPlace => produce(move |record: &[u64; 8]| {
             let at = At(processor);
             let Ok(mut claim) = rings.claim(&at, Kind::Verdict, 0, PAYLOAD) else { return false };
-            fill(claim.payload(), number);
-            claim.commit();
-            true
-        }),
-        Fill::Fixed(PAYLOAD) => produce(move |number| {
-            let at = At(processor);
-            let Ok(mut claim) = rings.claim(&at, Kind::Verdict, 0, PAYLOAD) else { return false };
-            fill(claim.payload(), number);
-            claim.commit_quietly();
-            true
-        }),
-        Fill::Fixed(_) => produce(move |number| {
-            let at = At(processor);
-            let Ok(mut claim) = rings.claim(&at, Kind::Verdict, 0, PAYLOAD + 64) else { return false };
-            fill(claim.payload(), number);
+            claim.payload().copy_from_slice(&encoded::<8, PAYLOAD>(record).bytes);
             claim.commit_quietly();
             true
         }),
         Fill::Mixed => {
             let lengths = black_box(LENGTHS);
-            produce(move |number| {
-                let at = At(processor);
+            let here = held(processor);
+            produce(move |record: &[u64; 8]| {
+                let [number, ..] = *record;
                 let len = lengths[(number % 8) as usize];
-                let Ok(mut claim) = rings.claim(&at, Kind::Verdict, 0, len) else { return false };
+                let Ok(mut claim) = here.get().claim(Kind::Verdict, 0, len) else { return false };
                 fill(claim.payload(), number);
                 claim.commit_quietly();
                 true
@@ -298,12 +392,12 @@ fn floor<const W: usize>(places: usize) -> Queue {
     let memory = [plain(), plain()];
     let mask = places - 1;
     let producer = |memory: Arc<Plain<W>>| {
-        produce(move |number| {
+        produce(move |record: &[u64; W]| {
             // SAFETY: only the producer comes here.
             let next = unsafe { &mut *memory.next.0.get() };
             let place = &memory.places[*next & mask];
             // SAFETY: nobody reads while this writes, by the shape of the measurement.
-            unsafe { place.0.get().write(words(number)) };
+            unsafe { place.0.get().write(*record) };
             *next += 1;
             true
         })
@@ -321,17 +415,17 @@ fn floor<const W: usize>(places: usize) -> Queue {
         black_box(total);
         1
     });
-    Queue { name: "plain write of the same bytes", role: Role::Beside, producers, drain }
+    Queue { name: PLAIN, role: Role::Beside, producers, drain }
 }
 
 fn array_queue<const W: usize>(places: usize) -> Queue {
     let queue = Arc::new(crossbeam_queue::ArrayQueue::<[u64; W]>::new(2 * places));
     let producer = |queue: Arc<crossbeam_queue::ArrayQueue<[u64; W]>>| {
-        produce(move |number| queue.push(words(number)).is_ok())
+        produce(move |record: &[u64; W]| queue.push(*record).is_ok())
     };
     let producers = [producer(queue.clone()), producer(queue.clone())];
     Queue {
-        name: "crossbeam ArrayQueue",
+        name: ARRAY_QUEUE,
         role: Role::Peer,
         producers,
         drain: drain(move || queue.pop().map(|words| sum(&words))),
@@ -344,11 +438,11 @@ where
 {
     let queue = Arc::new(thingbuf::ThingBuf::<[u64; W]>::new(2 * places));
     let producer = |queue: Arc<thingbuf::ThingBuf<[u64; W]>>| {
-        produce(move |number| queue.push_ref().map(|mut place| *place = words(number)).is_ok())
+        produce(move |record: &[u64; W]| queue.push_ref().map(|mut place| *place = *record).is_ok())
     };
     let producers = [producer(queue.clone()), producer(queue.clone())];
     Queue {
-        name: "thingbuf",
+        name: THINGBUF,
         role: Role::Peer,
         producers,
         drain: drain(move || queue.pop_ref().map(|words| sum(&*words))),
@@ -359,8 +453,8 @@ fn crossfire<const W: usize>(places: usize) -> Queue {
     let (sender, receiver) = crossfire::mpsc::bounded_blocking::<[u64; W]>(2 * places);
     let other = sender.clone();
     let producers = [
-        produce(move |number| sender.try_send(words(number)).is_ok()),
-        produce(move |number| other.try_send(words(number)).is_ok()),
+        produce(move |record: &[u64; W]| sender.try_send(*record).is_ok()),
+        produce(move |record: &[u64; W]| other.try_send(*record).is_ok()),
     ];
     let drain = drain(move || receiver.try_recv().ok().map(|words| sum(&words)));
     Queue { name: "crossfire", role: Role::Peer, producers, drain }
@@ -378,7 +472,7 @@ macro_rules! heapless_mpmc {
             $($size => {
                 #[allow(deprecated, reason = "a preempted producer holds the others up: these are not preempted")]
                 static QUEUE: heapless::mpmc::Queue<[u64; $words], { 2 * $size }> = heapless::mpmc::Queue::new();
-                let producer = || produce(|number| QUEUE.enqueue(words(number)).is_ok());
+                let producer = || produce(|record: &[u64; $words]| QUEUE.enqueue(*record).is_ok());
                 let drain = drain(|| QUEUE.dequeue().map(|words| sum(&words)));
                 Queue { name: "heapless mpmc", role: Role::Peer, producers: [producer(), producer()], drain }
             })+
@@ -392,17 +486,17 @@ heapless_mpmc!(heapless_mpmc_128, 16);
 
 /// Two rings of one producer each, read in turn.
 macro_rules! one_each {
-    ($name:literal, $role:expr, $make:expr, $push:expr, $pop:expr) => {{
+    ($name:expr, $role:expr, $make:expr, $push:expr, $pop:expr) => {{
         let ((mut one, mut from_one), (mut two, mut from_two)) = ($make, $make);
         let producers =
-            [produce(move |number| $push(&mut one, number)), produce(move |number| $push(&mut two, number))];
+            [produce(move |record| $push(&mut one, record)), produce(move |record| $push(&mut two, record))];
         let drain = drain(move || $pop(&mut from_one).or_else(|| $pop(&mut from_two)));
         Queue { name: $name, role: $role, producers, drain }
     }};
 }
 
 fn rtrb<const W: usize>(role: Role, places: usize) -> Queue {
-    let push = |to: &mut rtrb::Producer<[u64; W]>, number| to.push(words(number)).is_ok();
+    let push = |to: &mut rtrb::Producer<[u64; W]>, record: &[u64; W]| to.push(*record).is_ok();
     let pop = |from: &mut rtrb::Consumer<[u64; W]>| from.pop().ok().map(|words| sum(&words));
     if role == Role::Peer {
         one_each!("rtrb", role, rtrb::RingBuffer::new(places), push, pop)
@@ -416,7 +510,7 @@ fn ringbuf<const W: usize>(places: usize) -> Queue {
         HeapCons, HeapProd, HeapRb,
         traits::{Consumer, Producer, Split},
     };
-    let push = |to: &mut HeapProd<[u64; W]>, number| to.try_push(words(number)).is_ok();
+    let push = |to: &mut HeapProd<[u64; W]>, record: &[u64; W]| to.try_push(*record).is_ok();
     let pop = |from: &mut HeapCons<[u64; W]>| from.try_pop().map(|words| sum(&words));
     one_each!("ringbuf", Role::Peer, HeapRb::new(places).split(), push, pop)
 }
@@ -429,9 +523,9 @@ fn heapless_spsc(places: usize) -> Queue {
         let queue: &'static mut Spsc<[u64; 8], { RECORDS + 1 }> = Box::leak(Box::new(Spsc::new()));
         queue.split()
     };
-    let push = |to: &mut Producer<'static, [u64; 8]>, number| to.enqueue(words(number)).is_ok();
+    let push = |to: &mut Producer<'static, [u64; 8]>, record: &[u64; 8]| to.enqueue(*record).is_ok();
     let pop = |from: &mut Consumer<'static, [u64; 8]>| from.dequeue().map(|words| sum(&words));
-    one_each!("heapless spsc", Role::Peer, make(), push, pop)
+    one_each!(HEAPLESS_SPSC, Role::Peer, make(), push, pop)
 }
 
 macro_rules! disruptor {
@@ -456,11 +550,11 @@ macro_rules! disruptor {
         }
     };
     (@push $producer:ident) => {
-        produce(move |number| $producer.try_publish(|place| *place = words(number)).is_ok())
+        produce(move |record: &[u64; W]| $producer.try_publish(|place| *place = *record).is_ok())
     };
     (@producers build_single_producer, $builder:ident) => {{
         let mut one = $builder.build();
-        [disruptor!(@push one), produce(|_| false)]
+        [disruptor!(@push one), produce(|_: &[u64; W]| false)]
     }};
     (@producers build_multi_producer, $builder:ident) => {{
         let mut one = $builder.build();

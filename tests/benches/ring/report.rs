@@ -30,6 +30,82 @@ impl Unit {
     }
 }
 
+/// Whom an aim is set against.
+#[derive(Clone, Copy)]
+pub enum Against {
+    Best,
+    Named(&'static str),
+}
+
+/// How fast the ring has to be beside another queue.
+#[derive(Clone, Copy)]
+pub struct Aim {
+    against: Against,
+    /// So many times as fast; below 1, it may be slower by the inverse.
+    times: f64,
+}
+
+impl Aim {
+    pub const fn times(times: f64, against: Against) -> Self {
+        Self { against, times }
+    }
+
+    /// It may take so many times as long.
+    pub const fn within(times: f64, against: Against) -> Self {
+        Self { against, times: 1.0 / times }
+    }
+
+    fn text(&self) -> String {
+        let against = match self.against {
+            Against::Best => "the best peer",
+            Against::Named(name) => name,
+        };
+        if self.times < 1.0 {
+            format!("at most {:.1} × as long as {against}", 1.0 / self.times)
+        } else {
+            format!("at least {:.1} × as fast as {against}", self.times)
+        }
+    }
+}
+
+/// What came of an aim; no ratio if the other queue was not measured.
+struct Outcome {
+    aim: Aim,
+    ratio: Option<f64>,
+}
+
+impl Outcome {
+    fn met(&self) -> Option<bool> {
+        self.ratio.map(|ratio| ratio >= self.aim.times)
+    }
+
+    /// As the aim counts: how many times as fast, or as long.
+    fn is(&self) -> Option<f64> {
+        self.ratio.map(|ratio| if self.aim.times < 1.0 { 1.0 / ratio } else { ratio })
+    }
+
+    /// Met or missed, and by how much.
+    fn text(&self) -> String {
+        match (self.ratio, self.is()) {
+            (Some(ratio), Some(is)) => {
+                let (how, by) = if ratio >= self.aim.times {
+                    ("met", ratio / self.aim.times)
+                } else {
+                    ("missed", self.aim.times / ratio)
+                };
+                format!("{is:.2} ×: {how} by {:.0} %", (by - 1.0) * 100.0)
+            }
+            _ => "not measured".to_owned(),
+        }
+    }
+
+    fn json(&self) -> String {
+        let number = |number: Option<f64>| number.map_or("null".to_owned(), |number| format!("{number:.2}"));
+        let met = self.met().map_or("null".to_owned(), |met| met.to_string());
+        format!("{{\"aim\":{:?},\"is\":{},\"met\":{met}}}", self.aim.text(), number(self.is()))
+    }
+}
+
 /// One thing measured, for every queue.
 pub struct Row {
     pub name: &'static str,
@@ -37,6 +113,7 @@ pub struct Row {
     pub records: usize,
     what: &'static str,
     unit: Unit,
+    aims: &'static [Aim],
     queues: Vec<(&'static str, Role, Vec<Round>)>,
 }
 
@@ -47,7 +124,12 @@ fn median(mut figures: Vec<f64>) -> f64 {
 
 impl Row {
     pub const fn new(name: &'static str, records: usize, what: &'static str, unit: Unit) -> Self {
-        Self { name, records, what, unit, queues: Vec::new() }
+        Self { name, records, what, unit, aims: &[], queues: Vec::new() }
+    }
+
+    pub const fn aims(mut self, aims: &'static [Aim]) -> Self {
+        self.aims = aims;
+        self
     }
 
     pub fn add(&mut self, name: &'static str, role: Role, round: Round) {
@@ -100,7 +182,18 @@ impl Row {
         self.of(Role::Peer).iter().map(|peer| peer.ratio).fold(f64::INFINITY, f64::min)
     }
 
-    /// One object on a line.
+    fn outcomes(&self) -> Vec<Outcome> {
+        let medians = self.medians();
+        let ratio = |aim: &Aim| match aim.against {
+            Against::Best => Some(self.ratio_to_best()),
+            Against::Named(name) => {
+                medians.iter().find(|median| median.name == name).map(|median| median.ratio)
+            }
+        };
+        self.aims.iter().map(|aim| Outcome { aim: *aim, ratio: ratio(aim) }).collect()
+    }
+
+    /// One object on a line. `aim` has what came of each; `met` says whether all that were measured are met.
     pub fn json(&self) -> String {
         let named = |role| {
             let pairs: Vec<_> = self
@@ -110,14 +203,22 @@ impl Row {
                 .collect();
             pairs.join(",")
         };
+        let outcomes = self.outcomes();
+        let aims: Vec<_> = outcomes.iter().map(Outcome::json).collect();
+        let met = if outcomes.is_empty() {
+            "null".to_owned()
+        } else {
+            outcomes.iter().all(|outcome| outcome.met() != Some(false)).to_string()
+        };
         format!(
-            "{{\"bench\":{:?},\"ours\":{:.2},\"unit\":{:?},\"peers\":{{{}}},\"ratio_to_best\":{:.2},\"beside\":{{{}}},\"cores\":{:?}}}",
+            "{{\"bench\":{:?},\"ours\":{:.2},\"unit\":{:?},\"peers\":{{{}}},\"ratio_to_best\":{:.2},\"beside\":{{{}}},\"aim\":[{}],\"met\":{met},\"cores\":{:?}}}",
             self.name,
             self.ours(),
             self.unit.json(),
             named(Role::Peer),
             self.ratio_to_best(),
             named(Role::Beside),
+            aims.join(","),
             self.cores(),
         )
     }
@@ -158,6 +259,9 @@ pub fn table(rows: &[Row]) -> String {
             };
             let _ = writeln!(out, "  {:<40} {:>8.2}  {said}", median.name, median.figure);
         }
+        for outcome in row.outcomes() {
+            let _ = writeln!(out, "  aim: {}: {}", outcome.aim.text(), outcome.text());
+        }
     }
     out
 }
@@ -185,6 +289,12 @@ pub fn page(rows: &[Row]) -> String {
             named(others),
             named(&row.of(Role::Beside)),
         );
+    }
+    out.push_str("\n| measured | aim | weir's is |\n| --- | --- | --- |\n");
+    for (row, outcome) in
+        rows.iter().flat_map(|row| row.outcomes().into_iter().map(move |outcome| (row, outcome)))
+    {
+        let _ = writeln!(out, "| {} | {} | {} |", row.what, outcome.aim.text(), outcome.text());
     }
     let _ = writeln!(out, "\nThe cores were {}.", rows.first().map(Row::cores).unwrap_or_default());
     out

@@ -4,7 +4,8 @@ use std::process::{Command, ExitCode};
 
 use clap::ValueEnum;
 
-use crate::step::root;
+use crate::install;
+use crate::step::{has, root};
 
 /// A part of weir that is measured.
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -30,10 +31,39 @@ pub struct BenchArgs {
     /// Print JSON, an object a line
     #[arg(long)]
     json: bool,
+    /// Also regenerates the figures in the area's documentation (ring)
+    #[arg(long)]
+    write: bool,
+    /// Installs DPDK by apt if it is missing, to have rte_ring among the peers (ring)
+    #[arg(long)]
+    dpdk: bool,
+}
+
+/// What DPDK's ring is compiled with.
+fn dpdk() -> Result<(), install::Missing> {
+    if has("pkg-config", "--version")
+        && Command::new("pkg-config")
+            .args(["--exists", "libdpdk"])
+            .status()
+            .is_ok_and(|status| status.success())
+    {
+        return Ok(());
+    }
+    install::packages(&["gcc", "pkg-config", "libdpdk-dev"], true)
 }
 
 /// Runs the command.
 pub fn run(args: &BenchArgs) -> ExitCode {
+    if (args.write || args.dpdk) && !matches!(args.area, Area::Ring) {
+        eprintln!("xtask: --write and --dpdk are for ring");
+        return ExitCode::from(2);
+    }
+    if args.dpdk
+        && let Err(missing) = dpdk()
+    {
+        eprintln!("xtask: {missing}");
+        return ExitCode::FAILURE;
+    }
     let (package, bench) = match args.area {
         Area::Ring => ("weir", "ring"),
         Area::Run => ("weir-cli", "replay"),
@@ -46,6 +76,9 @@ pub fn run(args: &BenchArgs) -> ExitCode {
     command.args(["bench", "--locked", "--quiet", "-p", package, "--bench", bench, "--"]);
     if args.json {
         command.arg("--json");
+    }
+    if args.write {
+        command.arg("--write");
     }
     match command.current_dir(root()).status() {
         Ok(status) if status.success() => ExitCode::SUCCESS,
