@@ -46,9 +46,11 @@ pub fn packages(names: &[&str], may: bool) -> Result<(), Missing> {
     }
 }
 
-/// What a client of another ecosystem needs: a Noise library, which needs a cryptographic one, and a CBOR library.
-const PYTHON_PACKAGES: [&str; 2] = ["noiseprotocol==0.3.1", "cbor2==6.3.0"];
-const PYTHON_CHECK: &str = "import cbor2, noise.connection";
+/// What a client of another ecosystem needs: a Noise library, which needs a cryptographic one, and a CBOR library; and a reader
+/// of signatures.
+const PYTHON_PACKAGES: [&str; 3] = ["noiseprotocol==0.3.1", "cbor2==6.3.0", "signify==0.9.3"];
+/// (signify itself is not imported: see package/verify.py.)
+const PYTHON_CHECK: &str = "import cbor2, noise.connection, signify";
 
 /// The interpreter of the tests' own environment, which [`python`] makes.
 pub fn python_path() -> PathBuf {

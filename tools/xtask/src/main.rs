@@ -4,6 +4,7 @@ mod bench;
 mod build;
 mod inf;
 mod install;
+mod package;
 mod pe;
 mod step;
 mod test;
@@ -35,6 +36,14 @@ enum Command {
     /// project knows. What is missing is installed by apt and rustup, or named with the exact command.
     /// Exit code: 0 done; 1 something failed or is missing; 2 usage.
     Build(build::BuildArgs),
+    /// Makes the driver's package, signed, and the cabinet to submit, in target/dist
+    ///
+    /// For each architecture: weir.sys, weir.inf, weir.cat, weir.pdb, what lies in inf/*.wprp, and weir.cab, all signed with
+    /// the certificate that is given, or with a test certificate that it makes. It says which, and which Windows loads that.
+    /// tools/xtask/PACKAGE.md has the details. Exit code: 0 done; 1 something failed, or did not verify; 2 usage.
+    Package(Box<package::PackageArgs>),
+    /// Makes, lists and checks security catalogues (.cat), of any driver's package
+    Catalog(package::catalog::CatalogArgs),
     /// Runs the benchmarks of an area
     ///
     /// With --json, one object a line: {"bench":…, "ours":…, "unit":…, "peers":{NAME:VALUE,…}, "ratio_to_best":…}.
@@ -58,6 +67,8 @@ fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Build(args) => build::run(&args),
         Command::Test(args) => test::run(&args),
+        Command::Package(args) => package::run(&args),
+        Command::Catalog(args) => package::catalog::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::LintPe(args) => pe::run(&args),
         Command::Inf(args) => inf::run(&args),

@@ -27,6 +27,8 @@ pub enum Area {
     Run,
     /// The image for Windows: built, checked, built again elsewhere
     Image,
+    /// The driver's package: the catalogue library, signatures, and what other programs say of them
+    Package,
     /// The image in Wine
     Wine,
 }
@@ -154,6 +156,17 @@ fn steps(area: Area) -> Vec<Step> {
             step("the image for x64 is sound", "cargo xtask lint-pe target/dist/x64/weir.sys"),
             step("the image for ARM64 is sound", "cargo xtask lint-pe target/dist/arm64/weir.sys"),
         ],
+        Area::Package => vec![
+            step(
+                "catalogues, keys of every kind, time stamps and cabinets hold",
+                "cargo test --locked -p xtask --lib --test package",
+            ),
+            step("the catalogue library's example works", "cargo test --locked -p xtask --doc"),
+            step(
+                "osslsigncode, signify and cabextract take the package and refuse changed copies; it can be made again",
+                "cargo xtask package --time 1767225600 --verify --reproduce",
+            ),
+        ],
         Area::Wine => vec![
             Step {
                 what: "what the stand-ins share holds",
@@ -166,11 +179,15 @@ fn steps(area: Area) -> Vec<Step> {
 }
 
 /// What the tests need besides Rust's own tools: program, the argument by which it answers, Debian package.
-const PROGRAMS: [(&str, &str, &str); 4] = [
+const PROGRAMS: [(&str, &str, &str); 8] = [
     ("cc", "--version", "gcc"),
     ("c++", "--version", "g++"),
     ("clang", "--version", "clang"),
     ("valgrind", "--version", "valgrind"),
+    ("osslsigncode", "--version", "osslsigncode"),
+    ("openssl", "version", "openssl"),
+    ("cabextract", "--version", "cabextract"),
+    ("softhsm2-util", "--version", "softhsm2"),
 ];
 
 /// Windows' headers, and their package.
