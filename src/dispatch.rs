@@ -1,4 +1,4 @@
-//! The driver's dispatch ring: its memory, its thread, and what becomes of records and events.
+//! The driver's dispatch ring: its memory ([`Memory`]), its thread, and what becomes of records and events.
 //!
 //! Producers at or below DISPATCH_LEVEL push into [`Rings`]; one thread at PASSIVE_LEVEL takes everything out,
 //! and turns it into [`trace::Event`]s. What a record is about is a [`Subject`]: a connection of the filter engine, or a
@@ -17,12 +17,16 @@
     )
 )]
 
+mod memory;
+
+pub use memory::Memory;
+
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use core::ptr::NonNull;
 
 use crate::ext::{Slot, Sockets};
 use crate::flow::{Address, Connection, Ended, Flows};
-use crate::kernel::event::{self, Event};
+use crate::kernel::event::Event;
 use crate::kernel::irql::{self, Passive};
 use crate::kernel::pool::{PoolArc, PoolBox, PoolSlice, tags};
 use crate::kernel::thread::Thread;
@@ -30,8 +34,8 @@ use crate::kernel::time;
 use crate::kernel::{Result, Status};
 use crate::policy::{Direction, Family};
 use crate::ring::{
-    self, AttachError, Bounds, Cause, ControlChange, ControlConnection, Entry, Handler, Kind, Kinds,
-    LifeCycle, Line, Link, Linked, Object, Owned, Record, Ring, Supply, Verdict, Waker,
+    self, Bounds, Cause, ControlChange, ControlConnection, Entry, Handler, Kind, LifeCycle, Line, Link,
+    Linked, Object, Owned, Record, Ring, Supply, Verdict, Waker,
 };
 use crate::trace::{self, Event as Trace, events};
 
@@ -138,30 +142,6 @@ impl Waker for Alarm {
         let passive = unsafe { Passive::assume() };
         // Without a bound the wait ends when the event is set.
         let _set = self.0.wait(&passive, None);
-    }
-}
-
-/// Makes the rings: one of `records` lines, a power of two, for each processor that is active now. What is written on
-/// one that is added later is counted as lost.
-///
-/// # Errors
-/// `STATUS_INSUFFICIENT_RESOURCES`; `STATUS_INVALID_PARAMETER` for a number of records that is no power of two.
-pub fn rings(passive: &Passive, records: u32) -> Result<PoolArc<Rings>> {
-    let count = |number: u32| usize::try_from(number).map_err(|_| Status::INVALID_PARAMETER);
-    let table = PoolSlice::try_from_fn(tags::RING, count(irql::maximum_processors())?, |_| Entry::new())?;
-    let alarm = Alarm(Event::try_new(event::Kind::Synchronization)?);
-    let rings = PoolArc::try_new(tags::RING, Rings::new(table, alarm))?;
-    for processor in 0..irql::active_processors(passive) {
-        let lines = PoolSlice::try_from_fn(tags::RING, count(records)?, |_| Line::new())?;
-        let ring = Ring::new(lines, Kinds::NONE).map_err(attach_status)?;
-        rings.attach(processor, PoolBox::try_new(tags::RING, ring)?).map_err(attach_status)?;
-    }
-    Ok(rings)
-}
-
-const fn attach_status(error: AttachError) -> Status {
-    match error {
-        AttachError::Lines | AttachError::Processor | AttachError::Attached => Status::INVALID_PARAMETER,
     }
 }
 

@@ -21,8 +21,8 @@
 //! The one order in which nothing is left behind, also for a start that failed half-way (`Driver::stop`): control
 //! sockets, so that nobody steers a driver that is going, and while the policy still holds, for their end may take a
 //! while; the policies' steward, which takes back what was not confirmed; filters, with the subscription to the
-//! engine's state and the session; the gate of the callouts; flow contexts; callouts; dispatcher, which delivers what
-//! is left; device.
+//! engine's state and the session; the gate of the callouts; flow contexts; callouts; rings, of which no more are made for
+//! processors that are added; dispatcher, which delivers what is left; device.
 
 use core::ptr::{NonNull, null_mut};
 use core::sync::atomic::{AtomicPtr, Ordering};
@@ -30,7 +30,7 @@ use core::sync::atomic::{AtomicPtr, Ordering};
 use crate::board::Board;
 use crate::config::{self, Loaded};
 use crate::control::{self, Control, Host};
-use crate::dispatch::{self, Dispatching, Rings};
+use crate::dispatch::{Dispatching, Memory};
 use crate::flow::Flows;
 use crate::kernel::device::Device;
 use crate::kernel::irql::Passive;
@@ -52,7 +52,7 @@ pub struct Driver {
     device: Option<Device>,
     policies: Option<PoolArc<Policies>>,
     steward: Option<Steward>,
-    rings: Option<PoolArc<Rings>>,
+    memory: Option<Memory>,
     flows: Option<PoolArc<Flows>>,
     dispatching: Option<Dispatching>,
     control: Option<Control>,
@@ -139,7 +139,7 @@ impl Driver {
         device: None,
         policies: None,
         steward: None,
-        rings: None,
+        memory: None,
         flows: None,
         dispatching: None,
         control: None,
@@ -173,7 +173,8 @@ impl Driver {
         self.steward = Some(steward);
         board.degrade(unusable);
 
-        let rings = self.rings.insert(step("rings", dispatch::rings(passive, settings.ring_records))?);
+        let memory = self.memory.insert(step("rings", Memory::start(passive, settings.ring_records))?);
+        let rings = memory.rings();
         let flows = step("connections", Flows::try_new(passive, settings.max_connections))?;
         let flows = self.flows.insert(step("connections", PoolArc::try_new(tags::FLOW_TABLE, flows))?);
         // Without a key there is nothing to speak with, which has been told.
@@ -248,12 +249,15 @@ impl Driver {
             callouts.unregister(passive);
             told("callouts");
         }
-        if let (Some(dispatching), Some(rings)) = (self.dispatching.take(), self.rings.as_deref()) {
-            dispatching.stop(passive, rings);
-            told("dispatcher");
+        if let Some(memory) = self.memory.take() {
+            let rings = memory.stop(passive);
+            told("rings");
+            if let Some(dispatching) = self.dispatching.take() {
+                dispatching.stop(passive, &rings);
+                told("dispatcher");
+            }
         }
         self.flows = None;
-        self.rings = None;
         self.policies = None;
         self.board = None;
         if let Some(device) = self.device.take() {

@@ -12,7 +12,7 @@ use std::sync::{Condvar, Mutex};
 use std::time::Duration;
 use weir::config::Settings;
 use weir::config::schema::REG_MULTI_SZ;
-use weir::dispatch::{self, Dispatching};
+use weir::dispatch::{Dispatching, Memory};
 use weir::ext::connection_v1::{
     CONNECTION_METRIC_V1, CONNECTION_V1, CONNECTION_V1_PROVIDER_DISPATCH, ConnectionV1, NPI_CONNECTION_V1,
 };
@@ -123,7 +123,8 @@ fn with_connection(script: Script, body: impl FnOnce(&PoolArc<Connection>, memor
     let wanted: Vec<u8> = wanted.encode_utf16().flat_map(u16::to_le_bytes).collect();
     settings.set("ExtensionInterfaces", REG_MULTI_SZ, &wanted).unwrap();
     let plan = Plan::try_new(&settings.extension_interfaces, Marks::default()).unwrap();
-    let rings = dispatch::rings(&passive, 256).unwrap();
+    let memory = Memory::start(&passive, 256).unwrap();
+    let rings = memory.rings().clone();
     let flows = PoolArc::try_new(tags::FLOW_TABLE, Flows::try_new(&passive, 16).unwrap()).unwrap();
     let sockets = Sockets::try_new(&passive, 4, plan, rings.clone()).unwrap();
     let dispatching = Dispatching::start(&passive, rings.clone(), flows, Some(sockets.clone()), 0).unwrap();
@@ -165,6 +166,8 @@ fn with_connection(script: Script, body: impl FnOnce(&PoolArc<Connection>, memor
         eventually("the listener is closed", || listener.closed.load(Ordering::Acquire) == 1);
     }
     assert_eq!(registration.deregister(&mut passive), 0);
+    drop(rings);
+    let rings = memory.stop(&passive);
     dispatching.stop(&passive, &rings);
     drop(rings);
     if let Err(panic) = outcome {

@@ -431,7 +431,8 @@ schema! {
             Kind::Number { minimum: 0, maximum: 16_777_216, power_of_two: false, unit: "bytes" },
             0, "0", Restart;
         /// How many records of 64 bytes the dispatch ring of each processor holds. When it is full, telemetry is
-        /// dropped, and counted; the ends of connections are told all the same.
+        /// dropped, and counted; the ends of connections are told all the same. Each active processor takes that many times
+        /// 64 bytes of non-paged memory, 256 KiB by default, and so does each that is added later.
         ring_records: u32 = "RingRecords"
             Kind::Number { minimum: 256, maximum: 1_048_576, power_of_two: true, unit: "records" },
             4096, "4096", Restart;

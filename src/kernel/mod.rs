@@ -30,6 +30,7 @@ pub mod irql;
 pub mod lock;
 pub mod mdl;
 pub mod pool;
+pub mod processors;
 pub mod random;
 pub mod registry;
 pub mod rundown;

@@ -4,6 +4,10 @@
 //! and later; [`look_up`]), else ExAllocatePoolWithTag; and ExFreePoolWithTag. Non-paged, zeroed.
 //! Every block carries a [`Tag`] from the [`tags`] table, and goes back with the same one.
 //!
+//! What one processor works with can be asked for on its NUMA node ([`Tag::on`]): by ExAllocatePool3, which came with
+//! ExAllocatePool2, and is the only one with a node. It is a wish: where the system does not know it, or the node has
+//! nothing left, memory comes from another.
+//!
 //! Objects of more than [`MAX_BY_VALUE`] bytes are never moved through the stack: they are initialised in place
 //! ([`PoolBox::try_new_in_place`], [`PoolSlice::try_from_fn`]); by value they do not compile:
 //!
@@ -22,6 +26,7 @@ use core::sync::atomic::{AtomicPtr, AtomicUsize, Ordering, fence};
 use zeroize::Zeroize;
 
 use super::irql::Passive;
+use super::processors::Node;
 use super::status::{Result, Status};
 use super::string::{self, UnicodeStr};
 use crate::sys::nt;
@@ -31,6 +36,10 @@ pub const MAX_BY_VALUE: usize = 512;
 
 /// What both functions align every block to on 64-bit Windows.
 const POOL_ALIGNMENT: usize = 16;
+
+/// A block of at least this size starts at a multiple of it (PAGE_SIZE; pages "ExAllocatePool2",
+/// "ExAllocatePoolWithTag").
+const PAGE: usize = 4096;
 
 /// A pool tag: four ASCII characters, as pool monitors show them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -49,6 +58,24 @@ impl Tag {
     /// The four characters, in the order in which tools print them.
     pub const fn characters(self) -> [u8; 4] {
         self.0.to_le_bytes()
+    }
+
+    /// This tag, for memory that is best on `node`.
+    pub const fn on(self, node: Option<Node>) -> Place {
+        Place { tag: self, node }
+    }
+}
+
+/// Where memory is to come from: a tag, which will do alone, and a node.
+#[derive(Clone, Copy, Debug)]
+pub struct Place {
+    tag: Tag,
+    node: Option<Node>,
+}
+
+impl From<Tag> for Place {
+    fn from(tag: Tag) -> Self {
+        tag.on(None)
     }
 }
 
@@ -87,6 +114,8 @@ tags! {
     STORE = b"WrPs";
     /// Security descriptors while they are read.
     SECURITY = b"WrSd";
+    /// What is told when a processor is added.
+    PROCESSORS = b"WrPr";
     /// Per-processor epochs of policy readers.
     EPOCH = b"WrEp";
     /// Rings and their records.
@@ -108,14 +137,22 @@ tags! {
 /// ExAllocatePool2, or NULL.
 static ALLOCATE_POOL2: AtomicPtr<c_void> = AtomicPtr::new(null_mut());
 
-/// Looks for ExAllocatePool2, before the first allocation.
+/// ExAllocatePool3, or NULL.
+static ALLOCATE_POOL3: AtomicPtr<c_void> = AtomicPtr::new(null_mut());
+
+/// Looks for ExAllocatePool2 and ExAllocatePool3, before the first allocation.
 pub fn look_up(_passive: &Passive) {
-    static NAME: [u16; 15] = string::from_ascii(b"ExAllocatePool2");
-    let found = UnicodeStr::new(&NAME).map_or(null_mut(), |name| {
-        // SAFETY: PASSIVE_LEVEL; the name is only read.
-        unsafe { nt::MmGetSystemRoutineAddress(name.as_raw()) }
-    });
-    ALLOCATE_POOL2.store(found, Ordering::Release);
+    static NAMES: [([u16; 15], &AtomicPtr<c_void>); 2] = [
+        (string::from_ascii(b"ExAllocatePool2"), &ALLOCATE_POOL2),
+        (string::from_ascii(b"ExAllocatePool3"), &ALLOCATE_POOL3),
+    ];
+    for (name, routine) in &NAMES {
+        let found = UnicodeStr::new(name).map_or(null_mut(), |name| {
+            // SAFETY: PASSIVE_LEVEL; the name is only read.
+            unsafe { nt::MmGetSystemRoutineAddress(name.as_raw()) }
+        });
+        routine.store(found, Ordering::Release);
+    }
 }
 
 /// A block of pool memory, zeroed; NULL if there is none.
@@ -123,7 +160,20 @@ pub fn look_up(_passive: &Passive) {
 /// # Safety
 /// The size is not zero.
 #[inline(never)]
-unsafe fn allocate_block(size: usize, tag: Tag) -> *mut u8 {
+unsafe fn allocate_block(size: usize, place: Place) -> *mut u8 {
+    let Place { tag, node } = place;
+    let routine = ALLOCATE_POOL3.load(Ordering::Acquire);
+    if let (Some(node), false) = (node, routine.is_null()) {
+        // SAFETY: the kernel's routine of that name has this type.
+        let routine = unsafe { core::mem::transmute::<*mut c_void, nt::EX_ALLOCATE_POOL3>(routine) };
+        let parameter = nt::prefer_node(node.number());
+        // SAFETY: the size is not zero; the parameter lives for the call; callable up to DISPATCH_LEVEL for non-paged
+        // pool.
+        let block = unsafe { routine(nt::POOL_FLAG_NON_PAGED, size, tag.0, &raw const parameter, 1) };
+        if !block.is_null() {
+            return block.cast();
+        }
+    }
     let routine = ALLOCATE_POOL2.load(Ordering::Acquire);
     if !routine.is_null() {
         // SAFETY: the kernel's routine of that name has this type.
@@ -141,11 +191,12 @@ unsafe fn allocate_block(size: usize, tag: Tag) -> *mut u8 {
 }
 
 /// Allocates `size` bytes, zeroed, aligned to `align`. The block's start is found again by [`free`].
-fn allocate(tag: Tag, size: usize, align: usize) -> Result<NonNull<u8>> {
-    let padding = padding(align);
+fn allocate(place: impl Into<Place>, size: usize, align: usize) -> Result<NonNull<u8>> {
+    let padding = padding(size, align);
     let total = size.max(1).checked_add(padding).ok_or(Status::INSUFFICIENT_RESOURCES)?;
     // SAFETY: the size is not zero.
-    let block = NonNull::new(unsafe { allocate_block(total, tag) }).ok_or(Status::INSUFFICIENT_RESOURCES)?;
+    let block =
+        NonNull::new(unsafe { allocate_block(total, place.into()) }).ok_or(Status::INSUFFICIENT_RESOURCES)?;
     if padding == 0 {
         return Ok(block);
     }
@@ -168,9 +219,9 @@ fn allocate(tag: Tag, size: usize, align: usize) -> Result<NonNull<u8>> {
 /// Frees what [`allocate`] returned.
 ///
 /// # Safety
-/// `object` came from [`allocate`] with the same tag and alignment, and is not used afterwards.
-unsafe fn free(tag: Tag, object: NonNull<u8>, align: usize) {
-    let block = if padding(align) == 0 {
+/// `object` came from [`allocate`] with the same tag, size and alignment, and is not used afterwards.
+unsafe fn free(tag: Tag, object: NonNull<u8>, size: usize, align: usize) {
+    let block = if padding(size, align) == 0 {
         object
     } else {
         // SAFETY: `allocate` left room for one pointer before an object of this alignment.
@@ -183,8 +234,12 @@ unsafe fn free(tag: Tag, object: NonNull<u8>, align: usize) {
 }
 
 /// How much more to allocate so that any block holds an aligned object with a pointer before it.
-const fn padding(align: usize) -> usize {
-    if align <= POOL_ALIGNMENT { 0 } else { align.saturating_add(size_of::<usize>()) }
+const fn padding(size: usize, align: usize) -> usize {
+    if align <= POOL_ALIGNMENT || size >= PAGE && align <= PAGE {
+        0
+    } else {
+        align.saturating_add(size_of::<usize>())
+    }
 }
 
 /// One object in the pool.
@@ -203,12 +258,13 @@ impl<T> PoolBox<T> {
     ///
     /// # Errors
     /// `STATUS_INSUFFICIENT_RESOURCES`; the value is dropped.
-    pub fn try_new(tag: Tag, value: T) -> Result<Self> {
+    pub fn try_new(place: impl Into<Place>, value: T) -> Result<Self> {
         const { assert!(size_of::<T>() <= MAX_BY_VALUE, "initialise it in place") };
-        let object = allocate(tag, size_of::<T>(), align_of::<T>())?.cast::<T>();
+        let place = place.into();
+        let object = allocate(place, size_of::<T>(), align_of::<T>())?.cast::<T>();
         // SAFETY: freshly allocated for a `T`.
         unsafe { object.write(value) };
-        Ok(Self { object, tag })
+        Ok(Self { object, tag: place.tag })
     }
 
     /// A copy of an object of any size, which does not pass over the stack.
@@ -243,8 +299,8 @@ impl<T> PoolBox<T> {
         match init(slot) {
             Ok(()) => Ok(Self { object: object.cast(), tag }),
             Err(status) => {
-                // SAFETY: allocated above with this tag and alignment; nothing refers to it.
-                unsafe { free(tag, memory, align_of::<T>()) };
+                // SAFETY: allocated above with this tag, size and alignment; nothing refers to it.
+                unsafe { free(tag, memory, size_of::<T>(), align_of::<T>()) };
                 Err(status)
             }
         }
@@ -281,8 +337,8 @@ impl<T> PoolBox<T> {
         let bytes = unsafe { &mut *bytes.as_ptr() };
         // It may have been a secret.
         bytes.zeroize();
-        // SAFETY: allocated with this tag and alignment.
-        unsafe { free(tag, object.cast(), align_of::<T>()) };
+        // SAFETY: allocated with this tag, size and alignment.
+        unsafe { free(tag, object.cast(), size_of::<T>(), align_of::<T>()) };
         value
     }
 }
@@ -308,8 +364,8 @@ impl<T> Drop for PoolBox<T> {
     fn drop(&mut self) {
         // SAFETY: the box owns an initialised object, which nothing uses after this.
         unsafe { self.object.drop_in_place() };
-        // SAFETY: allocated with this tag and alignment.
-        unsafe { free(self.tag, self.object.cast(), align_of::<T>()) };
+        // SAFETY: allocated with this tag, size and alignment.
+        unsafe { free(self.tag, self.object.cast(), size_of::<T>(), align_of::<T>()) };
     }
 }
 
@@ -336,8 +392,12 @@ impl<T> PoolSlice<T> {
     ///
     /// # Errors
     /// `STATUS_INSUFFICIENT_RESOURCES`.
-    pub fn try_from_fn(tag: Tag, len: usize, mut element: impl FnMut(usize) -> T) -> Result<Self> {
-        Self::try_from_fallible(tag, len, |index| Ok(element(index)))
+    pub fn try_from_fn(
+        place: impl Into<Place>,
+        len: usize,
+        mut element: impl FnMut(usize) -> T,
+    ) -> Result<Self> {
+        Self::try_from_fallible(place, len, |index| Ok(element(index)))
     }
 
     /// As [`PoolSlice::try_from_fn`], with elements that can fail: those made before are dropped.
@@ -345,7 +405,7 @@ impl<T> PoolSlice<T> {
     /// # Errors
     /// `STATUS_INSUFFICIENT_RESOURCES`, and what `element` returns.
     pub fn try_from_fallible(
-        tag: Tag,
+        place: impl Into<Place>,
         len: usize,
         mut element: impl FnMut(usize) -> Result<T>,
     ) -> Result<Self> {
@@ -354,11 +414,13 @@ impl<T> PoolSlice<T> {
         if bytes == 0 && len != 0 {
             return Err(Status::INVALID_PARAMETER);
         }
+        let place = place.into();
+        let tag = place.tag;
         if len == 0 {
             return Ok(Self { start: NonNull::dangling(), len, tag });
         }
-        let memory = allocate(tag, bytes, align_of::<T>())?;
-        let mut partial = Partial { start: memory.cast::<T>(), made: 0, tag };
+        let memory = allocate(place, bytes, align_of::<T>())?;
+        let mut partial = Partial { start: memory.cast::<T>(), made: 0, len, tag };
         for index in 0..len {
             let value = element(index)?;
             // SAFETY: `index` is below `len`, for which the memory was allocated.
@@ -395,6 +457,8 @@ impl PoolSlice<u8> {
 struct Partial<T> {
     start: NonNull<T>,
     made: usize,
+    /// Those that there is memory for.
+    len: usize,
     tag: Tag,
 }
 
@@ -403,8 +467,10 @@ impl<T> Drop for Partial<T> {
         let made = NonNull::slice_from_raw_parts(self.start, self.made);
         // SAFETY: exactly these elements were initialised.
         unsafe { made.drop_in_place() };
-        // SAFETY: allocated with this tag and alignment.
-        unsafe { free(self.tag, self.start.cast(), align_of::<T>()) };
+        // It was computed without overflow when the memory was allocated.
+        let bytes = size_of::<T>().wrapping_mul(self.len);
+        // SAFETY: allocated with this tag, size and alignment.
+        unsafe { free(self.tag, self.start.cast(), bytes, align_of::<T>()) };
     }
 }
 
@@ -431,7 +497,7 @@ impl<T> Drop for PoolSlice<T> {
     fn drop(&mut self) {
         if self.len != 0 {
             // Frees as an unfinished slice does.
-            drop(Partial { start: self.start, made: self.len, tag: self.tag });
+            drop(Partial { start: self.start, made: self.len, len: self.len, tag: self.tag });
         }
     }
 }

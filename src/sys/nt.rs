@@ -10,7 +10,7 @@ mod proof;
 macro_rules! facade {
     ($($source:ident)::+) => {
         pub use $($source)::+::{
-    ALL_PROCESSOR_GROUPS, DEVICE_OBJECT, DRIVER_OBJECT, EX_ALLOCATE_POOL2, EX_RUNDOWN_REF, ExAcquireRundownProtection,
+    ALL_PROCESSOR_GROUPS, DEVICE_OBJECT, DRIVER_OBJECT, EX_ALLOCATE_POOL2, EX_ALLOCATE_POOL3, EX_RUNDOWN_REF, ExAcquireRundownProtection,
     ExAllocatePoolWithTag, ExFreePoolWithTag, ExInitializeRundownProtection, ExReInitializeRundownProtection,
     ExReleaseRundownProtection, ExWaitForRundownProtectionRelease, Executive, FALSE, FILE_DEVICE_NETWORK,
     FILE_DEVICE_SECURE_OPEN, GUID, HANDLE, IO_NO_INCREMENT, IO_STACK_LOCATION, IRP, IoAllocateIrp, IoAllocateMdl, IoCancelIrp,
@@ -32,6 +32,13 @@ macro_rules! facade {
     STATUS_REQUEST_NOT_ACCEPTED, STATUS_SUCCESS, STATUS_TIMEOUT, STATUS_UNSUCCESSFUL, SynchronizationEvent,
     THREAD_ALL_ACCESS, TRUE, UNICODE_STRING, WaitAny, YieldProcessor, ZwClose, ZwEnumerateKey,
     ZwEnumerateValueKey, ZwOpenKey, ZwQueryValueKey, ZwWaitForSingleObject,
+};
+        // Processors that come, and nodes.
+        pub use $($source)::+::{
+    KE_PROCESSOR_CHANGE_ADD_EXISTING, KE_PROCESSOR_CHANGE_NOTIFY_CONTEXT, KeDeregisterProcessorChangeCallback,
+    KeProcessorAddCompleteNotify, KeProcessorAddStartNotify, KeQueryLogicalProcessorRelationship,
+    KeRegisterProcessorChangeCallback, MM_ANY_NODE_OK, POOL_EXTENDED_PARAMETER, PROCESSOR_NUMBER,
+    PoolExtendedParameterNumaNode, RelationNumaNode, SYSTEM_LOGICAL_PROCESSOR_INFORMATION_EX,
 };
         // Files, and who may touch what.
         pub use $($source)::+::{
@@ -67,6 +74,40 @@ pub const fn large_integer(value: i64) -> LARGE_INTEGER {
 pub const fn large_integer_value(integer: &LARGE_INTEGER) -> i64 {
     // SAFETY: both views of the union are plain integers of the same 8 bytes.
     unsafe { integer.QuadPart }
+}
+
+/// Room for the relationship of one processor.
+pub const UNRELATED: SYSTEM_LOGICAL_PROCESSOR_INFORMATION_EX = {
+    // SAFETY: plain numbers, of which any are good.
+    unsafe { core::mem::zeroed() }
+};
+
+/// Where `NumaNode.NodeNumber` is, within an unnamed union (page "SYSTEM_LOGICAL_PROCESSOR_INFORMATION_EX").
+const NODE_NUMBER: usize = 8;
+
+const _: () = assert!(size_of::<SYSTEM_LOGICAL_PROCESSOR_INFORMATION_EX>() >= NODE_NUMBER + size_of::<u32>());
+
+/// The node in a relationship, if it is that of a node.
+pub const fn numa_node(related: &SYSTEM_LOGICAL_PROCESSOR_INFORMATION_EX) -> Option<u32> {
+    if related.Relationship != RelationNumaNode {
+        return None;
+    }
+    let related = core::ptr::from_ref(related);
+    // SAFETY: within the structure.
+    let node = unsafe { related.byte_add(NODE_NUMBER) };
+    // SAFETY: the union's member for a node starts with its number, and any bits are one.
+    Some(unsafe { node.cast::<u32>().read() })
+}
+
+/// The parameter of a pool allocation that prefers a node, and is ignored where it is not known (page
+/// "POOL_EXTENDED_PARAMETER").
+pub const fn prefer_node(node: u32) -> POOL_EXTENDED_PARAMETER {
+    const OPTIONAL: u64 = 0x100;
+    POOL_EXTENDED_PARAMETER {
+        Type: PoolExtendedParameterNumaNode | OPTIONAL,
+        PreferredNode: node | MM_ANY_NODE_OK,
+        Rest: 0,
+    }
 }
 
 /// `IRP_MJ_INTERNAL_DEVICE_CONTROL`: requests between drivers.

@@ -738,6 +738,27 @@ events! {
         /// Records lost; each was told by RingLoss.
         lost: u64 ["records"],
     }
+    /// A processor has its dispatch ring: told at the driver's start for each that is active, and for each that is added
+    /// later.
+    72 RingMade(Information, RING) {
+        /// The processor.
+        processor: u32,
+        /// The NUMA node that its memory was asked for on; 4294967295 if the system does not say which is the
+        /// processor's.
+        node: u32,
+        /// The ring's memory.
+        bytes: u64 ["bytes"],
+        /// The memory of all rings so far, with the table of them.
+        total: u64 ["bytes"],
+    }
+    /// There is no memory for the dispatch ring of a processor that has been added. The driver goes on; records of that
+    /// processor are lost, and counted.
+    73 RingMissing(Error, RING) {
+        /// The processor.
+        processor: u32,
+        /// Why.
+        status: NtStatus,
+    }
 
     /// weir's filters are in force: every new connection is decided on from now on.
     80 FiltersInForce(Information, LIFECYCLE) {}

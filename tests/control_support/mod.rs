@@ -15,7 +15,7 @@ use weir::config::schema::{Extensions, Place, REG_MULTI_SZ, REG_SZ};
 use weir::control::protocol::noise::Keys;
 use weir::control::protocol::role::Role;
 use weir::control::{self, Control, Host};
-use weir::dispatch::{self, Dispatching, Rings};
+use weir::dispatch::{Dispatching, Memory, Rings};
 use weir::ext::connection_v1::NPI_CONNECTION_V1;
 use weir::ext::label_v1::NPI_LABEL_V1;
 use weir::flow::Flows;
@@ -55,9 +55,30 @@ pub struct Plane {
     pub sim: ntsim::Sim,
 }
 
+/// The rings' memory, which is told of processors until this is dropped.
+struct Grown(Option<Memory>);
+
+impl Grown {
+    fn start(records: u32) -> weir::kernel::Result<Self> {
+        Memory::start(&passive(), records).map(|memory| Self(Some(memory)))
+    }
+
+    fn rings(&self) -> PoolArc<Rings> {
+        self.0.as_ref().expect("started").rings().clone()
+    }
+}
+
+impl Drop for Grown {
+    fn drop(&mut self) {
+        if let Some(memory) = self.0.take() {
+            drop(memory.stop(&passive()));
+        }
+    }
+}
+
 /// What the control plane speaks of.
 pub struct Parts {
-    pub rings: PoolArc<Rings>,
+    memory: Grown,
     pub flows: PoolArc<Flows>,
     pub policies: PoolArc<Policies>,
     pub steward: Option<Steward>,
@@ -199,7 +220,7 @@ impl Plane {
 
     pub fn try_start(&mut self, parameters: &Settings) -> weir::kernel::Result {
         let mut passive = passive();
-        let rings = dispatch::rings(&passive, 256)?;
+        let memory = Grown::start(256)?;
         let flows = PoolArc::try_new(tags::FLOW_TABLE, Flows::try_new(&passive, 1024)?)?;
         let policies = PoolArc::try_new(tags::POLICY, Policies::try_new(&passive)?)?;
         let board = PoolArc::try_new(tags::DRIVER, Board::new(1))?;
@@ -216,19 +237,20 @@ impl Plane {
         let host = Host {
             settings,
             keys,
-            rings: rings.clone(),
+            rings: memory.rings(),
             flows: flows.clone(),
             policies: policies.clone(),
             desk: steward.desk(),
             board: board.clone(),
         };
         // Taken down by `stop`, whatever becomes of the next steps.
-        let parts = Parts { rings, flows, policies, steward: Some(steward), board, dispatching: None };
+        let parts = Parts { memory, flows, policies, steward: Some(steward), board, dispatching: None };
         let parts = self.parts.insert(parts);
-        let sockets = control::sockets(&passive, parameters, parts.rings.clone())?;
+        let rings = parts.memory.rings();
+        let sockets = control::sockets(&passive, parameters, rings.clone())?;
         let dispatching = Dispatching::start(
             &passive,
-            parts.rings.clone(),
+            rings,
             parts.flows.clone(),
             Some(sockets.clone()),
             parameters.dispatch_spin_microseconds,
@@ -296,7 +318,7 @@ impl Plane {
                 steward.stop(&mut passive());
             }
             if let Some(dispatching) = parts.dispatching {
-                dispatching.stop(&passive(), &parts.rings);
+                dispatching.stop(&passive(), &parts.memory.rings());
             }
         }
         start.elapsed()

@@ -21,9 +21,13 @@ pub const KernelMode: KPROCESSOR_MODE = 0;
 pub const MdlMappingNoExecute: ULONG = 0x4000_0000;
 pub use wdk_sys::_EVENT_TYPE::{NotificationEvent, SynchronizationEvent};
 pub use wdk_sys::_FILE_INFORMATION_CLASS::FileStandardInformation;
+pub use wdk_sys::_KE_PROCESSOR_CHANGE_NOTIFY_STATE::{
+    KeProcessorAddCompleteNotify, KeProcessorAddStartNotify,
+};
 pub use wdk_sys::_KEY_INFORMATION_CLASS::KeyBasicInformation;
 pub use wdk_sys::_KEY_VALUE_INFORMATION_CLASS::{KeyValueBasicInformation, KeyValuePartialInformation};
 pub use wdk_sys::_KWAIT_REASON::Executive;
+pub use wdk_sys::_LOGICAL_PROCESSOR_RELATIONSHIP::RelationNumaNode;
 pub use wdk_sys::_MM_PAGE_PRIORITY::NormalPagePriority;
 pub use wdk_sys::_POOL_TYPE::NonPagedPoolNx;
 pub use wdk_sys::_WAIT_TYPE::WaitAny;
@@ -32,6 +36,24 @@ const _: () = assert!(wdk_sys::_MODE::KernelMode == 0);
 
 /// Page "ExAllocatePool2". Not imported: it is younger than the oldest Windows that weir runs on.
 pub type EX_ALLOCATE_POOL2 = unsafe extern "system" fn(POOL_FLAGS, usize, ULONG) -> PVOID;
+
+/// Page "ExAllocatePool3". Not imported, as ExAllocatePool2.
+pub type EX_ALLOCATE_POOL3 =
+    unsafe extern "system" fn(POOL_FLAGS, usize, ULONG, *const POOL_EXTENDED_PARAMETER, ULONG) -> PVOID;
+
+/// Page "POOL_EXTENDED_PARAMETER": older headers do not have it.
+#[repr(C)]
+pub struct POOL_EXTENDED_PARAMETER {
+    /// Bit fields: 8 bits of type, one that says that the parameter is optional, 55 that are reserved.
+    pub Type: u64,
+    pub PreferredNode: ULONG,
+    pub Rest: ULONG,
+}
+
+/// Of POOL_EXTENDED_PARAMETER_TYPE.
+pub const PoolExtendedParameterNumaNode: u64 = 3;
+/// Beside the number of a node: any other will do.
+pub const MM_ANY_NODE_OK: ULONG = 0x8000_0000;
 
 /// Page "IoGetDriverDirectory". Not imported: without it there is a directory of the same kind.
 pub type IO_GET_DRIVER_DIRECTORY = unsafe extern "system" fn(PDRIVER_OBJECT, i32, ULONG, PHANDLE) -> NTSTATUS;

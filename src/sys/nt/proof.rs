@@ -127,6 +127,14 @@ layouts! {
     }
     KEY_VALUE_PARTIAL_INFORMATION: size 0x10, align 4 { TitleIndex: 0, Type: 4, DataLength: 8, Data: 0xC, }
     PROCESSOR_NUMBER: size 4, align 2 { Group: 0, Number: 2, Reserved: 3, }
+    KE_PROCESSOR_CHANGE_NOTIFY_CONTEXT: size 0x10, align 4 { State: 0, NtNumber: 4, Status: 8, ProcNumber: 0xC, }
+    GROUP_AFFINITY: size 0x10, align 8 { Mask: 0, Group: 8, Reserved: 0xA, }
+    NUMA_NODE_RELATIONSHIP: size 0x28, align 8 { NodeNumber: 0, ; Reserved: 4, GroupCount: 0x16, GroupMask: 0x18, }
+    SYSTEM_LOGICAL_PROCESSOR_INFORMATION_EX: size 0x50, align 8 {
+        Relationship: 0, Size: 4,
+        ; NumaNode: 8, Others: 0x30,
+    }
+    POOL_EXTENDED_PARAMETER: size 0x10, align 8 { Type: 0, PreferredNode: 8, Rest: 0xC, }
 }
 
 /// What stands for unnamed structures and unions of the headers, in the simulated kernel alone.
@@ -170,6 +178,12 @@ constants! {
     TRUE = 1,
     FALSE = 0,
     ALL_PROCESSOR_GROUPS = 0xFFFF,
+    KE_PROCESSOR_CHANGE_ADD_EXISTING = 1,
+    KeProcessorAddStartNotify = 0,
+    KeProcessorAddCompleteNotify = 1,
+    RelationNumaNode = 1,
+    MM_ANY_NODE_OK = 0x8000_0000,
+    PoolExtendedParameterNumaNode = 3,
     DACL_SECURITY_INFORMATION = 4,
     FILE_ATTRIBUTE_NORMAL = 0x80,
     FILE_DIRECTORY_FILE = 1,

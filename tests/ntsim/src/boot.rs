@@ -10,12 +10,13 @@ use std::time::Duration;
 use crate::clock::Clock;
 use crate::driver::{Driver, Entry};
 use crate::fault::{Injected, Plan};
+use crate::processors::Topology;
 use crate::registry::Registry;
 use crate::sys::nt::{NTSTATUS, PASSIVE_LEVEL};
 use crate::verify::{Report, lock};
 use crate::{
-    clock, device, dispatcher, driver, fault, file, irp, irql, object, pool, random, registry, threads,
-    verify, wfp,
+    clock, device, dispatcher, driver, fault, file, irp, irql, object, pool, processors, random, registry,
+    threads, verify, wfp,
 };
 
 /// How a machine is set up.
@@ -25,6 +26,8 @@ pub struct Config {
     pub processors: u32,
     /// Processors that it can have in the end, at most [`irql::MAXIMUM_PROCESSORS`]; raised to `processors`.
     pub maximum_processors: u32,
+    /// How they lie in groups and nodes.
+    pub topology: Topology,
     /// A violation is a bug check (a panic) instead of a line in the report.
     pub strict: bool,
     /// Keep the call stack of every violation and of everything that is held. Slow.
@@ -50,6 +53,7 @@ impl Default for Config {
         Self {
             processors: 4,
             maximum_processors: 4,
+            topology: Topology::default(),
             strict: false,
             backtraces: false,
             clock: Clock::Real,
@@ -130,6 +134,7 @@ pub fn boot(config: Config) -> Sim {
     file::reset();
     random::start(config.random);
     wfp::start();
+    processors::start(config.topology);
     irql::start(config.processors, maximum, config.migrate_every);
     crate::wsk::boot(config.wsk);
     crate::nmr::boot();
@@ -214,14 +219,25 @@ impl Sim {
         dispatcher::advance(by);
     }
 
-    /// Adds a processor. Returns its index, or `None` when the machine has its maximum.
+    /// Adds a processor. Returns its index, or `None` when the machine has its maximum, or a driver refuses it.
     pub fn add_processor(&self) -> Option<u32> {
-        irql::add_processor()
+        processors::hot_add()
+    }
+
+    /// Begins to add a processor, and fails with this status after the drivers have been told.
+    pub fn fail_to_add_processor(&self, status: NTSTATUS) {
+        // No processor was added.
+        let _ = driver::on_system_thread("hot add", move || processors::add(Some(status)));
     }
 
     /// Looks for these bytes in all kernel memory that is freed from here on: a driver overwrites its secrets first.
     pub fn watch_secret(&self, secret: &[u8]) {
         pool::watch_secret(secret);
+    }
+
+    /// The pool blocks in use with this tag.
+    pub fn pool_blocks(&self, tag: [u8; 4]) -> Vec<pool::InUse> {
+        pool::in_use(u32::from_le_bytes(tag))
     }
 
     /// Kernel memory in use.

@@ -14,12 +14,14 @@ use crate::sys::nt::{
     STATUS_INVALID_DEVICE_REQUEST, UNICODE_STRING,
 };
 use crate::verify::violation;
-use crate::{device, dispatcher, irql, object, rules, threads};
+use crate::{device, dispatcher, irql, object, processors, rules, threads};
 
 rules! {
     DRIVER_LEFT_DEVICES = ("device objects left behind", "DRIVER_UNLOAD");
     DRIVER_LEFT_THREADS = ("system threads still running when the driver's image goes", "DRIVER_UNLOAD");
     DRIVER_LEFT_TIMERS = ("timers still set when the driver's image goes", "DRIVER_UNLOAD");
+    DRIVER_LEFT_CALLBACKS =
+        ("processor change callbacks still registered when the driver's image goes", "KeDeregisterProcessorChangeCallback");
     DRIVER_HANGS = ("routine of the driver does not return", "DRIVER_UNLOAD");
     DRIVER_NO_UNLOAD = ("driver without an unload routine", "DRIVER_UNLOAD");
 }
@@ -62,7 +64,7 @@ unsafe extern "C" fn invalid_request(_device: PDEVICE_OBJECT, irp: PIRP) -> NTST
 }
 
 /// Runs `body` on a system thread and hands its result, or its panic, to the caller.
-fn on_system_thread<T: Send + 'static>(
+pub(crate) fn on_system_thread<T: Send + 'static>(
     name: &'static str,
     body: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, NTSTATUS> {
@@ -265,6 +267,10 @@ impl Driver {
         let running = object::running_threads();
         if running != 0 {
             violation(&DRIVER_LEFT_THREADS, api, format!("{running}"));
+        }
+        let callbacks = processors::registered();
+        if callbacks != 0 {
+            violation(&DRIVER_LEFT_CALLBACKS, api, format!("{callbacks}"));
         }
         let timers = dispatcher::timers_set();
         if timers != 0 {

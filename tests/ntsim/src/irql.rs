@@ -112,6 +112,19 @@ pub fn processor() -> u32 {
     })
 }
 
+/// The calling thread, below DISPATCH_LEVEL, goes to this processor, if it is active: it raises there when the processor is
+/// free.
+///
+/// # Panics
+/// At DISPATCH_LEVEL.
+pub fn move_to(processor: u32) {
+    assert!(current() < DISPATCH_LEVEL, "the thread owns its processor");
+    THREAD.with(|thread| {
+        thread.number();
+        thread.processor.set(processor);
+    });
+}
+
 /// A number that tells simulated threads apart; never 0.
 pub fn thread_number() -> u32 {
     THREAD.with(Thread::number)

@@ -79,12 +79,14 @@ pub(crate) struct Request {
     pub paged: bool,
     pub zeroed: bool,
     pub cache_aligned: bool,
+    /// The NUMA node that is preferred.
+    pub node: Option<u32>,
 }
 
 impl Request {
     /// Zeroed non-paged memory for an object of the kernel.
     pub const fn object(api: &'static str, kind: Kind, size: usize) -> Self {
-        Self { api, kind, size, tag: 0, paged: false, zeroed: true, cache_aligned: false }
+        Self { api, kind, size, tag: 0, paged: false, zeroed: true, cache_aligned: false, node: None }
     }
 }
 
@@ -96,6 +98,7 @@ pub(crate) struct Block {
     /// What the owner of the kind makes of it: the state of an IRP or a work item.
     pub state: u32,
     tag: u32,
+    node: Option<u32>,
     front: u16,
     api: &'static str,
     backtrace: Option<Box<Backtrace>>,
@@ -156,6 +159,26 @@ pub fn usage() -> Usage {
         let shard = lock(&slot.0);
         Usage { bytes: sum.bytes + shard.bytes, blocks: sum.blocks + shard.live.len() }
     })
+}
+
+/// A pool block in use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InUse {
+    pub address: usize,
+    pub size: usize,
+    /// The NUMA node that was asked for, where the system understood that.
+    pub node: Option<u32>,
+}
+
+/// The pool blocks in use with this tag, in no order.
+pub fn in_use(tag: u32) -> Vec<InUse> {
+    let mut found = Vec::new();
+    for slot in &POOL {
+        let shard = lock(&slot.0);
+        let blocks = shard.live.iter().filter(|(_, block)| block.kind == Kind::Pool && block.tag == tag);
+        found.extend(blocks.map(|(&address, block)| InUse { address, size: block.size, node: block.node }));
+    }
+    found
 }
 
 pub(crate) fn start(quarantine: usize) {
@@ -225,6 +248,7 @@ pub(crate) fn allocate(request: &Request) -> *mut u8 {
         paged: request.paged,
         state: 0,
         tag: request.tag,
+        node: request.node,
         front: u16::try_from(front).unwrap_or(0),
         api: request.api,
         backtrace: crate::verify::backtrace().map(Box::new),

@@ -96,7 +96,8 @@ fn steps(area: Area) -> Vec<Step> {
             step("the filter engine keeps its rules", "cargo test --locked -p wfp-engine"),
             step(
                 "the driver starts, filters, survives faults and unloads",
-                "cargo test --locked -p weir --test driver --test start_path --test unload",
+                "cargo test --locked -p weir --test driver --test start_path --test unload \
+                 --test processors",
             ),
         ],
         Area::Control => vec![

@@ -16,6 +16,7 @@ mod io;
 mod irql;
 mod lock;
 mod pool;
+mod processor;
 mod registry;
 mod rundown;
 mod thread;

@@ -14,8 +14,8 @@ use wine_support::{log, thread};
 use crate::kernel::*;
 use crate::sys::nt::{
     ALL_PROCESSOR_GROUPS, DISPATCH_LEVEL, EX_RUNDOWN_REF, GUID, KDPC, KSPIN_LOCK, LARGE_INTEGER, NTSTATUS,
-    PASSIVE_LEVEL, POOL_FLAG_CACHE_ALIGNED, POOL_FLAG_NON_PAGED, POOL_FLAG_PAGED, STATUS_SUCCESS,
-    UNICODE_STRING,
+    PASSIVE_LEVEL, POOL_FLAG_CACHE_ALIGNED, POOL_FLAG_NON_PAGED, POOL_FLAG_PAGED, PROCESSOR_NUMBER,
+    STATUS_SUCCESS, UNICODE_STRING,
 };
 use crate::{io, platform};
 
@@ -364,6 +364,7 @@ unsafe extern "C" fn processor_told(
 
 fn processors_told() -> Check {
     const ADD_EXISTING: u32 = 1;
+    const NUMA_NODE: i32 = 1;
     let active = KeQueryActiveProcessorCountEx(ALL_PROCESSOR_GROUPS);
     that("there are some", active != 0)?;
     that("no more than there may be", active <= KeQueryMaximumProcessorCountEx(ALL_PROCESSOR_GROUPS))?;
@@ -373,7 +374,15 @@ fn processors_told() -> Check {
     that("a registration", !handle.is_null())?;
     // SAFETY: registered above.
     unsafe { KeDeregisterProcessorChangeCallback(handle) };
-    same("told", &TOLD.load(Ordering::SeqCst), &active)
+    same("told", &TOLD.load(Ordering::SeqCst), &active)?;
+    let mut number = PROCESSOR_NUMBER { Group: 0, Number: 0, Reserved: 0 };
+    let mut related = [u32::MAX; 32];
+    let mut length = 128;
+    // SAFETY: in and out structures live for the call.
+    let status = unsafe {
+        KeQueryLogicalProcessorRelationship(&raw mut number, NUMA_NODE, related.as_mut_ptr(), &raw mut length)
+    };
+    same("the node of the first", &(status, related[0], related[2]), &(0, NUMA_NODE.cast_unsigned(), 0))
 }
 
 static ENABLED: AtomicUsize = AtomicUsize::new(0);

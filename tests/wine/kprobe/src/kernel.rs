@@ -63,6 +63,12 @@ unsafe extern "C" {
     pub safe fn KeLowerIrql(level: KIRQL);
     pub safe fn KeQueryActiveProcessorCountEx(group: u16) -> u32;
     pub safe fn KeQueryInterruptTime() -> u64;
+    pub fn KeQueryLogicalProcessorRelationship(
+        number: *mut PROCESSOR_NUMBER,
+        relationship: i32,
+        information: *mut u32,
+        length: *mut u32,
+    ) -> NTSTATUS;
     pub safe fn KeQueryMaximumProcessorCountEx(group: u16) -> u32;
     pub fn KeQuerySystemTimePrecise(time: *mut LARGE_INTEGER);
     pub fn KeRegisterProcessorChangeCallback(

@@ -1,7 +1,7 @@
 //! IRQL and processors: wdm.h.
 
 use super::types::{KIRQL, PKIRQL, PPROCESSOR_NUMBER, ULONG, USHORT};
-use crate::irql;
+use crate::{irql, processors};
 
 /// Page "KeGetCurrentIrql": any level.
 ///
@@ -66,16 +66,14 @@ pub unsafe extern "system-unwind" fn KeGetCurrentProcessorNumberEx(number: PPROC
     let index = irql::processor();
     // SAFETY: as the caller promises.
     if let Some(number) = unsafe { number.as_mut() } {
-        number.Group = 0;
-        number.Number = u8::try_from(index).unwrap_or(u8::MAX);
-        number.Reserved = 0;
+        *number = processors::number_of(index);
     }
     index
 }
 
-/// Whether a group number names a group that this machine has: the only one, or all.
-fn has_group(group: USHORT) -> bool {
-    group == 0 || group == super::types::ALL_PROCESSOR_GROUPS
+/// How many of the first `count` processors are in a group; all, for all groups.
+fn in_group(group: USHORT, count: ULONG) -> ULONG {
+    if group == super::types::ALL_PROCESSOR_GROUPS { count } else { processors::in_group(group, count) }
 }
 
 /// Page "KeQueryActiveProcessorCountEx": any level; 0 for a group that is not there.
@@ -83,7 +81,7 @@ fn has_group(group: USHORT) -> bool {
 /// # Safety
 /// None needed.
 pub unsafe extern "system-unwind" fn KeQueryActiveProcessorCountEx(group: USHORT) -> ULONG {
-    if has_group(group) { irql::active_processors() } else { 0 }
+    in_group(group, irql::active_processors())
 }
 
 /// Page "KeQueryMaximumProcessorCountEx": any level. Processors may be added up to it while the machine runs.
@@ -91,7 +89,7 @@ pub unsafe extern "system-unwind" fn KeQueryActiveProcessorCountEx(group: USHORT
 /// # Safety
 /// None needed.
 pub unsafe extern "system-unwind" fn KeQueryMaximumProcessorCountEx(group: USHORT) -> ULONG {
-    if has_group(group) { irql::maximum_processors() } else { 0 }
+    in_group(group, irql::maximum_processors())
 }
 
 /// Page "YieldProcessor": any level.

@@ -18,6 +18,7 @@ mod io;
 mod irql;
 mod object;
 mod pool;
+mod processor;
 mod registry;
 mod routine;
 mod rundown;
@@ -31,6 +32,7 @@ mod types;
 pub(crate) mod rule {
     pub use super::file::{FILE_ASYNCHRONOUS, FILE_HANDLE, FILE_SYNCHRONOUS};
     pub use super::io::{DEVICE_OWNER, MDL_INVALID, MDL_MEMORY, MDL_NOT_BUILT};
+    pub use super::processor::PROCESSOR_RELATION;
     pub use super::registry::{REGISTRY_ATTRIBUTES, REGISTRY_BUFFER, REGISTRY_HANDLE};
     pub use super::rundown::{RUNDOWN_RELEASE, RUNDOWN_STATE};
 }
@@ -57,7 +59,14 @@ pub use object::{
     ObReferenceObject, ObReferenceObjectByHandle, ObfDereferenceObject, ObfReferenceObject,
     PsCreateSystemThread, PsTerminateSystemThread, ZwClose, ZwWaitForSingleObject,
 };
-pub use pool::{EX_ALLOCATE_POOL2, ExAllocatePool2, ExAllocatePoolWithTag, ExFreePool, ExFreePoolWithTag};
+pub use pool::{
+    EX_ALLOCATE_POOL2, EX_ALLOCATE_POOL3, ExAllocatePool2, ExAllocatePool3, ExAllocatePoolWithTag,
+    ExFreePool, ExFreePoolWithTag,
+};
+pub use processor::{
+    KeDeregisterProcessorChangeCallback, KeQueryLogicalProcessorRelationship,
+    KeRegisterProcessorChangeCallback,
+};
 pub use registry::{ZwEnumerateKey, ZwEnumerateValueKey, ZwOpenKey, ZwQueryValueKey};
 pub use routine::MmGetSystemRoutineAddress;
 pub use rundown::{

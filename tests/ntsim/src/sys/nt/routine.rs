@@ -3,7 +3,7 @@
 use core::ptr::null_mut;
 
 use super::file::IoGetDriverDirectory;
-use super::pool::{EX_ALLOCATE_POOL2, ExAllocatePool2};
+use super::pool::{EX_ALLOCATE_POOL2, EX_ALLOCATE_POOL3, ExAllocatePool2, ExAllocatePool3};
 use super::string::text;
 use super::types::{IO_GET_DRIVER_DIRECTORY, PASSIVE_LEVEL, PUNICODE_STRING, PVOID};
 use crate::irql::require_at_most;
@@ -22,6 +22,7 @@ pub unsafe extern "system-unwind" fn MmGetSystemRoutineAddress(name: PUNICODE_ST
     }
     match name.as_str() {
         "ExAllocatePool2" => (ExAllocatePool2 as EX_ALLOCATE_POOL2 as *const ()).cast_mut().cast(),
+        "ExAllocatePool3" => (ExAllocatePool3 as EX_ALLOCATE_POOL3 as *const ()).cast_mut().cast(),
         "IoGetDriverDirectory" => {
             (IoGetDriverDirectory as IO_GET_DRIVER_DIRECTORY as *const ()).cast_mut().cast()
         }

@@ -211,6 +211,18 @@ pub const MDL_PARTIAL: CSHORT = 0x0010;
 pub const MdlMappingNoExecute: ULONG = 0x4000_0000;
 
 pub const ALL_PROCESSOR_GROUPS: USHORT = 0xffff;
+pub const KE_PROCESSOR_CHANGE_ADD_EXISTING: ULONG = 1;
+pub type KE_PROCESSOR_CHANGE_NOTIFY_STATE = i32;
+pub const KeProcessorAddStartNotify: KE_PROCESSOR_CHANGE_NOTIFY_STATE = 0;
+pub const KeProcessorAddCompleteNotify: KE_PROCESSOR_CHANGE_NOTIFY_STATE = 1;
+pub const KeProcessorAddFailureNotify: KE_PROCESSOR_CHANGE_NOTIFY_STATE = 2;
+pub type LOGICAL_PROCESSOR_RELATIONSHIP = i32;
+pub const RelationNumaNode: LOGICAL_PROCESSOR_RELATIONSHIP = 1;
+/// The number of a node, with [`MM_ANY_NODE_OK`] or without.
+pub type POOL_NODE_REQUIREMENT = ULONG;
+pub const MM_ANY_NODE_OK: POOL_NODE_REQUIREMENT = 0x8000_0000;
+pub const PoolExtendedParameterPriority: ULONG64 = 1;
+pub const PoolExtendedParameterNumaNode: ULONG64 = 3;
 
 pub const DPFLTR_IHVDRIVER_ID: ULONG = 77;
 pub const DPFLTR_IHVNETWORK_ID: ULONG = 80;
@@ -744,6 +756,62 @@ pub struct PROCESSOR_NUMBER {
     pub Reserved: UCHAR,
 }
 pub type PPROCESSOR_NUMBER = *mut PROCESSOR_NUMBER;
+
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct KE_PROCESSOR_CHANGE_NOTIFY_CONTEXT {
+    pub State: KE_PROCESSOR_CHANGE_NOTIFY_STATE,
+    pub NtNumber: ULONG,
+    pub Status: NTSTATUS,
+    pub ProcNumber: PROCESSOR_NUMBER,
+}
+pub type PKE_PROCESSOR_CHANGE_NOTIFY_CONTEXT = *mut KE_PROCESSOR_CHANGE_NOTIFY_CONTEXT;
+pub type PROCESSOR_CALLBACK_FUNCTION = Option<
+    unsafe extern "C" fn(
+        CallbackContext: PVOID,
+        ChangeContext: PKE_PROCESSOR_CHANGE_NOTIFY_CONTEXT,
+        OperationStatus: *mut NTSTATUS,
+    ),
+>;
+
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct GROUP_AFFINITY {
+    pub Mask: KAFFINITY,
+    pub Group: USHORT,
+    pub Reserved: [USHORT; 3],
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NUMA_NODE_RELATIONSHIP {
+    pub NodeNumber: ULONG,
+    pub Reserved: [UCHAR; 18],
+    pub GroupCount: USHORT,
+    pub GroupMask: GROUP_AFFINITY,
+}
+
+/// With the one relationship that is simulated.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SYSTEM_LOGICAL_PROCESSOR_INFORMATION_EX {
+    pub Relationship: LOGICAL_PROCESSOR_RELATIONSHIP,
+    pub Size: ULONG,
+    pub NumaNode: NUMA_NODE_RELATIONSHIP,
+    /// Other relationships are longer.
+    pub Others: [ULONG64; 4],
+}
+pub type PSYSTEM_LOGICAL_PROCESSOR_INFORMATION_EX = *mut SYSTEM_LOGICAL_PROCESSOR_INFORMATION_EX;
+
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct POOL_EXTENDED_PARAMETER {
+    /// Bit fields: 8 bits of type, one that says that the parameter is optional, 55 that are reserved.
+    pub Type: ULONG64,
+    pub PreferredNode: POOL_NODE_REQUIREMENT,
+    pub Rest: ULONG,
+}
+pub type PCPOOL_EXTENDED_PARAMETER = *const POOL_EXTENDED_PARAMETER;
 
 #[cfg(target_pointer_width = "64")]
 mod layout {

@@ -78,12 +78,13 @@ static TABLE: &[Function] = functions! {
     }
     memory { MmBuildMdlForNonPagedPool }
     pool {
-        ExAllocatePool, ExAllocatePool2, ExAllocatePoolWithTag, ExAllocatePoolZero, ExFreePool, ExFreePoolWithTag,
+        ExAllocatePool, ExAllocatePool2, ExAllocatePool3, ExAllocatePoolWithTag, ExAllocatePoolZero, ExFreePool,
+        ExFreePoolWithTag,
     }
     processor {
         KeDeregisterProcessorChangeCallback, KeGetCurrentProcessorNumber, KeGetCurrentProcessorNumberEx,
         KeGetProcessorIndexFromNumber, KeGetProcessorNumberFromIndex, KeQueryActiveProcessorCount,
-        KeQueryActiveProcessorCountEx, KeQueryMaximumProcessorCount, KeQueryMaximumProcessorCountEx,
+        KeQueryActiveProcessorCountEx, KeQueryLogicalProcessorRelationship, KeQueryMaximumProcessorCount, KeQueryMaximumProcessorCountEx,
         KeRegisterProcessorChangeCallback,
     }
     routine { MmGetSystemRoutineAddress }

@@ -1,4 +1,4 @@
-//! Pool memory. Wine lacks `ExAllocatePool2`; all of it is here, so that a block can be freed by each function, and so
+//! Pool memory. Wine lacks `ExAllocatePool2` and `ExAllocatePool3`; all of it is here, so that a block can be freed by each function, and so
 //! that what is left behind, freed twice, or written beyond its end is noticed.
 
 use alloc::alloc::{Layout, alloc, dealloc};
@@ -13,10 +13,10 @@ use hashbrown::{HashMap, HashSet};
 use wine_support::sync::{Lazy, Mutex};
 
 use crate::sys::nt::{
-    APC_LEVEL, DISPATCH_LEVEL, PAGE_SIZE, POOL_FLAG_CACHE_ALIGNED, POOL_FLAG_NON_PAGED,
-    POOL_FLAG_NON_PAGED_EXECUTE, POOL_FLAG_PAGED, POOL_FLAG_RAISE_ON_FAILURE, POOL_FLAG_SESSION,
-    POOL_FLAG_SPECIAL_POOL, POOL_FLAG_UNINITIALIZED, POOL_FLAG_USE_QUOTA, POOL_FLAGS,
-    SYSTEM_CACHE_ALIGNMENT_SIZE,
+    APC_LEVEL, DISPATCH_LEVEL, PAGE_SIZE, POOL_EXTENDED_PARAMETER, POOL_FLAG_CACHE_ALIGNED,
+    POOL_FLAG_NON_PAGED, POOL_FLAG_NON_PAGED_EXECUTE, POOL_FLAG_PAGED, POOL_FLAG_RAISE_ON_FAILURE,
+    POOL_FLAG_SESSION, POOL_FLAG_SPECIAL_POOL, POOL_FLAG_UNINITIALIZED, POOL_FLAG_USE_QUOTA, POOL_FLAGS,
+    PoolExtendedParameterNumaNode, PoolExtendedParameterPriority, SYSTEM_CACHE_ALIGNMENT_SIZE,
 };
 use crate::verify::{Leak, violation};
 use crate::{fault, irql};
@@ -162,6 +162,35 @@ pub(super) unsafe extern "system" fn ExAllocatePool2(
     size: usize,
     tag: u32,
 ) -> *mut c_void {
+    allocate_by_flags("ExAllocatePool2", flags, size, tag)
+}
+
+/// As `ExAllocatePool2`, with parameters, of which those that are known need nothing done: all memory is of one node. "If
+/// this field is set to 0, Type must be recognized by the pool allocator or the allocation fails" (page
+/// "POOL_EXTENDED_PARAMETER").
+pub(super) unsafe extern "system" fn ExAllocatePool3(
+    flags: POOL_FLAGS,
+    size: usize,
+    tag: u32,
+    parameters: *const POOL_EXTENDED_PARAMETER,
+    count: u32,
+) -> *mut c_void {
+    const TYPE: u64 = 0xFF;
+    const OPTIONAL: u64 = 0x100;
+    const KNOWN: [u64; 2] = [PoolExtendedParameterPriority, PoolExtendedParameterNumaNode];
+    for index in 0..count as usize {
+        // SAFETY: by the function's page there are that many.
+        let parameter = unsafe { parameters.add(index) };
+        // SAFETY: as above.
+        let kind = unsafe { (*parameter).Type };
+        if !KNOWN.contains(&(kind & TYPE)) && kind & OPTIONAL == 0 {
+            return null_mut();
+        }
+    }
+    allocate_by_flags("ExAllocatePool3", flags, size, tag)
+}
+
+fn allocate_by_flags(api: &'static str, flags: POOL_FLAGS, size: usize, tag: u32) -> *mut c_void {
     const TYPES: POOL_FLAGS = POOL_FLAG_NON_PAGED | POOL_FLAG_NON_PAGED_EXECUTE | POOL_FLAG_PAGED;
     const KNOWN: POOL_FLAGS = TYPES
         | POOL_FLAG_USE_QUOTA
@@ -172,13 +201,13 @@ pub(super) unsafe extern "system" fn ExAllocatePool2(
     /// Flags from here up are optional: what is not known is ignored.
     const REQUIRED: POOL_FLAGS = POOL_FLAG_SPECIAL_POOL - 1;
     let limit = if flags & POOL_FLAG_PAGED == 0 { DISPATCH_LEVEL } else { APC_LEVEL };
-    irql::require_at_most("ExAllocatePool2", limit);
+    irql::require_at_most(api, limit);
     if (flags & TYPES).count_ones() != 1 || flags & REQUIRED & !KNOWN != 0 || size == 0 {
         return null_mut();
     }
     let least = if flags & POOL_FLAG_CACHE_ALIGNED == 0 { ALIGNMENT } else { SYSTEM_CACHE_ALIGNMENT_SIZE };
     let fill = if flags & POOL_FLAG_UNINITIALIZED == 0 { 0 } else { FRESH_BYTE };
-    allocate("ExAllocatePool2", size, tag, least, fill)
+    allocate(api, size, tag, least, fill)
 }
 
 pub(super) unsafe extern "system" fn ExAllocatePoolWithTag(_kind: i32, size: usize, tag: u32) -> *mut c_void {

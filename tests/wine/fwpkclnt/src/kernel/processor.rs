@@ -1,4 +1,4 @@
-//! Processors: one group, numbered from 0.
+//! Processors: one group and one NUMA node, numbered from 0.
 
 use alloc::vec::Vec;
 use core::ffi::c_void;
@@ -8,31 +8,16 @@ use wine_support::sync::Mutex;
 
 use crate::irql;
 use crate::sys::nt::{
-    ALL_PROCESSOR_GROUPS, NTSTATUS, PROCESSOR_NUMBER, STATUS_INVALID_PARAMETER, STATUS_SUCCESS,
+    ALL_PROCESSOR_GROUPS, DISPATCH_LEVEL, KE_PROCESSOR_CHANGE_ADD_EXISTING,
+    KE_PROCESSOR_CHANGE_NOTIFY_CONTEXT, KeProcessorAddCompleteNotify, KeProcessorAddFailureNotify,
+    KeProcessorAddStartNotify, NTSTATUS, PASSIVE_LEVEL, PROCESSOR_NUMBER, RelationNumaNode,
+    STATUS_INFO_LENGTH_MISMATCH, STATUS_INVALID_PARAMETER, STATUS_NOT_SUPPORTED, STATUS_SUCCESS,
 };
 
 /// `INVALID_PROCESSOR_INDEX`.
 const INVALID_INDEX: u32 = u32::MAX;
 
-/// KE_PROCESSOR_CHANGE_NOTIFY_CONTEXT.
-#[repr(C)]
-pub(super) struct Change {
-    state: i32,
-    number: u32,
-    status: NTSTATUS,
-    processor: PROCESSOR_NUMBER,
-}
-
-/// KE_PROCESSOR_CHANGE_NOTIFY_STATE.
-const ADD_START: i32 = 0;
-const ADD_COMPLETE: i32 = 1;
-const ADD_FAILURE: i32 = 2;
-
-/// PROCESSOR_CALLBACK_FUNCTION.
-type Callback = unsafe extern "system" fn(context: *mut c_void, change: *mut Change, status: *mut NTSTATUS);
-
-/// `KE_PROCESSOR_CHANGE_ADD_EXISTING`.
-const ADD_EXISTING: u32 = 1;
+type Callback = unsafe extern "C" fn(*mut c_void, *mut KE_PROCESSOR_CHANGE_NOTIFY_CONTEXT, *mut NTSTATUS);
 
 #[derive(Clone, Copy)]
 struct Registration {
@@ -111,9 +96,51 @@ pub(super) unsafe extern "system" fn KeGetProcessorIndexFromNumber(number: *mut 
     if number.Group == 0 && index < irql::maximum_processors() { index } else { INVALID_INDEX }
 }
 
+/// The node of one processor, which is 0; other relationships are not known.
+pub(super) unsafe extern "system" fn KeQueryLogicalProcessorRelationship(
+    number: *mut PROCESSOR_NUMBER,
+    relationship: i32,
+    information: *mut u32,
+    length: *mut u32,
+) -> NTSTATUS {
+    /// Relationship, size, and a node, which ends with an affinity.
+    const SIZE: u32 = 0x30;
+    irql::require_at_most("KeQueryLogicalProcessorRelationship", DISPATCH_LEVEL);
+    // SAFETY: by the function's page it is null or can be read.
+    let Some(number) = (unsafe { number.as_ref() }) else { return STATUS_NOT_SUPPORTED };
+    if relationship != RelationNumaNode {
+        return STATUS_NOT_SUPPORTED;
+    }
+    let active = irql::active_processors();
+    if number.Group != 0 || u32::from(number.Number) >= active {
+        return STATUS_INVALID_PARAMETER;
+    }
+    // SAFETY: by the function's page it can be read and written.
+    let room = unsafe { length.replace(SIZE) };
+    if information.is_null() || room < SIZE {
+        return STATUS_INFO_LENGTH_MISMATCH;
+    }
+    let mask = u64::MAX >> (u64::BITS - active.clamp(1, u64::BITS));
+    let mut related = [0u32; SIZE as usize / 4];
+    related[0] = relationship.cast_unsigned();
+    related[1] = SIZE;
+    // How many groups the node is in, in the upper half.
+    related[7] = 1 << 16;
+    let (low, high) = (mask & u64::from(u32::MAX), mask >> 32);
+    related[8..10].copy_from_slice(&[low, high].map(|half| u32::try_from(half).unwrap_or(u32::MAX)));
+    // SAFETY: by the function's page there is room for that much.
+    unsafe { information.copy_from_nonoverlapping(related.as_ptr(), related.len()) };
+    STATUS_SUCCESS
+}
+
 /// Calls a callback for one state of one addition; what it says of it.
 fn call(registration: &Registration, state: i32, index: u32, status: NTSTATUS) -> NTSTATUS {
-    let mut change = Change { state, number: index, status, processor: number_of(index) };
+    let mut change = KE_PROCESSOR_CHANGE_NOTIFY_CONTEXT {
+        State: state,
+        NtNumber: index,
+        Status: status,
+        ProcNumber: number_of(index),
+    };
     let mut verdict = STATUS_SUCCESS;
     let context = core::ptr::with_exposed_provenance_mut(registration.context);
     irql::same_irql("ProcessorCallback", || {
@@ -123,26 +150,30 @@ fn call(registration: &Registration, state: i32, index: u32, status: NTSTATUS) -
     verdict
 }
 
-/// "If the KE_PROCESSOR_CHANGE_ADD_EXISTING flag is set, the callback is immediately called for each active processor",
-/// once with each state.
+/// With KE_PROCESSOR_CHANGE_ADD_EXISTING the callback is told first that each active processor is about to be added, then
+/// that each has been; after an error, of those before it, that they have not.
 pub(super) unsafe extern "system" fn KeRegisterProcessorChangeCallback(
     callback: Option<Callback>,
     context: *mut c_void,
     flags: u32,
 ) -> *mut c_void {
-    irql::require_at_most("KeRegisterProcessorChangeCallback", crate::sys::nt::APC_LEVEL);
+    irql::require_at_most("KeRegisterProcessorChangeCallback", PASSIVE_LEVEL);
     let Some(callback) = callback else {
         return null_mut();
     };
     let mut registration = Registration { handle: 0, callback, context: context.expose_provenance() };
-    if flags & ADD_EXISTING != 0 {
-        for index in 0..irql::active_processors() {
-            if call(&registration, ADD_START, index, STATUS_SUCCESS) < STATUS_SUCCESS {
-                call(&registration, ADD_FAILURE, index, STATUS_SUCCESS);
-                return null_mut();
+    let active = if flags & KE_PROCESSOR_CHANGE_ADD_EXISTING == 0 { 0 } else { irql::active_processors() };
+    for index in 0..active {
+        let verdict = call(&registration, KeProcessorAddStartNotify, index, STATUS_SUCCESS);
+        if verdict < STATUS_SUCCESS {
+            for before in 0..index {
+                call(&registration, KeProcessorAddFailureNotify, before, verdict);
             }
-            call(&registration, ADD_COMPLETE, index, STATUS_SUCCESS);
+            return null_mut();
         }
+    }
+    for index in 0..active {
+        call(&registration, KeProcessorAddCompleteNotify, index, STATUS_SUCCESS);
     }
     let mut registrations = REGISTRATIONS.lock();
     registration.handle = registrations.next * 16;
@@ -152,6 +183,7 @@ pub(super) unsafe extern "system" fn KeRegisterProcessorChangeCallback(
 }
 
 pub(super) unsafe extern "system" fn KeDeregisterProcessorChangeCallback(handle: *mut c_void) {
+    irql::require_at_most("KeDeregisterProcessorChangeCallback", PASSIVE_LEVEL);
     REGISTRATIONS.lock().all.retain(|registration| registration.handle != handle.addr());
 }
 
@@ -164,17 +196,17 @@ pub(crate) fn add() -> Option<u32> {
         return None;
     }
     for (asked, registration) in all.iter().enumerate() {
-        let verdict = call(registration, ADD_START, index, STATUS_SUCCESS);
+        let verdict = call(registration, KeProcessorAddStartNotify, index, STATUS_SUCCESS);
         if verdict < STATUS_SUCCESS {
             for told in &all[..=asked] {
-                call(told, ADD_FAILURE, index, verdict);
+                call(told, KeProcessorAddFailureNotify, index, verdict);
             }
             return None;
         }
     }
     irql::add_processor()?;
     for registration in &all {
-        call(registration, ADD_COMPLETE, index, STATUS_SUCCESS);
+        call(registration, KeProcessorAddCompleteNotify, index, STATUS_SUCCESS);
     }
     Some(index)
 }
