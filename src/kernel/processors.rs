@@ -8,6 +8,7 @@
 //! done without.
 
 use core::ffi::c_void;
+use core::num::NonZeroU32;
 use core::ptr::NonNull;
 
 use super::irql::Passive;
@@ -18,12 +19,23 @@ use crate::sys::nt;
 
 /// A NUMA node.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Node(u32);
+pub struct Node {
+    /// One more than the number: so that none takes no more room, and a place in the pool goes in registers.
+    successor: NonZeroU32,
+}
 
 impl Node {
+    /// The node of this number, from 0.
+    const fn new(number: u32) -> Option<Self> {
+        match NonZeroU32::MIN.checked_add(number) {
+            Some(successor) => Some(Self { successor }),
+            None => None,
+        }
+    }
+
     /// The node's number, from 0.
     pub const fn number(self) -> u32 {
-        self.0
+        self.successor.get().wrapping_sub(1)
     }
 }
 
@@ -57,7 +69,7 @@ impl Processor {
             )
         };
         Status(status).exact().ok()?;
-        nt::numa_node(&related).map(Node)
+        nt::numa_node(&related).and_then(Node::new)
     }
 }
 
