@@ -24,6 +24,8 @@ pub use memory::Memory;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use core::ptr::NonNull;
 
+use crate::config::Settings;
+use crate::config::schema::RingOrder;
 use crate::ext::{Slot, Sockets};
 use crate::flow::{Address, Connection, Ended, Flows};
 use crate::kernel::event::Event;
@@ -34,8 +36,8 @@ use crate::kernel::time;
 use crate::kernel::{Result, Status};
 use crate::policy::{Direction, Family};
 use crate::ring::{
-    self, Bounds, Cause, ControlChange, ControlConnection, Entry, Handler, Kind, LifeCycle, Line, Link,
-    Linked, Object, Owned, Record, Ring, Supply, Verdict, Waker,
+    self, Bounds, Cause, ControlChange, ControlConnection, Entry, Handler, Kind, Kinds, LifeCycle, Line,
+    Link, Linked, Object, Owned, Record, Ring, Summary, Supply, Verdict, Waker,
 };
 use crate::trace::{self, Event as Trace, events};
 
@@ -159,6 +161,19 @@ struct Work {
     /// Losses that have been told, by processor and kind.
     told: PoolSlice<[u64; Kind::COUNT]>,
     spin: u32,
+    order: RingOrder,
+}
+
+/// The part of a second that a record waits for older ones of other processors, where they are merged by time: longer
+/// than a processor is usually held up by an interrupt between the claim of a record and its commit.
+const SETTLING: u64 = 10_000;
+
+/// The kinds that are stamped for that order.
+const fn stamped(order: RingOrder) -> Kinds {
+    match order {
+        RingOrder::Processor => Kinds::NONE,
+        RingOrder::Time => Kinds::ALL,
+    }
 }
 
 /// Polls of all rings in a microsecond, about.
@@ -174,13 +189,14 @@ impl Dispatching {
         rings: PoolArc<Rings>,
         flows: PoolArc<Flows>,
         sockets: Option<PoolArc<Sockets>>,
-        spin_microseconds: u32,
+        settings: &Settings,
     ) -> Result<Self> {
         let processors =
             usize::try_from(irql::maximum_processors()).map_err(|_| Status::INVALID_PARAMETER)?;
         let told = PoolSlice::try_from_fn(tags::RING, processors, |_| [0; Kind::COUNT])?;
-        let spin = spin_microseconds.saturating_mul(POLLS_PER_MICROSECOND);
-        let work = PoolBox::try_new(tags::RING, Work { rings, flows, sockets, told, spin })?;
+        let spin = settings.dispatch_spin_microseconds.saturating_mul(POLLS_PER_MICROSECOND);
+        let order = settings.ring_order;
+        let work = PoolBox::try_new(tags::RING, Work { rings, flows, sockets, told, spin, order })?;
         Ok(Self { thread: Thread::start(passive, work, run)? })
     }
 
@@ -192,13 +208,17 @@ impl Dispatching {
 }
 
 fn run(_passive: &mut Passive, mut work: PoolBox<Work>) {
-    let Work { rings, flows, sockets, told, spin } = &mut *work;
+    let Work { rings, flows, sockets, told, spin, order } = &mut *work;
     let mut consumer = Consumer { rings, flows, sockets: sockets.as_deref(), told };
     // There is no other dispatcher: this is the only place that asks for one, once for each `Rings`.
     let Ok(dispatcher) = rings.dispatcher() else { return };
-    let bounds = Bounds { spin: *spin, ..Bounds::default() };
-    dispatcher.with_bounds(bounds).run(&mut consumer);
-    consumer.finish();
+    let dispatcher = dispatcher.with_bounds(Bounds { spin: *spin, ..Bounds::default() });
+    let mut dispatcher = match order {
+        RingOrder::Processor => dispatcher,
+        RingOrder::Time => dispatcher.in_order_of_time(time::counter_frequency() / SETTLING),
+    };
+    let Summary { late, .. } = dispatcher.run(&mut consumer);
+    consumer.finish(late);
 }
 
 /// Turns records and events into what weir tells.
@@ -278,7 +298,7 @@ impl Consumer<'_> {
     }
 
     /// Tells what is left to tell when everything has been delivered.
-    fn finish(&mut self) {
+    fn finish(&mut self, late: u64) {
         self.quiescent();
         for processor in 0..irql::maximum_processors() {
             self.tell_losses(processor);
@@ -289,7 +309,7 @@ impl Consumer<'_> {
                 [Cause::Full, Cause::TooLong, Cause::Nested, Cause::NoRing].map(|cause| (*kind, cause))
             })
             .fold(0u64, |sum, (kind, cause)| sum.wrapping_add(self.rings.lost(kind, cause)));
-        trace::emit(&Trace::RingSummary { delivered: self.rings.delivered(), lost });
+        trace::emit(&Trace::RingSummary { delivered: self.rings.delivered(), lost, late });
     }
 }
 

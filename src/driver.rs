@@ -173,7 +173,8 @@ impl Driver {
         self.steward = Some(steward);
         board.degrade(unusable);
 
-        let memory = self.memory.insert(step("rings", Memory::start(passive, settings.ring_records))?);
+        let memory = Memory::start(passive, settings.ring_records, settings.ring_order);
+        let memory = self.memory.insert(step("rings", memory)?);
         let rings = memory.rings();
         let flows = step("connections", Flows::try_new(passive, settings.max_connections))?;
         let flows = self.flows.insert(step("connections", PoolArc::try_new(tags::FLOW_TABLE, flows))?);
@@ -189,8 +190,8 @@ impl Driver {
                 }
             },
         };
-        let spin = settings.dispatch_spin_microseconds;
-        let dispatching = Dispatching::start(passive, rings.clone(), flows.clone(), control.clone(), spin);
+        let dispatching =
+            Dispatching::start(passive, rings.clone(), flows.clone(), control.clone(), &settings);
         self.dispatching = Some(step("dispatcher", dispatching)?);
 
         let (fail, fail_open) = match fail_mode {

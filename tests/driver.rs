@@ -4,6 +4,8 @@
 mod common;
 
 use std::net::IpAddr;
+use std::sync::Mutex;
+use std::thread;
 
 use common::{Engine, ICMP, Machine, Peer, TCP, Told, UDP};
 use ntsim::fault::Plan;
@@ -663,6 +665,47 @@ fn verdicts_that_the_ring_cannot_carry_are_counted_and_ends_are_never_lost() {
     assert_eq!((summary.number("lost"), summary.number("delivered")), (lost, told));
     assert_eq!(events.named("FlowOpened").len(), 2000);
     assert_eq!(events.named("FlowClosed").len(), 2000);
+}
+
+/// The remote ports of verdicts that were made by turns on several processors, as they were told.
+fn ports_told(order: u32) -> Vec<u64> {
+    const TURNS: u16 = 40;
+    let mut machine = Machine::boot_with(ntsim::Config { processors: 4, ..Default::default() });
+    machine.policy(ALLOW_ALL);
+    machine.set("RingOrder", Registry::Dword(order));
+    machine.load().unwrap();
+    {
+        let _held = machine.events.hold();
+        let turn = Mutex::new(0);
+        thread::scope(|scope| {
+            for me in 0..4 {
+                let turn = &turn;
+                scope.spawn(move || {
+                    loop {
+                        let mut turn = turn.lock().unwrap();
+                        if *turn == TURNS {
+                            return;
+                        }
+                        if *turn % 4 == me {
+                            whole(&Peer::new(TCP, "192.0.2.1", 50_000, "198.51.100.7", 1000 + *turn));
+                            *turn += 1;
+                        }
+                    }
+                });
+            }
+        });
+    }
+    let verdicts = machine.finish().named("ConnectionVerdict");
+    verdicts.iter().map(|verdict| verdict.number("remote_port")).collect()
+}
+
+#[test]
+fn verdicts_of_several_processors_are_told_in_the_order_of_time_if_that_is_asked_for() {
+    assert_eq!(ports_told(1), (1000..1040).collect::<Vec<_>>());
+    // Otherwise a processor's come together.
+    let by_processor = ports_told(0);
+    assert_eq!(by_processor.len(), 40);
+    assert!(!by_processor.is_sorted());
 }
 
 #[test]

@@ -123,11 +123,12 @@ fn with_connection(script: Script, body: impl FnOnce(&PoolArc<Connection>, memor
     let wanted: Vec<u8> = wanted.encode_utf16().flat_map(u16::to_le_bytes).collect();
     settings.set("ExtensionInterfaces", REG_MULTI_SZ, &wanted).unwrap();
     let plan = Plan::try_new(&settings.extension_interfaces, Marks::default()).unwrap();
-    let memory = Memory::start(&passive, 256).unwrap();
+    let memory = Memory::start(&passive, 256, settings.ring_order).unwrap();
     let rings = memory.rings().clone();
     let flows = PoolArc::try_new(tags::FLOW_TABLE, Flows::try_new(&passive, 16).unwrap()).unwrap();
     let sockets = Sockets::try_new(&passive, 4, plan, rings.clone()).unwrap();
-    let dispatching = Dispatching::start(&passive, rings.clone(), flows, Some(sockets.clone()), 0).unwrap();
+    let dispatching =
+        Dispatching::start(&passive, rings.clone(), flows, Some(sockets.clone()), &settings).unwrap();
     let registration = Registration::new(&passive, WSK_VERSION).unwrap();
     {
         let provider = registration.capture(&passive, Interval::from_millis(1000)).unwrap();

@@ -9,6 +9,7 @@
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use super::{Alarm, Rings, Weir};
+use crate::config::schema::RingOrder;
 use crate::kernel::event::{self, Event};
 use crate::kernel::irql::{self, Passive};
 use crate::kernel::pool::{PoolArc, PoolBox, PoolSlice, tags};
@@ -28,6 +29,7 @@ struct Maker {
     rings: PoolArc<Rings>,
     /// Records in each.
     records: usize,
+    stamped: Kinds,
     /// Bytes of all that has been made.
     bytes: AtomicU64,
 }
@@ -39,9 +41,10 @@ impl Memory {
     /// # Errors
     /// `STATUS_INSUFFICIENT_RESOURCES`, also where a processor that is active has no ring; `STATUS_INVALID_PARAMETER` for
     /// a number of records that is no power of two.
-    pub fn start(passive: &Passive, records: u32) -> Result<Self> {
+    pub fn start(passive: &Passive, records: u32, order: RingOrder) -> Result<Self> {
         let count = |number: u32| usize::try_from(number).map_err(|_| Status::INVALID_PARAMETER);
         let (records, processors) = (count(records)?, count(irql::maximum_processors())?);
+        let stamped = super::stamped(order);
         if !records.is_power_of_two() {
             return Err(Status::INVALID_PARAMETER);
         }
@@ -51,7 +54,7 @@ impl Memory {
         let rings = PoolArc::try_new(tags::RING, Rings::new(table, alarm))?;
         // Those that come later are not this call's.
         let active = irql::active_processors(passive);
-        let memory = Self { watch: Watch::start(passive, Maker { rings, records, bytes })? };
+        let memory = Self { watch: Watch::start(passive, Maker { rings, records, stamped, bytes })? };
         if (0..active).any(|processor| memory.rings().ring(processor).is_none()) {
             drop(memory.stop(passive));
             return Err(Status::INSUFFICIENT_RESOURCES);
@@ -90,7 +93,7 @@ impl Maker {
         let node = processor.node();
         let tag = tags::RING.on(node);
         let lines = PoolSlice::try_from_fn(tag, self.records, |_| Line::new())?;
-        let ring = Ring::new(lines, Kinds::NONE).map_err(attach_status)?;
+        let ring = Ring::new(lines, self.stamped).map_err(attach_status)?;
         self.rings.attach(processor.index(), PoolBox::try_new(tag, ring)?).map_err(attach_status)?;
         let bytes = bytes(size_of::<Line>(), self.records).saturating_add(bytes(size_of::<Ring<Weir>>(), 1));
         let total = self.bytes.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes);

@@ -109,6 +109,8 @@ named_values! {
     CloseReason { Closure = 0 "closure", FlowDeleted = 1 "flow-deleted", Unload = 2 "unload" }
     /// What happens to connections while no policy is loaded.
     FailMode { Open = 0 "open", Closed = 1 "closed" }
+    /// In which order records of several processors are told.
+    RingOrder { Processor = 0 "processor", Time = 1 "time" }
     /// Who provides an extension interface.
     Provider { Wsk = 0 "wsk", Nmr = 1 "nmr", Builtin = 2 "builtin" }
     /// Why a value in the registry was not taken.
@@ -737,6 +739,8 @@ events! {
         delivered: u64 ["records"],
         /// Records lost; each was told by RingLoss.
         lost: u64 ["records"],
+        /// Records delivered after younger ones, where the order of time was asked for.
+        late: u64 ["records"],
     }
     /// A processor has its dispatch ring: told at the driver's start for each that is active, and for each that is added
     /// later.

@@ -23,7 +23,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 use weir::config::Settings;
-use weir::dispatch::{self, Dispatching, Rings};
+use weir::dispatch::{Dispatching, Memory};
 use weir::ext::{Attached, Ends, Marks, Plan, SocketKind, Sockets};
 use weir::flow::Flows;
 use weir::kernel::pool::{PoolArc, tags};
@@ -68,25 +68,29 @@ fn settings(count: usize, kind: &str) -> Settings {
 
 /// The rings, and the thread that empties them.
 struct Dispatcher {
-    rings: PoolArc<Rings>,
+    memory: Memory,
     thread: Dispatching,
 }
 
 fn start(count: usize, kind: &str) -> (PoolArc<Sockets>, Dispatcher) {
     let plan = Plan::try_new(&settings(count, kind).extension_interfaces, Marks::default()).unwrap();
-    let rings = dispatch::rings(&passive(), Settings::DEFAULT.ring_records).unwrap();
+    let Settings { ring_records, ring_order, .. } = Settings::DEFAULT;
+    let memory = Memory::start(&passive(), ring_records, ring_order).unwrap();
+    let rings = memory.rings();
     let flows = PoolArc::try_new(tags::FLOW_TABLE, Flows::try_new(&passive(), 16).unwrap()).unwrap();
     let sockets = Sockets::try_new(&passive(), SOCKETS * 2, plan, rings.clone()).unwrap();
-    let spin = Settings::DEFAULT.dispatch_spin_microseconds;
-    let thread = Dispatching::start(&passive(), rings.clone(), flows, Some(sockets.clone()), spin).unwrap();
+    let thread =
+        Dispatching::start(&passive(), rings.clone(), flows, Some(sockets.clone()), &Settings::DEFAULT)
+            .unwrap();
     sockets.connect(&passive());
-    (sockets, Dispatcher { rings, thread })
+    (sockets, Dispatcher { memory, thread })
 }
 
 fn stop(sockets: PoolArc<Sockets>, dispatcher: Dispatcher) {
     sockets.disconnect(&passive());
     drop(sockets);
-    dispatcher.thread.stop(&passive(), &dispatcher.rings);
+    dispatcher.thread.stop(&passive(), dispatcher.memory.rings());
+    drop(dispatcher.memory.stop(&passive()));
 }
 
 fn attach(sockets: &PoolArc<Sockets>, session: u64) -> Attached {

@@ -60,7 +60,7 @@ struct Grown(Option<Memory>);
 
 impl Grown {
     fn start(records: u32) -> weir::kernel::Result<Self> {
-        Memory::start(&passive(), records).map(|memory| Self(Some(memory)))
+        Memory::start(&passive(), records, Settings::DEFAULT.ring_order).map(|memory| Self(Some(memory)))
     }
 
     fn rings(&self) -> PoolArc<Rings> {
@@ -248,13 +248,8 @@ impl Plane {
         let parts = self.parts.insert(parts);
         let rings = parts.memory.rings();
         let sockets = control::sockets(&passive, parameters, rings.clone())?;
-        let dispatching = Dispatching::start(
-            &passive,
-            rings,
-            parts.flows.clone(),
-            Some(sockets.clone()),
-            parameters.dispatch_spin_microseconds,
-        )?;
+        let dispatching =
+            Dispatching::start(&passive, rings, parts.flows.clone(), Some(sockets.clone()), parameters)?;
         parts.dispatching = Some(dispatching);
         self.control = Some(Control::start(&mut passive, host, sockets)?);
         Ok(())
