@@ -68,6 +68,7 @@ fn decide_on(machine: &Machine, processor: u32, port: u16) -> Told {
     });
     let told = machine.events.wait_for("ConnectionVerdict", 1).remove(0);
     assert_eq!(told.number("local_port"), u64::from(port));
+    assert_eq!(told.number("generation"), 1, "the policy decided: the processor has its epoch");
     machine.events.clear();
     peer.end();
     told
