@@ -29,7 +29,7 @@ pub mod oid {
     pub const MEMBERS_V2: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.6.1.4.1.311.12.1.3");
     /// A name and its value: `CAT_NAMEVALUE_OBJID` (wintrust.h).
     pub const NAME_VALUE: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.6.1.4.1.311.12.2.1");
-    /// That a member is one of version 2: `CAT_MEMBERINFO2_OBJID` (wintrust.h).
+    /// What a member of version 2 is: `CAT_MEMBERINFO2_OBJID` (wintrust.h).
     pub const MEMBER_INFO_2: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.6.1.4.1.311.12.2.3");
     /// A digest with what it is of: `SPC_INDIRECT_DATA_OBJID` (wintrust.h).
     pub const INDIRECT_DATA: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.6.1.4.1.311.2.1.4");

@@ -1,11 +1,10 @@
 //! What of an INF is in a catalogue: the files of the package, and the devices that it is for.
 //!
-//! Only as much of an INF is read as this takes (pages "General Syntax Rules for INF Files", "INF SourceDisksFiles Section",
-//! "INF Manufacturer Section", "INF Models Section"); whether the INF is right is not asked.
-
-use std::collections::BTreeMap;
+//! Only as much of an INF is understood as this takes (pages "INF Version Section", "INF SourceDisksFiles Section", "INF
+//! SourceDisksNames Section", "INF Manufacturer Section", "INF Models Section"); whether the INF is right is not asked.
 
 use crate::Error;
+use crate::parse::{self, Entry};
 
 /// A processor architecture that packages are for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,22 +35,7 @@ impl Architecture {
     }
 }
 
-/// An INF, as far as it is read: its sections, each with its lines.
-#[derive(Clone, Debug, Default)]
-pub struct Inf {
-    /// By name, in lower case; a section may stand in an INF several times.
-    sections: BTreeMap<String, Vec<Line>>,
-}
-
-#[derive(Clone, Debug)]
-struct Line {
-    number: usize,
-    /// What is before the equals sign; empty without one.
-    key: String,
-    values: Vec<String>,
-}
-
-/// The package of an architecture.
+/// The package of an architecture, as an INF describes it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Package {
     /// The catalogue's name (`CatalogFile`).
@@ -62,186 +46,102 @@ pub struct Package {
     pub hardware_ids: Vec<String>,
 }
 
-/// The text of an INF: UTF-16LE or UTF-8 with their marks, or bytes below 128 and code page 1252's others, which are let pass.
-fn decode(data: &[u8]) -> Result<String, Error> {
-    let wrong = |why: &str| Error::Inf { line: None, why: why.into() };
-    if let Some(units) = data.strip_prefix(&[0xFF, 0xFE]) {
-        let (units, rest) = units.as_chunks::<2>();
-        let units: Vec<_> = units.iter().copied().map(u16::from_le_bytes).collect();
-        let text = String::from_utf16(&units).ok().filter(|_| rest.is_empty());
-        return text.ok_or_else(|| wrong("marked as UTF-16, and is not"));
-    }
-    if let Some(text) = data.strip_prefix(&[0xEF, 0xBB, 0xBF]) {
-        return String::from_utf8(text.to_vec()).map_err(|_| wrong("marked as UTF-8, and is not"));
-    }
-    Ok(data.iter().copied().map(char::from).collect())
-}
-
-/// Splits at commas and cuts a comment off, neither within quotation marks; a doubled quotation mark stands for one.
-fn fields(text: &str) -> Vec<String> {
-    let mut fields = vec![String::new()];
-    let mut quoted = false;
-    let mut characters = text.chars().peekable();
-    while let Some(character) = characters.next() {
-        match (character, quoted) {
-            ('"', true) if characters.next_if_eq(&'"').is_some() => push(&mut fields, '"'),
-            ('"', _) => quoted = !quoted,
-            (';', false) => break,
-            (',', false) => {
-                trim(&mut fields);
-                fields.push(String::new());
-            }
-            (' ' | '\t', false) if fields.last().is_some_and(String::is_empty) => {}
-            _ => push(&mut fields, character),
-        }
-    }
-    trim(&mut fields);
-    fields
-}
-
-fn push(fields: &mut [String], character: char) {
-    if let Some(last) = fields.last_mut() {
-        last.push(character);
-    }
-}
-
-fn trim(fields: &mut [String]) {
-    if let Some(last) = fields.last_mut() {
-        last.truncate(last.trim_end().len());
-    }
-}
-
-impl Inf {
-    /// Reads an INF.
+impl Package {
+    /// Reads the INF of a package.
     ///
     /// # Errors
-    /// [`Error::Inf`] for an encoding that is not what it is marked as, and for an entry before the first section.
-    pub fn parse(data: &[u8]) -> Result<Self, Error> {
-        let text = decode(data)?;
-        let mut inf = Self::default();
-        let mut section: Option<String> = None;
-        // A line that ends in a backslash goes on in the next one.
-        let mut begun: Option<(usize, String)> = None;
-        for (index, line) in text.lines().enumerate() {
-            let (number, line) = match begun.take() {
-                Some((number, start)) => (number, start + line.trim()),
-                None => (index + 1, line.trim().to_owned()),
-            };
-            if let Some(start) = line.strip_suffix('\\').filter(|start| !start.contains(';')) {
-                begun = Some((number, start.to_owned()));
-                continue;
-            }
-            if line.is_empty() || line.starts_with(';') {
-                continue;
-            }
-            if let Some(name) = line.strip_prefix('[') {
-                let name = name.split(']').next().unwrap_or_default().trim().to_lowercase();
-                inf.sections.entry(name.clone()).or_default();
-                section = Some(name);
-                continue;
-            }
-            let Some(lines) = section.as_ref().and_then(|section| inf.sections.get_mut(section)) else {
-                return Err(Error::Inf {
-                    line: Some(number),
-                    why: "an entry before the first section".into(),
-                });
-            };
-            let (key, values) = line.split_once('=').unwrap_or(("", &line));
-            lines.push(Line { number, key: fields(key).concat(), values: fields(values) });
-        }
-        Ok(inf)
+    /// [`Error::Inf`] if the bytes are no INF, if it names no catalogue, or a file outside of its folder.
+    pub fn of(inf: &[u8], architecture: Architecture) -> Result<Self, Error> {
+        let (text, _) = parse::decode(inf).map_err(|why| Error::Inf { line: None, why: why.into() })?;
+        let inf = parse::parse(&text)
+            .map_err(|error| Error::Inf { line: Some(error.line), why: error.to_string() })?;
+        let reader = Reader { inf, decoration: architecture.decoration() };
+        Ok(Self { catalog: reader.catalog()?, files: reader.files()?, hardware_ids: reader.hardware_ids() })
+    }
+}
+
+/// An INF, read for one architecture.
+struct Reader {
+    inf: parse::Inf,
+    decoration: &'static str,
+}
+
+impl Reader {
+    fn key(&self, entry: &Entry) -> String {
+        entry.key.as_ref().map(|key| self.inf.text(key)).unwrap_or_default()
     }
 
-    fn section(&self, name: &str) -> &[Line] {
-        self.sections.get(&name.to_lowercase()).map_or(&[], Vec::as_slice)
+    /// The n-th value of an entry, from 0; empty where there is none.
+    fn value(&self, entry: &Entry, index: usize) -> String {
+        entry.fields.get(index).map(|field| self.inf.text(field)).unwrap_or_default()
     }
 
-    /// `%name%` by the section `[Strings]`; anything else as it is.
-    fn resolve(&self, text: &str) -> String {
-        let name = text.strip_prefix('%').and_then(|rest| rest.strip_suffix('%'));
-        let line = name
-            .and_then(|name| self.section("Strings").iter().find(|line| line.key.eq_ignore_ascii_case(name)));
-        line.and_then(|line| line.values.first()).map_or_else(|| text.to_owned(), Clone::clone)
-    }
-
-    /// The package that the INF describes for an architecture.
-    ///
-    /// # Errors
-    /// [`Error::Inf`] if it names no catalogue, or a file outside of its folder.
-    pub fn package(&self, architecture: Architecture) -> Result<Package, Error> {
-        let decoration = architecture.decoration();
-        let version = self.section("Version");
-        let value = |key: &str| {
-            let line = version.iter().find(|line| line.key.eq_ignore_ascii_case(key));
-            line.and_then(|line| line.values.first()).filter(|value| !value.is_empty())
-        };
+    fn catalog(&self) -> Result<String, Error> {
+        let decoration = self.decoration;
         let keys = [format!("CatalogFile.NT{decoration}"), "CatalogFile.NT".into(), "CatalogFile".into()];
-        let Some(catalog) = keys.iter().find_map(|key| value(key)) else {
-            return Err(Error::Inf {
-                line: None,
-                why: format!("no CatalogFile in [Version], for {decoration} or for all"),
-            });
+        let named = |key: &String| {
+            let mut entries = self.inf.entries("Version");
+            let entry = entries.find(|entry| self.key(entry).eq_ignore_ascii_case(key))?;
+            Some(self.value(entry, 0)).filter(|name| !name.is_empty())
         };
-        Ok(Package {
-            catalog: self.resolve(catalog),
-            files: self.files(decoration)?,
-            hardware_ids: self.hardware_ids(decoration),
+        keys.iter().find_map(named).ok_or_else(|| Error::Inf {
+            line: None,
+            why: format!("no CatalogFile in [Version], for {decoration} or for all"),
         })
     }
 
-    fn files(&self, decoration: &str) -> Result<Vec<String>, Error> {
-        let disks = |suffix: &str| self.section(&format!("SourceDisksNames{suffix}"));
-        let own = format!(".{decoration}");
+    fn files(&self) -> Result<Vec<String>, Error> {
+        let own = format!(".{}", self.decoration);
         let mut files: Vec<String> = Vec::new();
-        for suffix in [own.as_str(), ""] {
-            for line in self.section(&format!("SourceDisksFiles{suffix}")) {
-                let mut values = line.values.iter().map(|value| self.resolve(value));
-                let (disk, folder) = (values.next().unwrap_or_default(), values.next().unwrap_or_default());
-                let disk =
-                    [own.as_str(), ""].iter().flat_map(|suffix| disks(suffix)).find(|line| line.key == disk);
-                // Description, tag file, nothing, path.
-                let path = disk
-                    .and_then(|line| line.values.get(3))
-                    .map(|path| self.resolve(path))
-                    .unwrap_or_default();
-                let name = self.resolve(&line.key);
-                let parts = [path.as_str(), &folder, &name];
-                let mut steps =
-                    parts.iter().flat_map(|part| part.split(['\\', '/'])).filter(|step| !step.is_empty());
-                if name.is_empty() || steps.clone().any(|step| step == ".." || step.contains(':')) {
-                    return Err(Error::Inf {
-                        line: Some(line.number),
-                        why: format!("{:?} is not a file in the INF's folder", parts.join("\\")),
-                    });
-                }
-                let file = steps.by_ref().filter(|step| *step != ".").collect::<Vec<_>>().join("\\");
-                if !files.iter().any(|known| known.eq_ignore_ascii_case(&file)) {
-                    files.push(file);
-                }
+        for entry in [own.as_str(), ""].iter().flat_map(|suffix| self.entries("SourceDisksFiles", suffix)) {
+            let number = self.value(entry, 0);
+            let mut disks =
+                [own.as_str(), ""].into_iter().flat_map(|suffix| self.entries("SourceDisksNames", suffix));
+            // Description, tag file, nothing, path.
+            let disk = disks.find(|disk| self.key(disk) == number);
+            let path = disk.map(|disk| self.value(disk, 3)).unwrap_or_default();
+            let (folder, name) = (self.value(entry, 1), self.key(entry));
+            let parts = [path.as_str(), &folder, &name];
+            let steps = parts.iter().flat_map(|part| part.split(['\\', '/'])).filter(|step| !step.is_empty());
+            if name.is_empty() || steps.clone().any(|step| step == ".." || step.contains(':')) {
+                return Err(Error::Inf {
+                    line: Some(entry.line),
+                    why: format!("{:?} is not a file in the INF's folder", parts.join("\\")),
+                });
+            }
+            let file = steps.filter(|step| *step != ".").collect::<Vec<_>>().join("\\");
+            if !files.iter().any(|known| known.eq_ignore_ascii_case(&file)) {
+                files.push(file);
             }
         }
         Ok(files)
     }
 
-    fn hardware_ids(&self, decoration: &str) -> Vec<String> {
+    fn entries(&self, section: &str, suffix: &str) -> Vec<&Entry> {
+        self.inf.entries(&format!("{section}{suffix}")).collect()
+    }
+
+    fn hardware_ids(&self) -> Vec<String> {
         let mut ids: Vec<String> = Vec::new();
-        for line in self.section("Manufacturer") {
-            let (models, targets) = match line.values.split_first() {
-                Some((models, targets)) if !models.is_empty() => (models, targets),
-                // Without a value the key is the section's name.
-                _ => (&line.key, &[][..]),
-            };
-            let mut sections = targets.iter().map(|target| target.to_lowercase()).filter(|target| {
-                let rest = target.strip_prefix("nt").and_then(|rest| rest.strip_prefix(decoration));
+        for entry in self.inf.entries("Manufacturer") {
+            let models = self.value(entry, 0);
+            let targets: Vec<_> = (1..entry.fields.len()).map(|index| self.value(entry, index)).collect();
+            let is_own = |target: &&String| {
+                let target = target.to_ascii_lowercase();
+                let rest = target.strip_prefix("nt").and_then(|rest| rest.strip_prefix(self.decoration));
                 rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
-            });
-            let decorated: Vec<_> = sections.by_ref().map(|target| format!("{models}.{target}")).collect();
-            let sections = if targets.is_empty() { vec![models.clone()] } else { decorated };
-            let lines = sections.iter().flat_map(|section| self.section(section));
-            for id in lines.flat_map(|line| line.values.iter().skip(1)) {
-                let id = self.resolve(id).to_lowercase();
-                if !id.is_empty() && !ids.contains(&id) {
-                    ids.push(id);
+            };
+            let mut sections: Vec<_> =
+                targets.iter().filter(is_own).map(|target| format!("{models}.{target}")).collect();
+            if targets.is_empty() {
+                sections.push(models);
+            }
+            for model in sections.iter().flat_map(|section| self.inf.entries(section)) {
+                for index in 1..model.fields.len() {
+                    let id = self.value(model, index).to_lowercase();
+                    if !id.is_empty() && !ids.contains(&id) {
+                        ids.push(id);
+                    }
                 }
             }
         }

@@ -6,8 +6,8 @@
 //!
 //! | member | found by | attributes |
 //! | --- | --- | --- |
-//! | main | SHA-256 | `OSAttr`, `File`, its version, and the digest with what it is of: a PE image, or a flat file |
-//! | second | SHA-1 | `OSAttr`, `File`, its version |
+//! | main | SHA-256 | `OSAttr`, `File`, what it is (a PE image, or a flat file), and the digest |
+//! | second | SHA-1 | `OSAttr`, `File`, what it is |
 //!
 //! The catalogue itself has the attributes `OS` (systems) and `HWID1`… (devices). It is made unsigned; any program that signs
 //! catalogues signs it (osslsigncode, SignTool).
@@ -33,9 +33,9 @@
 //!
 //! # Sources
 //! RFC 2315 for the envelope, the pages "CTL_INFO structure" and "CryptCATCDFOpen function" for the list, mscat.h and wintrust.h
-//! for attributes and identifiers, and "Windows Authenticode Portable Executable Signature Format" for digests. How Inf2Cat
-//! fills them in is not documented: two members a file, the empty version of a member, the flags of a PE image and the order of
-//! members are as catalogues have them that it made.
+//! for attributes and identifiers, and "Windows Authenticode Portable Executable Signature Format" for digests. How they are
+//! filled in is not documented: two members a file, the tags that say what a member is, the flags of a PE image and the order
+//! of members are as catalogues have them that Windows brings, and that MakeCat and Inf2Cat make.
 
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
@@ -44,6 +44,8 @@ mod asn1;
 mod digest;
 mod error;
 mod inf;
+#[path = "../inf/parse.rs"]
+pub mod parse;
 mod read;
 #[cfg(test)]
 mod tests;
@@ -51,7 +53,7 @@ mod write;
 
 pub use digest::{FileDigest, Kind};
 pub use error::Error;
-pub use inf::{Architecture, Inf, Package};
+pub use inf::{Architecture, Package};
 pub use write::{Builder, OS_ATTR};
 
 /// The largest catalogue that is read, in bytes. One of a driver has a few KiB, the largest of Windows itself a few MiB.
@@ -86,7 +88,7 @@ pub enum Version {
 /// A member of a catalogue.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Member {
-    /// By which it is found: a digest, or (version 1) its hexadecimal digits in UTF-16.
+    /// By which it is found: a digest. (Catalogues of version 1 have its hexadecimal digits; they are decoded.)
     pub tag: Vec<u8>,
     /// What is said of the file.
     pub attributes: Vec<Attribute>,

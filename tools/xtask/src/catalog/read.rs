@@ -69,7 +69,14 @@ impl Catalog {
         }
         let subjects = list.subjects.unwrap_or_default();
         let members = subjects.iter().enumerate().map(|(index, subject)| member(index, subject));
-        let members = members.collect::<Result<Vec<_>, _>>()?;
+        let mut members = members.collect::<Result<Vec<_>, _>>()?;
+        if version == Version::V1 {
+            for member in &mut members {
+                if let Some(digest) = text(&member.tag).and_then(|digits| unhex(&digits)) {
+                    member.tag = digest;
+                }
+            }
+        }
         let signed = SignedData::from_der(&signed).map_err(encoding("certificates and signatures"))?;
         Ok(Self {
             identifier: list.identifier.map(OctetString::into_bytes).unwrap_or_default(),
@@ -154,6 +161,14 @@ fn algorithm(oid: ObjectIdentifier) -> String {
         oid::SHA256 => "SHA-256".into(),
         other => other.to_string(),
     }
+}
+
+/// Bytes of their hexadecimal digits.
+fn unhex(digits: &str) -> Option<Vec<u8>> {
+    let (pairs, rest) = digits.as_bytes().as_chunks::<2>();
+    let digit = |digit: u8| char::from(digit).to_digit(16);
+    let byte = |[high, low]: &[u8; 2]| u8::try_from(digit(*high)? * 16 + digit(*low)?).ok();
+    rest.is_empty().then(|| pairs.iter().map(byte).collect())?
 }
 
 /// The elements of a set, in the order that they have.

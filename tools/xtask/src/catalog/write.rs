@@ -17,7 +17,7 @@ use crate::asn1::{
 };
 use crate::digest::{FileDigest, Kind};
 use crate::error::encoding;
-use crate::inf::{Architecture, Inf};
+use crate::inf::{Architecture, Package};
 use crate::{Attribute, Error};
 
 /// Makes a catalogue of version 2.
@@ -115,7 +115,7 @@ impl Builder {
         architecture: Architecture,
         mut load: impl FnMut(&str) -> Result<Vec<u8>, E>,
     ) -> Result<&mut Self, Error> {
-        let package = Inf::parse(inf)?.package(architecture)?;
+        let package = Package::of(inf, architecture)?;
         self.systems(&[architecture.system()])?;
         self.hardware_ids(&package.hardware_ids)?;
         self.file(name, OS_ATTR, inf)?;
@@ -186,9 +186,9 @@ fn subject(file: &File, main: bool) -> Result<der::Result<Subject>, Error> {
 }
 
 fn subject_of(digest: &FileDigest, main: bool, os: &NameValue, name: &NameValue) -> der::Result<Subject> {
-    // An empty value that is not there to be read: [2] and nothing.
+    // The tag alone says of what the digest is: an image (0), a cabinet (1), or another file (2).
     let info = ContextSpecific {
-        tag_number: TagNumber::new(2),
+        tag_number: TagNumber::new(if digest.kind == Kind::Pe { 0 } else { 2 }),
         tag_mode: TagMode::Implicit,
         value: OctetString::new(Vec::new())?,
     };

@@ -1,10 +1,9 @@
 //! `cargo xtask inf`: the INF of the driver's package.
 //!
-//! [`stamp`] makes it of inf/weir.inx. [`lint`] says what is wrong with one: over [`parse`], by the catalogue in
+//! [`mod@stamp`] makes it of inf/weir.inx. [`mod@lint`] says what is wrong with one: over [`parse`], by the catalogue in
 //! [`rules`]. INF.md is for people.
 
 mod lint;
-mod parse;
 mod rules;
 pub mod stamp;
 
@@ -15,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::SystemTime;
 
+use driver_catalog::parse;
 use serde_json::json;
 
 use crate::build::Arch;
@@ -105,6 +105,15 @@ fn stamp(args: &StampArgs) -> Result<(), String> {
     }
     print!("{inf}");
     Ok(())
+}
+
+/// What InfVerif /w would refuse an INF for; nothing if it would take it.
+pub fn errors(inf: &[u8]) -> Vec<String> {
+    let findings = lint::lint(inf).into_iter();
+    let errors = findings.filter(|finding| {
+        rules::find(finding.code).is_some_and(|rule| rule.gravity(Level::W) == Gravity::Error)
+    });
+    errors.map(|Finding { line, code, message }| format!("line {line}: {code}: {message}")).collect()
 }
 
 /// A file's findings, with the gravity of each; without those that the level does not tell.

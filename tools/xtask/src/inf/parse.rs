@@ -13,7 +13,9 @@ const MAX_FIELD: usize = 4096;
 /// What the file is written in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Encoding {
+    /// A code page.
     Ansi,
+    /// UTF-16 of the low byte first, with its mark.
     Utf16,
     /// Another one, which InfVerif does not take, and which could be read all the same.
     Other(&'static str),
@@ -49,6 +51,7 @@ pub fn decode(bytes: &[u8]) -> Result<(String, Encoding), &'static str> {
 /// A value, or a key: without the quotation marks around it, and with its `%tokens%` as they stand.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Field {
+    /// The characters.
     pub raw: String,
 }
 
@@ -66,14 +69,18 @@ pub struct Entry {
 /// A section, as often as it is there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Section {
+    /// Without its brackets.
     pub name: String,
+    /// Where its name is, from 1.
     pub line: usize,
+    /// What follows.
     pub entries: Vec<Entry>,
 }
 
 /// A parsed file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Inf {
+    /// In the order of the file.
     pub sections: Vec<Section>,
     /// The `[Strings]`, names in lower case.
     strings: BTreeMap<String, String>,
@@ -82,8 +89,11 @@ pub struct Inf {
 /// Why a file is no INF, with the number that SetupAPI has for it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SyntaxError {
+    /// Where it is, from 1.
     pub line: usize,
+    /// `0xE0000001` and its neighbours.
     pub number: u32,
+    /// What is wrong.
     pub what: &'static str,
 }
 

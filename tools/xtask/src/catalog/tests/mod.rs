@@ -9,7 +9,7 @@ use sha1::Sha1;
 use sha2::{Digest as _, Sha256};
 
 use crate::{
-    Architecture, Attribute, Builder, Catalog, Error, FileDigest, Inf, Kind, OS_ATTR, Value, Version,
+    Architecture, Attribute, Builder, Catalog, Error, FileDigest, Kind, OS_ATTR, Package, Value, Version,
 };
 
 const TIME: u64 = 1_767_225_600;
@@ -73,12 +73,12 @@ fn structures_are_encoded_as_documented() {
     assert!(contains(
         b"\x17\x0d260101000000Z\x30\x0e\x06\x0a\x2b\x06\x01\x04\x01\x82\x37\x0c\x01\x03\x05\x00\x30"
     ));
-    // The version of a member.
-    assert!(contains(b"\x30\x10\x06\x0a\x2b\x06\x01\x04\x01\x82\x37\x0c\x02\x03\x31\x02\x82\x00"));
+    // What members are: an image, twice, and a flat file, twice.
+    let count = |bytes: &[u8]| catalog.windows(bytes.len()).filter(|window| *window == bytes).count();
+    assert_eq!(count(b"\x30\x10\x06\x0a\x2b\x06\x01\x04\x01\x82\x37\x0c\x02\x03\x31\x02\x80\x00"), 2);
+    assert_eq!(count(b"\x30\x10\x06\x0a\x2b\x06\x01\x04\x01\x82\x37\x0c\x02\x03\x31\x02\x82\x00"), 2);
     // What digests are of: an image, and a flat file.
     assert!(contains(
-        b"\x30\x17\x06\x0a\x2b\x06\x01\x04\x01\x82\x37\x02\x01\x0f\x30\x09\x03\x01\x00\xa0\x04\xa2\x02\x80\x00"
-    ) || contains(
         b"\x30\x18\x06\x0a\x2b\x06\x01\x04\x01\x82\x37\x02\x01\x0f\x30\x0a\x03\x02\x05\xa0\xa0\x04\xa2\x02\x80\x00"
     ));
     assert!(contains(b"\x30\x10\x06\x0a\x2b\x06\x01\x04\x01\x82\x37\x02\x01\x19\xa2\x02\x80\x00"));
@@ -238,31 +238,28 @@ const INF: &str = "; a package for two architectures\n[Version]\nSignature=\"$WI
 
 #[test]
 fn the_package_of_an_inf_is_read() {
-    let inf = Inf::parse(INF.as_bytes()).unwrap();
-    let package = inf.package(Architecture::Amd64).unwrap();
+    let package = Package::of(INF.as_bytes(), Architecture::Amd64).unwrap();
     assert_eq!(package.catalog, "all.cat");
     assert_eq!(package.files, [r"data\sub\table.bin", "weir.sys"]);
     assert_eq!(package.hardware_ids, [r"root\weir", r"usb\vid_1"]);
-    let package = inf.package(Architecture::Arm64).unwrap();
+    let package = Package::of(INF.as_bytes(), Architecture::Arm64).unwrap();
     assert_eq!((package.catalog.as_str(), &package.files[..]), ("arm\".cat", &["weir.sys".to_owned()][..]));
     assert_eq!(package.hardware_ids, [r"root\arm"]);
     // In every encoding that Windows takes.
     let wide: Vec<u8> = [0xFEFF].into_iter().chain(INF.encode_utf16()).flat_map(u16::to_le_bytes).collect();
     let marked = [b"\xEF\xBB\xBF", INF.as_bytes()].concat();
     for data in [wide, marked] {
-        assert_eq!(Inf::parse(&data).unwrap().package(Architecture::Arm64).unwrap(), package);
+        assert_eq!(Package::of(&data, Architecture::Arm64).unwrap(), package);
     }
 }
 
 #[test]
 fn an_inf_that_says_too_little_or_too_much_is_refused() {
-    let refused = |text: &[u8]| {
-        Inf::parse(text).and_then(|inf| inf.package(Architecture::Amd64)).unwrap_err().to_string()
-    };
-    assert_eq!(refused(b"a = b"), "line 1: an entry before the first section");
+    let refused = |text: &[u8]| Package::of(text, Architecture::Amd64).unwrap_err().to_string();
+    assert_eq!(refused(b"\n[Version"), "line 2: a section's name without its closing bracket (0xE0000001)");
     assert_eq!(refused(b"[Version]\nA=b"), "no CatalogFile in [Version], for amd64 or for all");
-    assert_eq!(refused(b"\xFF\xFEa"), "marked as UTF-16, and is not");
-    assert_eq!(refused(b"\xEF\xBB\xBF\xFF"), "marked as UTF-8, and is not");
+    assert_eq!(refused(b"\xFF\xFEa"), "UTF-16 that is not whole");
+    assert_eq!(refused(b"\xEF\xBB\xBF\xFF"), "UTF-8 that is not whole");
     for entry in [r"weir.sys = 1, ..\x", r"..\weir.sys = 1", r"c:\weir.sys = 1"] {
         let inf = format!("[Version]\nCatalogFile=a\n[SourceDisksFiles]\n{entry}\n");
         let said = refused(inf.as_bytes());
@@ -295,6 +292,31 @@ fn a_package_is_listed_with_what_its_inf_says() {
         .unwrap_err()
         .to_string();
     assert_eq!(missing, r"data\sub\table.bin: gone");
+}
+
+/// A catalogue of version 1, as older tools of Windows make them: one member for each file, by hexadecimal digits.
+#[test]
+fn catalogues_of_version_1_are_read() {
+    use der::asn1::OctetString;
+    use der::{Any, Decode, Encode};
+    let mut builder = Builder::new(TIME);
+    builder.file("weir.inf", OS_ATTR, b"[Version]\r\n").unwrap();
+    let mut envelope: crate::asn1::Content = Decode::from_der(&builder.build().unwrap()).unwrap();
+    let mut head: crate::asn1::SignedDataHead = envelope.content.unwrap().decode_as().unwrap();
+    let mut list: crate::asn1::TrustList = head.content.content.unwrap().decode_as().unwrap();
+    list.algorithm.oid = crate::asn1::oid::MEMBERS_V1;
+    let subjects = list.subjects.as_mut().unwrap();
+    let digest = Sha256::digest(b"[Version]\r\n");
+    subjects.retain(|subject| subject.identifier.as_bytes() == &digest[..]);
+    let digits = crate::digest::hex(&digest).to_uppercase();
+    let wide: Vec<u8> = digits.encode_utf16().chain([0]).flat_map(u16::to_le_bytes).collect();
+    subjects[0].identifier = OctetString::new(wide).unwrap();
+    head.content.content = Some(Any::encode_from(&list).unwrap());
+    envelope.content = Some(Any::encode_from(&head).unwrap());
+    let catalog = Catalog::parse(&envelope.to_der().unwrap()).unwrap();
+    assert_eq!((catalog.version, &catalog.members[0].tag), (Version::V1, &digest.to_vec()));
+    catalog.check("weir.inf", b"[Version]\r\n").unwrap();
+    assert!(catalog.check("weir.inf", b"[Version]\n").is_err());
 }
 
 fn a_name() -> impl Strategy<Value = String> {
@@ -361,9 +383,7 @@ proptest! {
     fn a_reader_survives_any_bytes(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
         let _ = Catalog::parse(&bytes);
         let _ = FileDigest::of(&[b"MZ", &bytes[..]].concat());
-        if let Ok(inf) = Inf::parse(&bytes) {
-            let _ = inf.package(Architecture::Amd64);
-        }
+        let _ = Package::of(&bytes, Architecture::Amd64);
     }
 
     /// Lines that mean something to a reader of an INF, in any order.
@@ -373,9 +393,7 @@ proptest! {
             "[Version]", "CatalogFile = x", "[SourceDisksFiles]", "[SourceDisksNames]", "1 = a,,,b", "f = 1,\\", "\\", "\"", "%",
             "%a% = %a%", "[Strings]", "a = %a%", "[Manufacturer]", "m = m, NTamd64", "[m.NTamd64]", "= , ,", "[", "]", ";",
         ]), 0..30)) {
-        if let Ok(inf) = Inf::parse(lines.join("\n").as_bytes()) {
-            let _ = inf.package(Architecture::Amd64);
-        }
+        let _ = Package::of(lines.join("\n").as_bytes(), Architecture::Amd64);
     }
 
     #[test]
