@@ -22,10 +22,12 @@ impl fmt::Display for Missing {
 /// Runs a command that brings `what`, if commands may be run.
 fn bring(what: &str, program: &str, arguments: &[&str], may: bool) -> Result<(), Missing> {
     let command = format!("{program} {}", arguments.join(" "));
-    println!("{what} is missing");
+    // Standard output is for what a command says of its own.
+    eprintln!("{what} is missing");
     if may {
-        println!("   {command}");
-        if Command::new(program).args(arguments).status().is_ok_and(|status| status.success()) {
+        eprintln!("   {command}");
+        let status = Command::new(program).args(arguments).stdout(std::io::stderr()).status();
+        if status.is_ok_and(|status| status.success()) {
             return Ok(());
         }
     }

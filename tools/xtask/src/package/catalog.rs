@@ -5,11 +5,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use driver_catalog::{Builder, Catalog, Inf, Kind, Member, OS_ATTR, Value, Version};
+use driver_catalog::{Builder, Catalog, Kind, Member, OS_ATTR, Package, Value, Version};
 use serde_json::json;
 
-use super::sign;
 use super::time::Moment;
+use super::{hex, sign};
 use crate::build::Arch;
 
 #[derive(clap::Args)]
@@ -99,14 +99,6 @@ fn name(path: &Path) -> String {
 fn beside(inf: &Path, file: &str) -> PathBuf {
     let folder = inf.parent().unwrap_or(Path::new(""));
     file.split('\\').fold(folder.to_owned(), |path, step| path.join(step))
-}
-
-fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 fn make(args: &MakeArgs) -> Result<(), String> {
@@ -233,8 +225,7 @@ fn check(args: &CheckArgs) -> Result<bool, String> {
     let mut files = args.files.clone();
     if let Some(path) = &args.inf {
         let wrong = |error| format!("{}: {error}", path.display());
-        let package =
-            Inf::parse(&read(path)?).and_then(|inf| inf.package(args.arch.into())).map_err(wrong)?;
+        let package = Package::of(&read(path)?, args.arch.into()).map_err(wrong)?;
         files.push(path.clone());
         files.extend(package.files.iter().map(|file| beside(path, file)));
     }

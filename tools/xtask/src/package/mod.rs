@@ -19,6 +19,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 
 use driver_catalog::{Architecture, Builder, Catalog};
+use sha2::{Digest as _, Sha256};
 
 use crate::build::Arch;
 use crate::inf;
@@ -121,6 +122,15 @@ fn write(path: &Path, content: &[u8]) -> Result<(), String> {
     fs::write(path, content).map_err(io(path))
 }
 
+/// Bytes as people compare them.
+fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
 /// What else belongs to a package and is in inf/: profiles for the recorder of traces.
 fn profiles() -> Result<Vec<PathBuf>, String> {
     let folder = root().join("inf");
@@ -138,66 +148,89 @@ fn profiles() -> Result<Vec<PathBuf>, String> {
 impl Maker<'_> {
     /// Makes the package of an architecture in a folder, which gets nothing if something fails.
     fn make(&self, arch: Arch, output: &Path, report: &Report) -> Result<Package, String> {
-        let name = arch.name();
-        let staging = output.join(".staging").join(name);
+        let staging = output.join(".staging");
         if staging.exists() {
             fs::remove_dir_all(&staging).map_err(io(&staging))?;
         }
         fs::create_dir_all(&staging).map_err(io(&staging))?;
+        let made = self.fill(arch, &staging, report).and_then(|mut package| {
+            package.folder = output.join(arch.name());
+            package.files = publish(&staging, &package.folder)?;
+            Ok(package)
+        });
+        fs::remove_dir_all(&staging).map_err(io(&staging))?;
+        made
+    }
+
+    /// Makes the files of a package in a folder of their own.
+    fn fill(&self, arch: Arch, staging: &Path, report: &Report) -> Result<Package, String> {
+        let name = arch.name();
         let at = |name: &str| staging.join(name);
-        for name in ["weir.sys", "weir.pdb"] {
-            write(&at(name), &read(&self.images.join(arch.name()).join(name))?)?;
+        for file in ["weir.sys", "weir.pdb"] {
+            write(&at(file), &read(&self.images.join(name).join(file))?)?;
         }
         report.say(&format!("   {name}: signing weir.sys"));
         self.signer.sign(&at("weir.sys"))?;
-
-        let inx = inf::inx();
-        let text = fs::read_to_string(&inx).map_err(io(&inx))?;
-        let date = Date::from_unix(self.time.seconds);
-        let date = date.ok_or_else(|| format!("no package can be of {}", self.time))?;
-        let inf = inf::stamp::stamp(&text, arch, self.version, date);
-        let inf = inf.map_err(|error| format!("{}: {error}", inx.display()))?;
+        let inf = self.inf(arch)?;
         write(&at("weir.inf"), inf.as_bytes())?;
 
         report.say(&format!("   {name}: the catalogue"));
         let mut builder = Builder::new(self.time.seconds);
         builder
             .package("weir.inf", inf.as_bytes(), arch.into(), |file| fs::read(at(file)))
-            .map_err(|error| format!("{}: {error}", inx.display()))?;
+            .map_err(|error| format!("weir.inf: {error}"))?;
         write(&at("weir.cat"), &builder.build().map_err(|error| error.to_string())?)?;
         self.signer.sign(&at("weir.cat"))?;
         let (listed, signer) = look(&at("weir.cat"))?;
+        let package = Package { arch, folder: staging.to_owned(), files: Vec::new(), signer, listed };
 
-        let mut package = Package { arch, folder: output.join(name), files: Vec::new(), signer, listed };
         report.say(&format!("   {name}: the cabinet"));
-        let mut contents = Vec::new();
-        for file in package.submitted() {
-            contents.push((file.clone(), read(&at(&file))?));
-        }
+        let contents =
+            package.submitted().into_iter().map(|file| read(&at(&file)).map(|content| (file, content)));
+        let contents = contents.collect::<Result<Vec<_>, _>>()?;
         write(&at("weir.cab"), &cabinet::make(name, &contents, self.time)?)?;
         self.signer.sign(&at("weir.cab"))?;
 
-        let mut names: Vec<_> = package.submitted();
-        names.push("weir.cab".into());
         for profile in profiles()? {
-            let name = profile.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            write(&at(&name), &read(&profile)?)?;
-            names.push(name);
+            write(&at(&profile.file_name().unwrap_or_default().to_string_lossy()), &read(&profile)?)?;
         }
         if let Some(certificate) = self.signer.test_certificate() {
             write(&at(report::TEST_CERTIFICATE), &read(&certificate.cer())?)?;
-            names.push(report::TEST_CERTIFICATE.into());
         }
-        fs::create_dir_all(&package.folder).map_err(io(&package.folder))?;
-        for name in names {
-            let content = read(&at(&name))?;
-            write(&package.folder.join(&name), &content)?;
-            package.files.push(File { name, bytes: content.len(), sha256: report::sha256(&content) });
-        }
-        let staging = output.join(".staging");
-        fs::remove_dir_all(&staging).map_err(io(&staging))?;
         Ok(package)
     }
+
+    /// The INF, which InfVerif would take.
+    fn inf(&self, arch: Arch) -> Result<String, String> {
+        let inx = inf::inx();
+        let wrong = |why: &dyn std::fmt::Display| format!("{}: {why}", inx.display());
+        let text = fs::read_to_string(&inx).map_err(|error| wrong(&error))?;
+        let date = Date::from_unix(self.time.seconds);
+        let date = date.ok_or_else(|| format!("no package can be of {}", self.time))?;
+        let inf = inf::stamp::stamp(&text, arch, self.version, date).map_err(|error| wrong(&error))?;
+        let errors = inf::errors(inf.as_bytes());
+        if errors.is_empty() { Ok(inf) } else { Err(wrong(&errors.join("; "))) }
+    }
+}
+
+/// Puts the files of a folder into another one, in the order of their names.
+fn publish(from: &Path, to: &Path) -> Result<Vec<File>, String> {
+    fs::create_dir_all(to).map_err(io(to))?;
+    // Of an earlier run: it may be another's, or of no use now.
+    let certificate = to.join(report::TEST_CERTIFICATE);
+    if certificate.exists() {
+        fs::remove_file(&certificate).map_err(io(&certificate))?;
+    }
+    let mut files = Vec::new();
+    for entry in from.read_dir().map_err(io(from))? {
+        let path = entry.map_err(io(from))?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let content = read(&path)?;
+        write(&to.join(&name), &content)?;
+        files.push(File { name, bytes: content.len(), sha256: hex(&Sha256::digest(&content)) });
+    }
+    files.sort_by(|one, other| one.name.cmp(&other.name));
+    Ok(files)
 }
 
 /// The files that a signed catalogue lists, and who has signed it.

@@ -1,7 +1,6 @@
 //! What was made, for people and for programs; and which Windows will load it.
 
 use serde_json::{Value, json};
-use sha2::{Digest as _, Sha256};
 
 use super::Package;
 use super::sign::Signer;
@@ -27,14 +26,6 @@ pub struct Report {
     time: Moment,
     checks: Vec<(Arch, Vec<Check>)>,
     reproduced: bool,
-}
-
-pub fn sha256(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    Sha256::digest(bytes).iter().fold(String::new(), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 impl Report {
