@@ -68,7 +68,7 @@ pub fn verify(package: &Package, trusted: &Path, folder: &Path) -> Result<Vec<Ch
     Ok(run.checks)
 }
 
-/// Whether two attributes of the same meaning, in UTF-16, can be found in a catalogue.
+/// Where some bytes are in others.
 fn find(bytes: &[u8], part: &[u8]) -> Vec<usize> {
     bytes
         .windows(part.len())
