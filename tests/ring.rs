@@ -1,17 +1,19 @@
 //! The dispatch ring keeps its promises: against a plain model, at its edges, and under the stress of many threads.
 //!
-//! Under ThreadSanitizer: `RUSTFLAGS="-Zsanitizer=thread -Cunsafe-allow-abi-mismatch=sanitizer"
-//! TSAN_OPTIONS=suppressions=$PWD/tests/ring.tsan cargo +nightly test --test ring --target x86_64-unknown-linux-gnu
-//! -- --test-threads=1`. Under Miri: `cargo +nightly miri test --test ring` (it uses nothing that Miri lacks).
+//! Under ThreadSanitizer: `RUSTFLAGS="-Zsanitizer=thread -Cunsafe-allow-abi-mismatch=sanitizer --cfg ring_alone"
+//! TSAN_OPTIONS=suppressions=tests/ring.tsan cargo +nightly test --test ring --target x86_64-unknown-linux-gnu --
+//! --test-threads=1`. Under Miri: `RUSTFLAGS="--cfg ring_alone" cargo +nightly miri test --test ring`, where random calls
+//! are fewer and shorter, and the stress has 100 records a processor. Both have to find the race of the one test that is
+//! ignored. (`ring_alone` leaves out what other tests depend on.)
 
 #![cfg(not(loom))]
 
 use std::{
-    cell::Cell,
+    cell::{Cell, UnsafeCell},
     collections::VecDeque,
     ops::Deref,
     sync::{
-        Arc,
+        Arc, Weak,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     thread,
@@ -57,12 +59,19 @@ struct Connection {
     link: Link,
     id: usize,
     live: Arc<AtomicUsize>,
+    /// Its own count: a plain reference may not reach beyond the object.
+    counted: Weak<Self>,
 }
 
 impl Connection {
     fn new(id: usize, live: &Arc<AtomicUsize>) -> Arc<Self> {
         live.fetch_add(1, Ordering::Relaxed);
-        Arc::new(Self { link: Link::new(), id, live: live.clone() })
+        Arc::new_cyclic(|counted| Self {
+            link: Link::new(),
+            id,
+            live: live.clone(),
+            counted: counted.clone(),
+        })
     }
 }
 
@@ -79,13 +88,14 @@ unsafe impl Linked for Connection {
     }
 
     fn retain(&self) {
-        // SAFETY: every connection of the tests is made by `Arc::new`.
-        unsafe { Arc::increment_strong_count(self) }
+        std::mem::forget(self.counted.upgrade().expect("who names it holds it"));
     }
 
     unsafe fn release(object: std::ptr::NonNull<Self>) {
         // SAFETY: retained before (contract).
-        unsafe { Arc::decrement_strong_count(object.as_ptr()) }
+        let counted = unsafe { object.as_ref() }.counted.upgrade().expect("retained");
+        // SAFETY: the reference that `retain` forgot.
+        unsafe { Arc::decrement_strong_count(Arc::as_ptr(&counted)) }
     }
 }
 
@@ -264,7 +274,7 @@ impl Model {
 #[derive(Clone, Copy, Debug)]
 enum Step {
     Push { processor: u32, len: usize, kind: Kind, object: Option<usize> },
-    Abandon { processor: u32, len: usize },
+    Abandon { processor: u32, len: usize, object: Option<usize> },
     Nested { processor: u32 },
     Raise { object: usize, event: LifeCycle },
     Poll,
@@ -272,15 +282,19 @@ enum Step {
 
 const OBJECTS: usize = 3;
 
+/// Payload bytes, at most: more than a record may have; fewer where a byte takes long.
+const LONGEST: usize = if cfg!(miri) { 1_000 } else { 40_000 };
+
 fn step(processors: u32) -> impl Strategy<Value = Step> {
     let processor = 0..processors;
-    let len = prop_oneof![4 => 0..=60_usize, 2 => 60..=300_usize, 1 => 300..=40_000_usize];
+    let len = prop_oneof![4 => 0..=60_usize, 2 => 60..=300_usize, 1 => 300..=LONGEST];
     let event = prop::sample::select(LifeCycle::ALL.as_slice());
     let kind = prop::sample::select(Kind::ALL);
     prop_oneof![
         10 => (processor.clone(), len.clone(), kind, prop::option::of(0..OBJECTS))
             .prop_map(|(processor, len, kind, object)| Step::Push { processor, len, kind, object }),
-        1 => (processor.clone(), len).prop_map(|(processor, len)| Step::Abandon { processor, len }),
+        1 => (processor.clone(), len, prop::option::of(0..OBJECTS))
+            .prop_map(|(processor, len, object)| Step::Abandon { processor, len, object }),
         1 => processor.prop_map(|processor| Step::Nested { processor }),
         1 => (0..OBJECTS, event).prop_map(|(object, event)| Step::Raise { object, event }),
         3 => Just(Step::Poll),
@@ -296,13 +310,13 @@ fn run() -> impl Strategy<Value = (u32, u32, Kinds, Bounds, Vec<Step>)> {
             Just(order),
             Just(stamped),
             Just(bounds),
-            prop::collection::vec(step(processors), 0..400),
+            prop::collection::vec(step(processors), 0..if cfg!(miri) { 30 } else { 400 }),
         )
     })
 }
 
 fn config() -> ProptestConfig {
-    let cases = if cfg!(miri) { 8 } else { 512 };
+    let cases = if cfg!(miri) { 4 } else { 512 };
     ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() }
 }
 
@@ -358,10 +372,11 @@ impl Both<'_> {
                 let model = &mut self.models[processor as usize];
                 model.push(room, Got::Record { processor, kind, lost: model.lost, payload, object });
             }
-            Step::Abandon { processor, len } => {
+            Step::Abandon { processor, len, object } => {
                 let at = At(processor);
-                let room = self.models[processor as usize].lines(len, Kind::Verdict, false);
-                let claimed = claim(rings, &at, &vec![0xEE; len]);
+                let room = self.models[processor as usize].lines(len, Kind::Verdict, object.is_some());
+                let of = object.map(|object| self.objects[object].clone());
+                let claimed = claim_of(rings, &at, &vec![0xEE; len], Kind::Verdict, of.as_deref());
                 assert_eq!(claimed.err().map(|refused| refused.0), room.err());
                 if let Err(cause) = room {
                     self.refuse(processor, cause);
@@ -630,9 +645,12 @@ fn a_ring_fits_where_objects_are_moved_by_value() {
 
 #[test]
 fn lines_are_a_power_of_two() {
-    for lines in [0, 3, 100] {
-        let lines = Heap((0..lines).map(|_| Line::new()).collect());
-        assert_eq!(Ring::<Test>::new(lines, Kinds::NONE).err(), Some(AttachError::Lines));
+    for count in 0..=130_usize {
+        let lines = Heap((0..count).map(|_| Line::new()).collect());
+        match Ring::<Test>::new(lines, Kinds::NONE) {
+            Ok(ring) => assert_eq!((ring.capacity(), count.is_power_of_two()), (count, true)),
+            Err(error) => assert_eq!((error, count.is_power_of_two()), (AttachError::Lines, false)),
+        }
     }
 }
 
@@ -813,7 +831,7 @@ fn produce(rings: &Rings<Test>, processor: u32, pushes: u64, connections: &[Arc<
 fn nothing_is_lost_torn_or_out_of_order_under_stress() {
     const PROCESSORS: u32 = 4;
     const CONNECTIONS: usize = 64;
-    let pushes: u64 = if cfg!(miri) { 200 } else { 100_000 };
+    let pushes: u64 = if cfg!(miri) { 100 } else { 100_000 };
     let live = Arc::new(AtomicUsize::new(0));
     let rings = Rings::<Test>::new(Heap((0..PROCESSORS).map(|_| Entry::new()).collect()), Event::default());
     for processor in 0..PROCESSORS - 1 {
@@ -940,4 +958,31 @@ fn encoded_payloads_come_out_as_they_went_in() {
     let record =
         Got::Record { processor: 0, kind: Kind::Verdict, lost: 0, payload: vec![7; 100], object: None };
     assert_eq!(log.got, [record.clone(), record]);
+}
+
+/// A publication as the ring's would be with its release left out: whoever looks for races has to find this one.
+#[test]
+#[ignore = "a mistake, on purpose"]
+fn a_relaxed_publication_is_a_race() {
+    struct Published {
+        line: UnsafeCell<u64>,
+        tail: AtomicUsize,
+    }
+    // SAFETY: it is not; that is the point.
+    unsafe impl Sync for Published {}
+    let published = Arc::new(Published { line: UnsafeCell::new(0), tail: AtomicUsize::new(0) });
+    let consumer = {
+        let published = published.clone();
+        thread::spawn(move || {
+            while published.tail.load(Ordering::Acquire) == 0 {
+                thread::yield_now();
+            }
+            // SAFETY: as above.
+            unsafe { published.line.get().read() }
+        })
+    };
+    // SAFETY: as above.
+    unsafe { published.line.get().write(1) };
+    published.tail.store(1, Ordering::Relaxed);
+    assert_eq!(consumer.join().unwrap(), 1);
 }
