@@ -167,6 +167,14 @@ fn steps(area: Area) -> Vec<Step> {
                 "osslsigncode, signify and cabextract take the package and refuse changed copies; it can be made again",
                 "cargo xtask package --time 1767225600 --verify --reproduce",
             ),
+            step(
+                "the INF sets what the driver reads, and every rule for INFs finds what breaks it",
+                "cargo test --locked -p xtask --bin xtask inf::",
+            ),
+            step(
+                "the packages' INFs break no rule of Windows",
+                "cargo xtask inf lint target/dist/x64/weir.inf target/dist/arm64/weir.inf",
+            ),
         ],
         Area::Wine => vec![
             Step {

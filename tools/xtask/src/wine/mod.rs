@@ -60,6 +60,8 @@ enum Part {
     WineNetio,
     /// The driver, loaded and unloaded again and again
     Cycles,
+    /// The driver, installed by its INF
+    Install,
 }
 
 /// What a run works with.
@@ -181,6 +183,7 @@ pub fn run(args: &WineArgs) -> ExitCode {
                 Part::Driver => phases::stand_ins(run, &mut report),
                 Part::WineNetio => phases::wine_netio(run, &mut report),
                 Part::Cycles => phases::cycles(run, args.cycles, &mut report),
+                Part::Install => phases::install(run, &mut report),
             }
         }
     }

@@ -24,6 +24,8 @@ const FORM: &str = "services have a group";
 /// A prefix that no other run uses.
 pub struct Prefix {
     pub root: PathBuf,
+    /// What the mark says.
+    made_by: String,
     _lock: File,
 }
 
@@ -48,11 +50,9 @@ impl Prefix {
             }
             Err(TryLockError::Error(error)) => return Err(failed(&path)(error)),
         }
-        let prefix = Self { root: folder.join("prefix"), _lock: lock };
-        // Written last: what has it is whole, was made by this Wine, and for such runs as this one.
-        let whole = prefix.root.join("made-by");
         let made_by = format!("{}; {FORM}", wine.version);
-        if fs::read_to_string(&whole).is_ok_and(|found| found == made_by) {
+        let prefix = Self { root: folder.join("prefix"), made_by, _lock: lock };
+        if fs::read_to_string(prefix.mark()).is_ok_and(|found| found == prefix.made_by) {
             report.say(&format!("   the prefix is there: {}", prefix.root.display()));
             // What a run that was killed has left.
             prefix.end(wine, folder)?;
@@ -75,8 +75,29 @@ impl Prefix {
         prefix.end(wine, folder)?;
         let links = link(&prefix.root.join("drive_c/windows/system32"), &wine.built_in)?;
         report.say(&format!("   {links} copies of Wine's own files are links now"));
-        fs::write(&whole, &made_by).map_err(failed(&whole))?;
+        prefix.is_whole()?;
         Ok(prefix)
+    }
+
+    /// The file that is written last: what has it is whole, was made by this Wine, and for such runs as this one.
+    fn mark(&self) -> PathBuf {
+        self.root.join("made-by")
+    }
+
+    /// What is in it is as other sessions want it.
+    ///
+    /// # Errors
+    /// The mark cannot be written.
+    pub fn is_whole(&self) -> Result<(), String> {
+        fs::write(self.mark(), &self.made_by).map_err(failed(&self.mark()))
+    }
+
+    /// Until [`Self::is_whole`], it is not as other sessions want it: the next run makes a new one.
+    ///
+    /// # Errors
+    /// The mark cannot be removed.
+    pub fn is_changed(&self) -> Result<(), String> {
+        fs::remove_file(self.mark()).map_err(failed(&self.mark()))
     }
 
     /// A command that works on this prefix.

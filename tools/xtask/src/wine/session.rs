@@ -1,5 +1,6 @@
 //! A Windows session in Wine: from the first process to the last, with the driver's service in it.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
@@ -143,6 +144,68 @@ impl<'a> Session<'a> {
         self.program(&["reg", "import", &windows_path(&path)]).map(drop)
     }
 
+    /// What the stand-ins are told.
+    fn stand_ins(&self) -> Vec<(&'static str, Value)> {
+        let text = |text: &str| Value::Text(text.to_owned());
+        vec![
+            ("Folder", Value::Text(self.logs.display().to_string())),
+            ("NetioExtensions", Value::Text(format!("{CONNECTION_V1}=grant"))),
+            // Milliseconds.
+            ("NetioPeriod", text("5")),
+            ("NetioSeed", text("1")),
+        ]
+    }
+
+    /// Tells the stand-ins alone, and nothing to the driver.
+    ///
+    /// # Errors
+    /// The registry cannot be written.
+    pub fn configure_stand_ins(&self) -> Result<(), String> {
+        self.import(&[(STAND_INS, self.stand_ins())])
+    }
+
+    /// The keys below the driver's service, and its own (the empty name), with their values.
+    ///
+    /// # Errors
+    /// There is no service, or Wine's program wrote something that is not understood.
+    pub fn service_keys(&self) -> Result<BTreeMap<String, registry::Values>, String> {
+        let path = self.logs.join("export.reg");
+        let key = format!(r"{MACHINE}\{SERVICES}\{SERVICE}");
+        self.program(&["reg", "export", &key, &windows_path(&path), "/y"])?;
+        let keys = registry::read(&fs::read(&path).map_err(failed(&path))?)?;
+        let below = |name: &str| {
+            let (first, rest) = name.split_at_checked(key.len())?;
+            first.eq_ignore_ascii_case(&key).then(|| rest.trim_start_matches('\\').to_owned())
+        };
+        Ok(keys.into_iter().filter_map(|(name, values)| Some((below(&name)?, values))).collect())
+    }
+
+    /// Sets values of the driver's parameters, and leaves the others.
+    ///
+    /// # Errors
+    /// The registry cannot be written.
+    pub fn set_number(&self, name: &str, number: u32) -> Result<(), String> {
+        let key = format!(r"{MACHINE}\{SERVICES}\{SERVICE}\Parameters");
+        let number = number.to_string();
+        let arguments = ["reg", "add", &key, "/v", name, "/t", "REG_DWORD", "/d", &number, "/f"];
+        self.program(&arguments).map(drop)
+    }
+
+    /// Removes the driver's service, with all that is below its key.
+    ///
+    /// # Errors
+    /// The service manager's message.
+    pub fn delete_service(&self) -> Result<(), String> {
+        if self.program(&["sc", "query", SERVICE]).is_ok() {
+            self.program(&["sc", "delete", SERVICE])?;
+        }
+        let key = format!(r"{MACHINE}\{SERVICES}\{SERVICE}");
+        if self.program(&["reg", "query", &key]).is_ok() {
+            self.program(&["reg", "delete", &key, "/f"])?;
+        }
+        Ok(())
+    }
+
     /// Sets the driver's parameters, and its private key, with who may do what with that one.
     ///
     /// # Errors
@@ -151,15 +214,7 @@ impl<'a> Session<'a> {
         let parameters_key = format!(r"{MACHINE}\{SERVICES}\{SERVICE}\Parameters");
         let private_key = format!(r"{SERVICES}\{SERVICE}\Parameters\Key");
         let private_key_path = format!(r"{MACHINE}\{private_key}");
-        let text = |text: &str| Value::Text(text.to_owned());
-        let stand_ins = vec![
-            ("Folder", Value::Text(self.logs.display().to_string())),
-            ("NetioExtensions", Value::Text(format!("{CONNECTION_V1}=grant"))),
-            // Milliseconds.
-            ("NetioPeriod", text("5")),
-            ("NetioSeed", text("1")),
-        ];
-        let mut keys = vec![(&*parameters_key, parameters.to_vec()), (STAND_INS, stand_ins)];
+        let mut keys = vec![(&*parameters_key, parameters.to_vec()), (STAND_INS, self.stand_ins())];
         if let Some((private, _)) = key {
             keys.push((&private_key_path, vec![("PrivateKey", Value::Binary(private.to_vec()))]));
         }

@@ -7,6 +7,7 @@ mod dial;
 mod extensions;
 mod faults;
 mod hostile;
+mod install;
 mod keys;
 mod policy;
 mod settings;
@@ -15,6 +16,7 @@ mod vendors;
 mod wine_netio;
 
 pub use cycles::cycles;
+pub use install::install;
 pub use wine_netio::wine_netio;
 
 use std::path::Path;
