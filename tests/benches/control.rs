@@ -8,27 +8,23 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+#[path = "control/machine.rs"]
+mod machine;
+
 use std::hint::black_box;
-use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::{PARAMETERS, Peer, TCP};
-use ntsim::registry::Value;
-use ntsim::security::Descriptor;
+use common::{Peer, TCP};
+use machine::{Machine, Subscribers, connect, emit, float, handshake, keys, per_second, subscribe};
 use ntsim::sys::nt::DISPATCH_LEVEL;
-use weir::control::protocol::message::{Answer, Empty, ListWriter, Request, Subscribe};
-use weir::control::protocol::noise::{FIRST, Initiator, Keys, PublicKey, Responder, SECOND, TAG, Transport};
-use weir::policy::{Action, Direction};
-use weir::trace::{self, Event, Keywords, Level, sink};
-use weir_cli::client::{Client, Follower};
+use weir::control::protocol::message::{Empty, Request};
+use weir::control::protocol::noise::TAG;
 
 /// How long a rate is measured.
 const SPAN: Duration = Duration::from_secs(2);
-/// How long a client waits for anything.
-const PATIENCE: Duration = Duration::from_secs(30);
 /// Within the burst that one address may open at once.
 const HANDSHAKES: u32 = 800;
 const SESSIONS: usize = 100;
@@ -36,130 +32,6 @@ const SESSIONS: usize = 100;
 const ON_THE_WAY: u64 = 1_000;
 /// Events a second while requests are timed.
 const FLOW: u64 = 100_000;
-/// The event that subscribers follow.
-const VERDICT: u16 = 40;
-
-fn keys(private: u8) -> Keys {
-    Keys::new(&[private; 32])
-}
-
-/// The machine, with the driver that listens.
-struct Machine {
-    sim: ntsim::Sim,
-    driver: ntsim::Driver,
-    address: SocketAddr,
-}
-
-impl Machine {
-    fn start() -> Self {
-        let sim = ntsim::boot(ntsim::Config {
-            processors: 2,
-            quarantine: 0,
-            wsk: ntsim::wsk::Config::tcp(),
-            ..ntsim::Config::default()
-        });
-        let set = |name, value| sim.registry().set(PARAMETERS, name, value);
-        let policy = "version = 1\ndefault = \"allow\"\n[[rule]]\nname = \"no-telnet\"\naction = \"block\"\n\
-                      protocol = \"tcp\"\nremote_port = 23\n";
-        let image = weir_cli::policy::compile(policy).expect("the policy compiles").image;
-        set("PolicyImage", Value::Binary(image));
-        set("RingRecords", Value::Dword(4096));
-        set("ControlListen", Value::Sz("127.0.0.1:0".into()));
-        set("ControlPeers", Value::MultiSz(vec![format!("bench=operator:{}", keys(1).public())]));
-        set("ControlMaxSessions", Value::Dword(1024));
-        set("ControlMaxUnauthenticated", Value::Dword(1024));
-        set("ControlConnectBurst", Value::Dword(1024));
-        set("ControlConnectRate", Value::Dword(60_000));
-        set("ControlMessageRate", Value::Dword(0));
-        let key = format!("{PARAMETERS}\\Key");
-        sim.registry().set(&key, "PrivateKey", Value::Binary(vec![2; 32]));
-        assert!(sim.registry().set_security(&key, Descriptor::closed().bytes()));
-        let found = Arc::new(Mutex::new(None));
-        let heard = Arc::clone(&found);
-        let listens = sink::install(Level::Information, Keywords::CONTROL, move |event| {
-            if let Event::ControlListening { address, port } = *event {
-                *heard.lock().unwrap() = Some(SocketAddr::new(address, port));
-            }
-        });
-        let driver = sim.load_driver("weir", weir::DriverEntry).expect("the driver starts");
-        let address = loop {
-            if let Some(address) = *found.lock().unwrap() {
-                break address;
-            }
-            thread::sleep(Duration::from_millis(1));
-        };
-        drop(listens);
-        Self { sim, driver, address }
-    }
-
-    fn connect(&self) -> Client {
-        connect(self.address)
-    }
-
-    /// Sessions that are there, and say so.
-    fn sessions(&self) -> Vec<Client> {
-        let mut clients: Vec<_> = (0..SESSIONS).map(|_| self.connect()).collect();
-        for client in &mut clients {
-            client.hello().unwrap();
-        }
-        clients
-    }
-
-    fn pool(&self) -> usize {
-        // What was freed on other threads is freed.
-        thread::sleep(Duration::from_millis(300));
-        self.sim.pool_usage().bytes
-    }
-}
-
-fn connect(address: SocketAddr) -> Client {
-    Client::connect(&address.to_string(), &keys(1), keys(2).public(), PATIENCE).unwrap()
-}
-
-fn subscribe(client: &mut Client, credit: u32) -> Follower {
-    let mut place = [0; 8];
-    let mut ids = ListWriter::new(&mut place);
-    ids.push(&VERDICT).unwrap();
-    let ids = Some(ids.finish());
-    let request = Subscribe { credit, level: None, keywords: None, ids, snapshot: None };
-    Follower::start(client, request).unwrap()
-}
-
-/// An event of the kind that there are most of.
-fn emit() {
-    trace::emit(&Event::ConnectionVerdict {
-        connection: 123_456,
-        verdict: Action::Allow,
-        rule: 7,
-        generation: 1,
-        direction: Direction::Out,
-        protocol: 6,
-        local: [192, 0, 2, 1].into(),
-        local_port: 50_000,
-        remote: [198, 51, 100, 7].into(),
-        remote_port: 443,
-        reauthorized: false,
-    });
-}
-
-#[expect(clippy::cast_precision_loss, reason = "figures")]
-fn float(number: u64) -> f64 {
-    number as f64
-}
-
-fn per_second(count: u64, since: Instant) -> f64 {
-    float(count) / since.elapsed().as_secs_f64()
-}
-
-/// Both sides of a handshake, on one thread.
-fn handshake(own: &Keys, driver: &Keys, public: &PublicKey) -> (Transport, Transport) {
-    let (mut first, mut second) = ([0; FIRST], [0; SECOND]);
-    let initiator = Initiator::start(own, public, &[3; 32], &mut first).unwrap();
-    let responder = Responder::read(driver, &mut first).unwrap();
-    let answering = responder.accept(&[4; 32], &mut second).unwrap();
-    (initiator.finish(&mut second).unwrap(), answering)
-}
-
 /// So many messages of `length` bytes a second can be sealed and opened, on one thread.
 fn sealed_and_opened(length: usize) -> f64 {
     let (driver, own) = (keys(2), keys(1));
@@ -223,53 +95,6 @@ fn requests(machine: &Machine, report: &mut Report) {
         }
     }
     report.rate("requests_64_at_once", per_second(count, begun), "requests/s", crypto);
-}
-
-/// Those who follow events, each on a thread of its own.
-struct Subscribers {
-    received: Arc<AtomicU64>,
-    lost: Arc<AtomicU64>,
-    messages: Arc<AtomicU64>,
-    stop: Arc<AtomicBool>,
-    threads: Vec<thread::JoinHandle<()>>,
-}
-
-impl Subscribers {
-    fn start(machine: &Machine, count: usize) -> Self {
-        let [received, lost, messages] = [(); 3].map(|()| Arc::new(AtomicU64::new(0)));
-        let stop = Arc::new(AtomicBool::new(false));
-        let threads = (0..count)
-            .map(|_| {
-                let mut client = machine.connect();
-                let mut follower = subscribe(&mut client, 1 << 20);
-                let (received, lost) = (Arc::clone(&received), Arc::clone(&lost));
-                let (messages, stop) = (Arc::clone(&messages), Arc::clone(&stop));
-                thread::spawn(move || {
-                    while !stop.load(Ordering::Relaxed) {
-                        let until = Some(Instant::now() + Duration::from_millis(50));
-                        let Some(message) = follower.next(&mut client, until).unwrap() else { continue };
-                        let Ok(Answer::Events(events)) = message.answer() else { continue };
-                        received.fetch_add(events.events.len() as u64, Ordering::Relaxed);
-                        messages.fetch_add(1, Ordering::Relaxed);
-                        let gone = events.lost.unwrap_or_default().iter().map(|loss| loss.count);
-                        lost.fetch_add(gone.sum(), Ordering::Relaxed);
-                    }
-                })
-            })
-            .collect();
-        Self { received, lost, messages, stop, threads }
-    }
-
-    fn counts(&self) -> [u64; 3] {
-        [&self.received, &self.lost, &self.messages].map(|count| count.load(Ordering::Relaxed))
-    }
-
-    fn end(self) {
-        self.stop.store(true, Ordering::Relaxed);
-        for thread in self.threads {
-            thread.join().unwrap();
-        }
-    }
 }
 
 /// Events as fast as the subscribers take them.
@@ -340,7 +165,7 @@ fn requests_beside_events(machine: &Machine, report: &mut Report) {
 
 fn memory(machine: &Machine, report: &mut Report) {
     let before = machine.pool();
-    let mut clients = machine.sessions();
+    let mut clients = machine.sessions(SESSIONS);
     let there = machine.pool();
     let followers: Vec<_> = clients.iter_mut().map(|client| subscribe(client, u32::MAX)).collect();
     let following = machine.pool();
@@ -397,7 +222,7 @@ fn classify_beside_subscribers(machine: &Machine, report: &mut Report) {
         let reading = Subscribers::start(machine, 1);
         figures[1].push(classify(&mut call));
         reading.end();
-        let mut clients = machine.sessions();
+        let mut clients = machine.sessions(SESSIONS);
         let stalled: Vec<_> = clients.iter_mut().map(|client| subscribe(client, u32::MAX)).collect();
         figures[2].push(classify(&mut call));
         drop((stalled, clients));

@@ -20,6 +20,8 @@ pub enum Area {
     Wfp,
     /// The control plane: handshakes, requests, events to subscribers, memory
     Control,
+    /// Events from a classification to a subscriber's socket, and where the time goes
+    Events,
     /// Extension interfaces: registering, callbacks to the ring and to the consumer
     Ext,
 }
@@ -70,6 +72,7 @@ pub fn run(args: &BenchArgs) -> ExitCode {
         Area::Policy => ("weir-cli", "policy"),
         Area::Wfp => ("weir-cli", "classify"),
         Area::Control => ("weir-cli", "control"),
+        Area::Events => ("weir-cli", "events"),
         Area::Ext => ("weir-cli", "ext"),
     };
     let mut command = Command::new("cargo");
