@@ -1,10 +1,8 @@
 //! The dispatch ring keeps its promises: against a plain model, at its edges, and under the stress of many threads.
 //!
-//! Under ThreadSanitizer: `RUSTFLAGS="-Zsanitizer=thread -Cunsafe-allow-abi-mismatch=sanitizer --cfg ring_alone"
-//! TSAN_OPTIONS=suppressions=tests/ring.tsan cargo +nightly test --test ring --target x86_64-unknown-linux-gnu --
-//! --test-threads=1`. Under Miri: `RUSTFLAGS="--cfg ring_alone" cargo +nightly miri test --test ring`, where random calls
-//! are fewer and shorter, and the stress has 100 records a processor. Both have to find the race of the one test that is
-//! ignored. (`ring_alone` leaves out what other tests depend on.)
+//! `cargo xtask test ring` runs them under ThreadSanitizer and under Miri too, where random calls are fewer and shorter,
+//! and the stress has 100 records a processor. Both have to find the race of the one test that is ignored.
+//! (`--cfg ring_alone` leaves out what other tests depend on.)
 
 #![cfg(not(loom))]
 
@@ -284,6 +282,10 @@ const OBJECTS: usize = 3;
 
 /// Payload bytes, at most: more than a record may have; fewer where a byte takes long.
 const LONGEST: usize = if cfg!(miri) { 1_000 } else { 40_000 };
+/// Random calls, at most.
+const CALLS: usize = if cfg!(miri) { 30 } else { 400 };
+/// Records to be merged, at most.
+const WRITES: usize = if cfg!(miri) { 80 } else { 300 };
 
 fn step(processors: u32) -> impl Strategy<Value = Step> {
     let processor = 0..processors;
@@ -310,7 +312,7 @@ fn run() -> impl Strategy<Value = (u32, u32, Kinds, Bounds, Vec<Step>)> {
             Just(order),
             Just(stamped),
             Just(bounds),
-            prop::collection::vec(step(processors), 0..if cfg!(miri) { 30 } else { 400 }),
+            prop::collection::vec(step(processors), 0..CALLS),
         )
     })
 }
@@ -510,7 +512,7 @@ proptest! {
     /// Whatever processors they were written on, records come out in the order of time; those without a stamp follow the
     /// one before them; and the order of each processor and of each object is kept.
     #[test]
-    fn merged_records_are_in_the_order_of_time(writes in prop::collection::vec(write(), 0..300), settle in 0..8_u64) {
+    fn merged_records_are_in_the_order_of_time(writes in prop::collection::vec(write(), 0..WRITES), settle in 0..8_u64) {
         let rings = stamping(3, 256, Kinds::NONE.with(Kind::Verdict));
         let live = Arc::new(AtomicUsize::new(0));
         let objects: Vec<_> = (0..OBJECTS).map(|id| Connection::new(id, &live)).collect();

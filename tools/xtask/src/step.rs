@@ -23,6 +23,8 @@ pub struct Step {
     pub command: &'static str,
     /// Environment variables on top of the caller's.
     pub env: &'static [(&'static str, &'static str)],
+    /// It has to fail, and to say this: a mistake that has to be found.
+    pub finds: Option<&'static str>,
 }
 
 impl Step {
@@ -39,14 +41,22 @@ impl Step {
         if std::env::var_os(PYTHON).is_none() {
             command.env(PYTHON, install::python_path());
         }
-        let status = command.status();
-        let passed = match status {
-            Ok(status) => status.success(),
-            Err(error) => {
-                println!("   cannot run {program}: {error}");
-                false
-            }
+        let passed = match self.finds {
+            None => command.status().map(|status| status.success()),
+            Some(mistake) => command.output().map(|output| {
+                let said = [output.stdout, output.stderr].concat();
+                let said = String::from_utf8_lossy(&said);
+                let found = !output.status.success() && said.contains(mistake);
+                if !found {
+                    println!("{said}");
+                }
+                found
+            }),
         };
+        let passed = passed.unwrap_or_else(|error| {
+            println!("   cannot run {program}: {error}");
+            false
+        });
         println!(
             "== {} {} ({:.0} s)",
             if passed { "passed" } else { "FAILED" },

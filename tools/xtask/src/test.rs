@@ -1,7 +1,7 @@
 //! `cargo xtask test`.
 
 use std::path::Path;
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 
 use clap::ValueEnum;
 
@@ -21,7 +21,7 @@ pub enum Area {
     Control,
     /// Extension interfaces
     Ext,
-    /// The dispatch ring, with its models
+    /// The dispatch ring, with its models, under ThreadSanitizer and Miri
     Ring,
     /// The operator's commands: policies, captures, `weir run`, `weir ctl`; a replay under valgrind
     Run,
@@ -43,6 +43,18 @@ pub struct TestArgs {
 const LOOM: &[(&str, &str)] =
     &[("RUSTFLAGS", "--cfg loom"), ("CARGO_TARGET_DIR", "target/loom"), ("LOOM_MAX_PREEMPTIONS", "3")];
 
+/// Nothing but what the ring's tests need is built for these two.
+const TSAN: &[(&str, &str)] = &[
+    ("RUSTFLAGS", "-Zsanitizer=thread -Cunsafe-allow-abi-mismatch=sanitizer --cfg ring_alone"),
+    ("TSAN_OPTIONS", "suppressions=tests/ring.tsan"),
+    ("CARGO_TARGET_DIR", "target/tsan"),
+];
+const MIRI: &[(&str, &str)] = &[
+    ("RUSTFLAGS", "--cfg ring_alone"),
+    ("MIRIFLAGS", "-Zmiri-strict-provenance"),
+    ("CARGO_TARGET_DIR", "target/miri"),
+];
+
 /// The stand-ins are a workspace of their own.
 const STAND_INS: &[(&str, &str)] = &[("CARGO_TARGET_DIR", "target/wine/stand-ins")];
 
@@ -54,7 +66,7 @@ const VALGRIND: &[(&str, &str)] = &[
 
 #[expect(clippy::too_many_lines, reason = "a list")]
 fn steps(area: Area) -> Vec<Step> {
-    let step = |what, command| Step { what, command, env: &[] };
+    let step = |what, command| Step { what, command, env: &[], finds: None };
     match area {
         Area::Style => vec![
             step("the code is formatted", "cargo fmt --all -- --check"),
@@ -69,6 +81,7 @@ fn steps(area: Area) -> Vec<Step> {
                 command: "cargo clippy --manifest-path tests/wine/Cargo.toml --workspace --locked --target \
                           x86_64-pc-windows-msvc -- -D warnings",
                 env: STAND_INS,
+                finds: None,
             },
             step("the tree compiles without the simulated kernel", "cargo check --locked"),
             Step {
@@ -76,6 +89,7 @@ fn steps(area: Area) -> Vec<Step> {
                 command: "cargo doc --workspace --no-deps --document-private-items --locked",
                 // Private items are documented here, so links to them work.
                 env: &[("RUSTDOCFLAGS", "-D warnings -A rustdoc::private_intra_doc_links")],
+                finds: None,
             },
         ],
         Area::Sys => vec![
@@ -90,6 +104,7 @@ fn steps(area: Area) -> Vec<Step> {
                 command: "cargo test --locked -p weir --doc",
                 // Stable rustdoc takes the error codes of compile_fail examples, but does not check them.
                 env: &[("RUSTC_BOOTSTRAP", "1")],
+                finds: None,
             },
         ],
         Area::Wfp => vec![
@@ -134,6 +149,34 @@ fn steps(area: Area) -> Vec<Step> {
                 what: "no interleaving breaks the ring or the policy's swap",
                 command: "cargo test --locked -p weir --release --lib loom",
                 env: LOOM,
+                finds: None,
+            },
+            Step {
+                what: "ThreadSanitizer finds no race in the ring",
+                command: "cargo +nightly test --locked -p weir --test ring --target x86_64-unknown-linux-gnu -- \
+                          --test-threads=1",
+                env: TSAN,
+                finds: None,
+            },
+            Step {
+                what: "ThreadSanitizer finds a race that is there",
+                command: "cargo +nightly test --locked -p weir --test ring --target x86_64-unknown-linux-gnu -- \
+                          --ignored --exact a_relaxed_publication_is_a_race",
+                env: TSAN,
+                finds: Some("ThreadSanitizer: data race"),
+            },
+            Step {
+                what: "Miri finds nothing in the ring (fewer and shorter calls)",
+                command: "cargo +nightly miri test --locked -p weir --test ring",
+                env: MIRI,
+                finds: None,
+            },
+            Step {
+                what: "Miri finds a race that is there",
+                command: "cargo +nightly miri test --locked -p weir --test ring -- --ignored --exact \
+                          a_relaxed_publication_is_a_race",
+                env: MIRI,
+                finds: Some("Undefined Behavior: Data race"),
             },
         ],
         Area::Run => vec![
@@ -146,6 +189,7 @@ fn steps(area: Area) -> Vec<Step> {
                 command: "cargo run --locked --release -p weir-cli -- run --quiet --policy \
                           tools/weir/examples/office.toml",
                 env: VALGRIND,
+                finds: None,
             },
         ],
         Area::Image => vec![
@@ -181,6 +225,7 @@ fn steps(area: Area) -> Vec<Step> {
                 what: "what the stand-ins share holds",
                 command: "cargo test --manifest-path tests/wine/Cargo.toml --locked --workspace",
                 env: STAND_INS,
+                finds: None,
             },
             step("the image runs in Wine", "cargo xtask wine"),
         ],
@@ -226,6 +271,32 @@ fn install() -> Result<(), String> {
     install::packages(&missing, true).map_err(|error| error.to_string())
 }
 
+/// Installs what looks for races: a nightly toolchain, as the sanitizer and the interpreter are in no other.
+fn install_nightly() -> Result<(), install::Missing> {
+    let there = Command::new("rustup")
+        .args(["component", "list", "--toolchain", "nightly", "--installed"])
+        .output()
+        .is_ok_and(|output| {
+            let components = String::from_utf8_lossy(&output.stdout);
+            ["miri-", "rust-src"].iter().all(|needed| components.lines().any(|line| line.starts_with(needed)))
+        });
+    if there {
+        return Ok(());
+    }
+    let arguments = [
+        "toolchain",
+        "install",
+        "nightly",
+        "--profile",
+        "minimal",
+        "--component",
+        "miri",
+        "--component",
+        "rust-src",
+    ];
+    install::rustup(&arguments, "a nightly toolchain with Miri", true)
+}
+
 /// Runs the command.
 pub fn run(args: &TestArgs) -> ExitCode {
     if let Err(message) = install() {
@@ -233,6 +304,12 @@ pub fn run(args: &TestArgs) -> ExitCode {
         return ExitCode::FAILURE;
     }
     let areas = if args.areas.is_empty() { Area::value_variants().to_vec() } else { args.areas.clone() };
+    if areas.contains(&Area::Ring)
+        && let Err(missing) = install_nightly()
+    {
+        eprintln!("xtask: {missing}");
+        return ExitCode::FAILURE;
+    }
     let steps: Vec<_> = areas.into_iter().flat_map(steps).collect();
     let failed: Vec<_> = steps.iter().filter(|step| !step.run()).map(|step| step.what).collect();
     println!();
