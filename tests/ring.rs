@@ -449,9 +449,12 @@ fn write() -> impl Strategy<Value = Write> {
         })
 }
 
-/// Of each record that came out: processor, number, stamp, and its object with its number there.
+/// A record's object, with the record's number there.
+type Of = Option<(usize, u32)>;
+
+/// Of each record that came out: processor, number, stamp, and object.
 #[derive(Default)]
-struct Times(Vec<(u32, u32, Option<u64>, Option<(usize, u32)>)>);
+struct Times(Vec<(u32, u32, Option<u64>, Of)>);
 
 impl Handler<Test> for Times {
     fn record(&mut self, record: &Record<'_, Test>) {
