@@ -7,9 +7,9 @@
 //! | 2–3 | detail: a word for the kind's own use |
 //! | 4–7 | records that the processor lost since its last one |
 //! | 8–15 | the object's address; without an object, nothing |
-//! | 16–23 | the time stamp; without one, payload |
-//! | from there | payload |
+//! | from 16 | payload |
 //! | the last 4 | the record's number among those of its object; without an object, payload |
+//! | the 8 before | the time stamp; without one, payload |
 //!
 //! That is the order of writing, from the first byte to the last: processors send stores to a line that another
 //! one has read along in one go then. With the header written last, or stores of 16 bytes that are not aligned, a
@@ -21,16 +21,14 @@ use static_assertions::const_assert_eq;
 
 /// Bytes in a line.
 pub const LINE: usize = 64;
-/// Bytes before the payload of a record without a time stamp: the header, and the object's address or room for it.
-const BEFORE: usize = size_of::<Header>() + size_of::<*const ()>();
+/// Bytes before the payload: the header, and the object's address or room for it.
+pub const BEFORE: usize = size_of::<Header>() + size_of::<*const ()>();
 /// Payload bytes of a record of one line without a time stamp that belongs to no object.
 pub const PAYLOAD: usize = LINE - BEFORE;
 /// Payload bytes of a record of one line without a time stamp that belongs to an object.
 pub const OBJECT_PAYLOAD: usize = PAYLOAD - SEQUENCE;
-/// A time stamp in front of the payload.
+/// A time stamp.
 pub type Stamp = u64;
-/// Its size.
-pub const STAMP: usize = size_of::<Stamp>();
 /// The number behind the payload of a record that belongs to an object.
 pub type Sequence = [u8; 4];
 /// Its size.
@@ -74,22 +72,22 @@ impl Frame {
     /// Of a record of no object, without a stamp.
     pub const PLAIN: Self = Self { of_object: false, stamped: false };
 
-    /// Bytes before the payload.
+    /// Bytes behind the time stamp.
     #[inline(always)]
-    pub const fn before(self) -> usize {
-        if self.stamped { BEFORE + STAMP } else { BEFORE }
+    pub const fn behind_stamp(self) -> usize {
+        if self.of_object { SEQUENCE } else { 0 }
     }
 
     /// Bytes behind the payload.
     #[inline(always)]
     pub const fn after(self) -> usize {
-        if self.of_object { SEQUENCE } else { 0 }
+        self.behind_stamp() + if self.stamped { size_of::<Stamp>() } else { 0 }
     }
 
     /// Lines for a record of `len` payload bytes.
     #[inline(always)]
     pub const fn lines_for(self, len: usize) -> usize {
-        let first = LINE - self.before() - self.after();
+        let first = LINE - BEFORE - self.after();
         if len <= first { 1 } else { 1 + (len - first).div_ceil(LINE) }
     }
 }

@@ -14,7 +14,7 @@ use core::{
 
 use super::{
     life::{Object, take_number},
-    line::{FILLER, Frame, Header, LINE, Line, MAX_LINES, Sequence, Stamp},
+    line::{BEFORE, FILLER, Frame, Header, LINE, Line, MAX_LINES, SEQUENCE, Sequence, Stamp},
     record::{Kind, Kinds, Payload},
     rings::{Rings, Supply},
     sync::{AtomicU64, AtomicUsize, Ordering, Site, Track, order},
@@ -208,11 +208,38 @@ impl<S: Supply> Ring<S> {
     /// Room for a record with its header in it, not marked as taken: another one may be given out.
     #[inline(always)]
     fn room<'a>(&'a self, asked: &Asked<'a, S>) -> Result<Room<'a, S>, Refused> {
-        let Asked { kind, detail, len, object } = *asked;
         if self.writer.open.get() {
-            return Err(self.refuse_nested(kind));
+            return Err(self.refuse_nested(asked.kind));
         }
-        let frame = Frame { of_object: object.is_some(), stamped: self.writer.stamped.has(kind) };
+        // One way for each, so that most of what a record without a stamp needs is known when this is compiled.
+        let Lines { record, end, lost } = if self.writer.stamped.has(asked.kind) {
+            // By value and taken apart: what the call reads and writes in memory would be there on both ways.
+            match self.lines_stamped(asked.kind, asked.detail, asked.len, asked.object) {
+                Ok(Lines { record, end, lost }) => Lines { record, end, lost },
+                Err(Refused(cause)) => return Err(Refused(cause)),
+            }
+        } else {
+            self.lines_for::<false>(asked)?
+        };
+        Ok(Room { ring: self, record, object: asked.object, end, lost, len: asked.len })
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn lines_stamped(
+        &self,
+        kind: Kind,
+        detail: u16,
+        len: usize,
+        object: Option<S::Object<'_>>,
+    ) -> Result<Lines, Refused> {
+        self.lines_for::<true>(&Asked { kind, detail, len, object })
+    }
+
+    #[inline(always)]
+    fn lines_for<const STAMPED: bool>(&self, asked: &Asked<'_, S>) -> Result<Lines, Refused> {
+        let Asked { kind, detail, len, object } = *asked;
+        let frame = Frame { of_object: object.is_some(), stamped: STAMPED };
         let lines = frame.lines_for(len);
         let tail = self.writer.tail.load(Ordering::Relaxed);
         let skipped = if lines == 1 { 0 } else { self.skip(kind, tail, lines)? };
@@ -237,13 +264,14 @@ impl<S: Supply> Ring<S> {
             // SAFETY: as above.
             unsafe { place.write(object.into_raw().as_ptr()) };
         }
-        if frame.stamped {
-            // SAFETY: within the record's first line, behind the address.
-            let place = unsafe { record.add(2) }.cast::<Stamp>();
+        if STAMPED {
+            let at = lines.wrapping_mul(LINE).wrapping_sub(frame.after());
+            // SAFETY: within the record's lines.
+            let place = unsafe { record.cast::<u8>().add(at) }.cast::<Stamp>();
             // SAFETY: as above.
-            unsafe { place.write(S::now()) };
+            unsafe { place.write_unaligned(S::now()) };
         }
-        Ok(Room { ring: self, record: record.cast(), object, frame, end, lost, len })
+        Ok(Lines { record: record.cast(), end, lost })
     }
 
     /// Claims room for a record.
@@ -419,19 +447,20 @@ impl<S: Supply> Ring<S> {
             return Viewed { lines, record: None };
         }
         let frame = header.frame();
-        let len = lines.wrapping_mul(LINE).wrapping_sub(frame.before()).wrapping_sub(frame.after());
+        let len = lines.wrapping_mul(LINE).wrapping_sub(BEFORE).wrapping_sub(frame.after());
         // SAFETY: within the record's lines, which lie in one piece.
-        let payload = unsafe { record.cast::<u8>().add(frame.before()) };
+        let payload = unsafe { record.cast::<u8>().add(BEFORE) };
         let time = frame.stamped.then(|| {
-            // SAFETY: within the record's first line.
-            let stamp = unsafe { record.cast::<Header>().add(2) }.cast::<Stamp>();
-            // SAFETY: a stamped record has its stamp there.
-            unsafe { stamp.read() }
+            // SAFETY: within the record's lines.
+            let stamp = unsafe { payload.add(len) }.cast::<Stamp>();
+            // SAFETY: a stamped record has its stamp behind the payload.
+            unsafe { stamp.read_unaligned() }
         });
         let mut owner = None;
         if frame.of_object {
+            let end = len.wrapping_add(frame.after()).wrapping_sub(frame.behind_stamp());
             // SAFETY: within the record's lines.
-            let sequence = unsafe { payload.add(len) }.cast::<Sequence>();
+            let sequence = unsafe { payload.add(end) }.cast::<Sequence>();
             // SAFETY: a record of an object ends with its number.
             let sequence = u32::from_ne_bytes(unsafe { sequence.read() });
             // SAFETY: within the record's first line.
@@ -489,12 +518,20 @@ pub(super) struct Asked<'a, S: Supply> {
     pub object: Option<S::Object<'a>>,
 }
 
+/// Lines for a record.
+struct Lines {
+    record: *mut Line,
+    /// The position behind the record.
+    end: usize,
+    /// What the header says was lost.
+    lost: u32,
+}
+
 /// A record behind the tail, which the dispatcher does not look at before it is published.
 struct Room<'a, S: Supply> {
     ring: &'a Ring<S>,
     record: *mut Line,
     object: Option<S::Object<'a>>,
-    frame: Frame,
     /// The position behind the record.
     end: usize,
     /// What the header says was lost.
@@ -506,7 +543,7 @@ impl<S: Supply> Room<'_, S> {
     #[inline(always)]
     fn payload(&mut self) -> &mut [u8] {
         // SAFETY: within the record's lines, which lie in one piece.
-        let payload = unsafe { self.record.cast::<u8>().add(self.frame.before()) };
+        let payload = unsafe { self.record.cast::<u8>().add(BEFORE) };
         // SAFETY: `len` was asked for; the lines are this side's alone until published.
         unsafe { slice::from_raw_parts_mut(payload, self.len) }
     }
@@ -534,10 +571,9 @@ impl<S: Supply> Room<'_, S> {
             // SAFETY: the line is this side's alone until published.
             return unsafe { place.write(null_mut()) };
         };
-        let lines = self.frame.lines_for(self.len);
-        let end = lines.wrapping_mul(LINE).wrapping_sub(self.frame.after());
-        // SAFETY: within the record's lines.
-        let place = unsafe { self.record.cast::<u8>().add(end) }.cast::<Sequence>();
+        let last = self.ring.line(self.end.wrapping_sub(1)).cast::<u8>();
+        // SAFETY: within the record's last line.
+        let place = unsafe { last.add(LINE.wrapping_sub(SEQUENCE)) }.cast::<Sequence>();
         // SAFETY: as above.
         unsafe { place.write(number.to_ne_bytes()) };
     }
@@ -595,8 +631,8 @@ impl<'a, S: Supply> Claim<'a, S> {
     /// last of a batch, before it leaves the processor: otherwise the record may lie until the next one comes.
     #[inline(always)]
     pub fn commit_quietly(self) {
-        let Room { ring, record, object, frame, end, lost, len } = self.open.room;
-        let room = Room { ring, record, object, frame, end, lost, len };
+        let Room { ring, record, object, end, lost, len } = self.open.room;
+        let room = Room { ring, record, object, end, lost, len };
         // The mark goes before the record is published: if nobody can have seen it, it need not even be written.
         drop(self);
         room.publish();
