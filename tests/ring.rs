@@ -955,7 +955,7 @@ fn encoded_payloads_come_out_as_they_went_in() {
     let rings = rings(1, 16);
     let at = At(0);
     let here = rings.here(&at).unwrap();
-    let payload = Encoded { kind: Kind::Verdict, detail: 100, bytes: [7; 100] };
+    let payload = Encoded { kind: Kind::Verdict, detail: 100, bytes: &[7; 100] };
     assert!(here.push_quietly(&payload, None) && rings.push(&at, &payload, None));
     assert!(rings.here(&At(1)).is_none());
     let mut log = Log::default();

@@ -140,18 +140,18 @@ impl<'a> Reader<'a> {
 
 /// A payload that is encoded already.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Encoded<const N: usize> {
+pub struct Encoded<'a, const N: usize> {
     /// The record's kind.
     pub kind: Kind,
     /// The kind's own word.
     pub detail: u16,
     /// The payload.
-    pub bytes: [u8; N],
+    pub bytes: &'a [u8; N],
 }
 
-impl<const N: usize> sealed::Sealed for Encoded<N> {}
+impl<const N: usize> sealed::Sealed for Encoded<'_, N> {}
 
-impl<const N: usize> Payload for Encoded<N> {
+impl<const N: usize> Payload for Encoded<'_, N> {
     #[inline(always)]
     fn kind(&self) -> Kind {
         self.kind
@@ -170,7 +170,7 @@ impl<const N: usize> Payload for Encoded<N> {
     #[inline(always)]
     fn encode(&self, out: &mut [u8]) {
         if let Some(out) = out.first_chunk_mut() {
-            *out = self.bytes;
+            *out = *self.bytes;
         }
     }
 }

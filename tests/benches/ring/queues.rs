@@ -289,12 +289,11 @@ fn fill(payload: &mut [u8], number: u64) {
 
 /// The part of a record that is payload: what is before it, the header and room for an object, is the ring's.
 #[inline]
-fn encoded<const W: usize, const N: usize>(record: &[u64; W]) -> Encoded<N> {
-    let mut payload = [0; N];
-    for (place, word) in payload.as_chunks_mut::<8>().0.iter_mut().zip(&record[W - N / 8..]) {
-        *place = word.to_le_bytes();
-    }
-    Encoded { kind: Kind::Verdict, detail: 0, bytes: payload }
+fn encoded<const W: usize, const N: usize>(record: &[u64; W]) -> Encoded<'_, N> {
+    const { assert!(N <= 8 * W) };
+    // SAFETY: the last bytes of the record.
+    let bytes = unsafe { &*record.as_ptr().cast::<u8>().add(8 * W - N).cast::<[u8; N]>() };
+    Encoded { kind: Kind::Verdict, detail: 0, bytes }
 }
 
 /// A producer's ring, held for as long as the thread that runs it: what the handles of other queues are.
@@ -340,7 +339,7 @@ fn weir(name: &'static str, role: Role, places: usize, fill_with: Fill) -> Queue
         Fill::InPlace => produce(move |record: &[u64; 8]| {
             let at = At(processor);
             let Ok(mut claim) = rings.claim(&at, Kind::Verdict, 0, PAYLOAD) else { return false };
-            claim.payload().copy_from_slice(&encoded::<8, PAYLOAD>(record).bytes);
+            claim.payload().copy_from_slice(encoded::<8, PAYLOAD>(record).bytes);
             claim.commit_quietly();
             true
         }),
