@@ -339,7 +339,10 @@ struct Both<'a> {
 }
 
 impl Both<'_> {
-    fn refuse(&mut self, processor: u32, cause: Cause) {
+    fn refuse(&mut self, processor: u32, kind: Kind, cause: Cause) {
+        if kind.is_pushed_again() {
+            return;
+        }
         self.refused[cause as usize] += 1;
         self.models[processor as usize].lost += 1;
     }
@@ -365,7 +368,7 @@ impl Both<'_> {
                 let room = self.models[processor as usize].lines(len, kind, object.is_some());
                 assert_eq!(claimed.as_ref().err().map(|refused| refused.0), room.err());
                 let (Ok(claimed), Ok(room)) = (claimed, room) else {
-                    return self.refuse(processor, room.unwrap_err());
+                    return self.refuse(processor, kind, room.unwrap_err());
                 };
                 claimed.commit();
                 let object = object
@@ -381,22 +384,22 @@ impl Both<'_> {
                 let claimed = claim_of(rings, &at, &vec![0xEE; len], Kind::Verdict, of.as_deref());
                 assert_eq!(claimed.err().map(|refused| refused.0), room.err());
                 if let Err(cause) = room {
-                    self.refuse(processor, cause);
+                    self.refuse(processor, Kind::Verdict, cause);
                 }
             }
             Step::Nested { processor } => {
                 let at = At(processor);
                 let Ok(open) = claim(rings, &at, &[1]) else {
-                    return self.refuse(processor, Cause::Full);
+                    return self.refuse(processor, Kind::Verdict, Cause::Full);
                 };
                 assert_eq!(claim(rings, &at, &[2]).err(), Some(Refused(Cause::Nested)));
                 drop(open);
-                self.refuse(processor, Cause::Nested);
+                self.refuse(processor, Kind::Verdict, Cause::Nested);
             }
             Step::Raise { object, event } => {
                 let new = !self.closed(object)
                     && !self.raised.iter().any(|(of, is, _)| (*of, *is) == (object, event));
-                assert_eq!(rings.raise(&self.objects[object], event), new);
+                assert_eq!(rings.raise(&At(0), &self.objects[object], event), new);
                 if new {
                     let number = self.take_number(object);
                     self.raised.push((object, event, number));
@@ -552,7 +555,7 @@ proptest! {
             prop_assert!(numbers.iter().map(|of| of.1).eq(0..numbers.len().try_into().unwrap()));
         }
         for object in &objects {
-            rings.raise(object, LifeCycle::Closed);
+            rings.raise(&At(0), object, LifeCycle::Closed);
         }
         while dispatcher.poll(&mut log) {}
     }
@@ -707,7 +710,7 @@ fn undelivered_events_give_their_objects_up_with_the_rings() {
     let live = Arc::new(AtomicUsize::new(0));
     let rings = rings(1, 2);
     for id in 0..3 {
-        assert!(rings.raise(&Connection::new(id, &live), LifeCycle::Closed));
+        assert!(rings.raise(&At(0), &Connection::new(id, &live), LifeCycle::Closed));
     }
     assert_eq!(live.load(Ordering::Relaxed), 3);
     drop(rings);
@@ -821,7 +824,7 @@ fn produce(rings: &Rings<Test>, processor: u32, pushes: u64, connections: &[Arc<
             _ => None,
         };
         if let Some(event) = event {
-            rings.raise(connection, event);
+            rings.raise(&at, connection, event);
         }
         if random % 256 == 3 {
             thread::yield_now();
@@ -871,7 +874,7 @@ fn nothing_is_lost_torn_or_out_of_order_under_stress() {
         producer.join().unwrap();
     }
     for connection in &connections {
-        rings.raise(connection, LifeCycle::Closed);
+        rings.raise(&At(0), connection, LifeCycle::Closed);
     }
     rings.stop();
     let (witness, summary) = dispatcher.join().unwrap();
@@ -990,4 +993,34 @@ fn a_relaxed_publication_is_a_race() {
     unsafe { published.line.get().write(1) };
     published.tail.store(1, Ordering::Relaxed);
     assert_eq!(consumer.join().unwrap(), 1);
+}
+
+#[test]
+fn a_clock_that_is_set_back_holds_nothing_up() {
+    let rings = stamping(2, 4, Kinds::ALL);
+    NOW.set(1_000_000);
+    claim(&rings, &At(1), &[0; 4]).unwrap().commit();
+    NOW.set(10);
+    claim(&rings, &At(0), &[0; 4]).unwrap().commit();
+    let mut log = Times::default();
+    let mut dispatcher = rings.dispatcher().unwrap().in_order_of_time(50);
+    NOW.set(70);
+    assert!(dispatcher.poll(&mut log));
+    assert_eq!(times(&log), [10, 1_000_000]);
+}
+
+#[test]
+fn what_is_pushed_again_is_not_counted_as_lost() {
+    let rings = rings(1, 1);
+    let at = At(0);
+    let change = ExtensionChange { session: 1, part: 0, provider: 0, detached: false, callbacks: 0 };
+    assert!(rings.push(&at, &change, None));
+    assert!(!rings.push(&at, &change, None));
+    assert!(!rings.push(&At(1), &change, None));
+    assert!(Cause::ALL.iter().all(|cause| rings.lost(Kind::ExtensionChange, *cause) == 0));
+    rings.dispatcher().unwrap().poll(&mut Log::default());
+    assert!(rings.push(&at, &change, None));
+    let mut log = Log::default();
+    rings.dispatcher().unwrap().poll(&mut log);
+    assert!(matches!(log.got[..], [Got::Record { lost: 0, .. }]));
 }

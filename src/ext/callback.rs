@@ -94,7 +94,7 @@ impl<'a> Callback<'a> {
 
     /// Puts the event into the ring of this processor, as the socket's next. One that was not asked for is counted as
     /// malformed.
-    pub fn emit(self, code: u32, value: u64, data: &[u8]) {
+    pub fn emit(mut self, code: u32, value: u64, data: &[u8]) {
         if self.is_wanted(code) {
             self.push(code, value, data);
         } else {
@@ -103,20 +103,19 @@ impl<'a> Callback<'a> {
     }
 
     /// As [`Callback::emit`], with what the socket's owner goes by: that is noted, whatever becomes of the record.
-    pub(super) fn emit_noted(self, (flag, is): (u8, bool), code: u32, value: u64, data: &[u8]) {
+    pub(super) fn emit_noted(mut self, (flag, is): (u8, bool), code: u32, value: u64, data: &[u8]) {
         if !self.is_wanted(code) {
             return self.malformed();
         }
         let news = self.part.note(flag, is);
-        let sockets = self.sockets;
         self.push(code, value, data);
         // That too much waits is seen whenever a buffer is wanted.
         if news && (flag, is) != (ABOVE, true) {
-            sockets.look_after();
+            self.sockets.look_after();
         }
     }
 
-    fn push(mut self, code: u32, value: u64, data: &[u8]) {
+    fn push(&mut self, code: u32, value: u64, data: &[u8]) {
         let event = ExtensionEvent {
             session: self.slot.session(),
             part: self.part.index,

@@ -330,8 +330,8 @@ impl Slot {
     }
 }
 
-// SAFETY: the link is the slot's own, used with the one `Rings` of the block; a slot lies in its block until the ring
-// is gone, and is not given to another socket while it has an owner; counting neither waits nor enters the ring.
+// SAFETY: the link is the slot's own, used with the one `Rings` of the block; a slot lies in its block until the
+// dispatcher has let go of its share of that, when it has delivered or given up everything; it is not given to another socket while it has an owner; counting neither waits nor enters the ring.
 unsafe impl Linked for Slot {
     fn link(&self) -> &Link {
         // SAFETY: replaced only while the slot has no owner, and whoever asks is one.
@@ -343,7 +343,7 @@ unsafe impl Linked for Slot {
     }
 
     unsafe fn release(object: NonNull<Self>) {
-        // SAFETY: an owner's pointer (contract); the slot's memory outlives the ring.
+        // SAFETY: an owner's pointer (contract); the slot's memory outlives the dispatcher's run.
         unsafe { object.as_ref() }.let_go();
     }
 }

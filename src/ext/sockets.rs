@@ -145,6 +145,8 @@ fn count(counter: &AtomicU64) {
 
 /// The slots of all sockets. Freed when every provider has let go: after WskDeregister and [`Sockets::disconnect`].
 pub struct Sockets {
+    /// Before the slots, as they are dropped: if nobody has taken the last events, the rings let go of the slots.
+    pub(super) rings: PoolArc<Rings>,
     slots: PoolSlice<Slot>,
     /// [`PARTS`] for each slot and row.
     parts: PoolSlice<Part>,
@@ -153,7 +155,6 @@ pub struct Sockets {
     /// Where the search for a free slot begins.
     cursor: AtomicUsize,
     pub(super) plan: Plan,
-    pub(super) rings: PoolArc<Rings>,
     /// Changes with every module that comes or goes, and when one has let go of a socket.
     epoch: AtomicU32,
     /// How many modules have come.
@@ -481,7 +482,7 @@ impl Attached {
                 missing = missing.or(Some(Missing { interface: line.row.interface(), status }));
             }
         }
-        self.sockets.rings.raise(Subject::Socket(self.slot()), LifeCycle::Opened);
+        self.sockets.rings.raise(&*passive.raise(), Subject::Socket(self.slot()), LifeCycle::Opened);
         missing.map_or(Ok(()), Err)
     }
 
@@ -987,8 +988,11 @@ impl Drop for Attached {
         }
         if slot.link().raised(LifeCycle::Opened) {
             let rings = &self.sockets.rings;
-            rings.raise(Subject::Socket(slot), LifeCycle::ExtensionDetached);
-            rings.raise(Subject::Socket(slot), LifeCycle::Closed);
+            // SAFETY: sockets and their owners are given up at DISPATCH_LEVEL at most; the token stays in this call.
+            let mut irql = unsafe { AtMostDispatch::assume() };
+            let raised = irql.raise();
+            rings.raise(&*raised, Subject::Socket(slot), LifeCycle::ExtensionDetached);
+            rings.raise(&*raised, Subject::Socket(slot), LifeCycle::Closed);
         }
         // This owner's own share, which it does not use again.
         slot.let_go();

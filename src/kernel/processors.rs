@@ -145,7 +145,7 @@ impl<T: Watcher> Watch<T> {
     /// watcher.
     ///
     /// The page says that a driver does this before it is unloaded, so no call comes when it has returned; whether it
-    /// waits for one that is under way, it does not say, so that is done here.
+    /// waits for one that is under way, it does not say: who is being told already is waited for here.
     pub fn stop(self, passive: &Passive) {
         // SAFETY: registered in `start`, and taken back once; the token says PASSIVE_LEVEL.
         unsafe { nt::KeDeregisterProcessorChangeCallback(self.handle.as_ptr()) };

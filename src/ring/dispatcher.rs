@@ -81,11 +81,15 @@ pub struct Dispatcher<'a, S: Supply> {
     settle: Option<Stamp>,
     /// Merged by time: the latest stamp that was delivered.
     latest: Stamp,
-    /// Merged by time: there are records that are too young to be delivered.
-    waits: bool,
+    /// Merged by time: the oldest stamp that is too young to be delivered.
+    young: Option<Stamp>,
+    /// Merged by time: it is the end, and nothing waits.
+    ends: bool,
     summary: Summary,
 }
 
+/// How often the clock is looked at before the rings are again.
+const LOOKS_AT_THE_CLOCK: u32 = 256;
 /// Least polls before parking.
 const LEAST_PATIENCE: u32 = 16;
 
@@ -97,7 +101,8 @@ impl<'a, S: Supply> Dispatcher<'a, S> {
             patience: LEAST_PATIENCE,
             settle: None,
             latest: 0,
-            waits: false,
+            young: None,
+            ends: false,
             summary: Summary::default(),
         }
     }
@@ -126,18 +131,17 @@ impl<'a, S: Supply> Dispatcher<'a, S> {
         loop {
             // Before the poll: what was committed before the stop is seen by the poll after it.
             let stopping = self.rings.is_stopping();
-            if stopping && self.settle.is_some() {
-                self.settle = Some(0);
-            }
+            self.ends = stopping;
             if self.poll(handler) {
                 if idle > 0 {
                     self.patience = self.patience.saturating_mul(2).min(self.bounds.spin);
                 }
                 idle = 0;
-            } else if self.waits {
-                relax();
+            } else if let Some(young) = self.young {
+                self.wait_for(young);
             } else if stopping {
                 self.summary.withheld = self.withheld();
+                self.rings.give_up();
                 return self.summary;
             } else if idle < self.patience {
                 idle = idle.saturating_add(1);
@@ -186,12 +190,16 @@ impl<'a, S: Supply> Dispatcher<'a, S> {
 
     /// The records that are old enough, the oldest first.
     fn poll_in_time(&mut self, settle: Stamp, handler: &mut impl Handler<S>) -> bool {
+        let ends = self.ends;
         // Before the look at the rings: what was stamped by then and committed since is seen.
         let horizon = S::now().saturating_sub(settle);
+        // What is stamped later than now is of a clock that was set back, and not waited for.
+        let young = horizon..horizon.saturating_add(settle.saturating_mul(2));
+        let is_young = |time: Stamp| !ends && time != horizon && young.contains(&time);
         let mut work: usize = 0;
-        self.waits = false;
+        self.young = None;
         while work < self.bounds.work
-            && let Some((processor, ring, until)) = self.oldest(horizon)
+            && let Some((processor, ring, until)) = self.oldest(horizon, is_young)
         {
             let lines = self.drain(processor, ring, until, handler);
             work = work.saturating_add(lines);
@@ -202,14 +210,30 @@ impl<'a, S: Supply> Dispatcher<'a, S> {
         work > 0
     }
 
+    /// Spins until a record with that stamp is old enough, for a while at most, or until the end. The rings are left
+    /// alone: their owners write to what a look reads.
+    fn wait_for(&self, young: Stamp) {
+        let until = young.saturating_add(self.settle.unwrap_or_default());
+        for _ in 0..LOOKS_AT_THE_CLOCK {
+            if S::now() >= until || self.rings.is_stopping() {
+                return;
+            }
+            relax();
+        }
+    }
+
     /// The ring with the oldest record whose turn it is, and the stamp up to which no other ring has an older one.
-    fn oldest(&mut self, horizon: Stamp) -> Option<(u32, &'a Ring<S>, Stamp)> {
+    fn oldest(
+        &mut self,
+        horizon: Stamp,
+        is_young: impl Fn(Stamp) -> bool,
+    ) -> Option<(u32, &'a Ring<S>, Stamp)> {
         let mut oldest: Option<(u32, &'a Ring<S>, Stamp)> = None;
         let mut others = horizon;
         for (processor, ring) in self.rings.rings() {
             let Some(Next { time, is_due }) = ring.next() else { continue };
-            if time > horizon {
-                self.waits = true;
+            if is_young(time) {
+                self.young = Some(self.young.map_or(time, |young| young.min(time)));
                 continue;
             }
             match oldest {

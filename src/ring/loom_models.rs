@@ -466,7 +466,7 @@ fn shutdown(site: Option<Site>) {
             thread::spawn(move || {
                 assert!(push(&rings, 0, 1, 4, Some(&connection)));
                 connection.count.set(5);
-                assert!(rings.raise(&connection, LifeCycle::Closed));
+                assert!(rings.raise(&At(0), &connection, LifeCycle::Closed));
                 rings.stop();
             })
         };
@@ -508,8 +508,8 @@ fn life_cycle(site: Option<Site>) {
         let opener = {
             let (rings, connection) = (rings.clone(), connection.clone());
             thread::spawn(move || {
-                let raised = rings.raise(&connection, LifeCycle::Opened);
-                assert!(!rings.raise(&connection, LifeCycle::Opened));
+                let raised = rings.raise(&At(1), &connection, LifeCycle::Opened);
+                assert!(!rings.raise(&At(1), &connection, LifeCycle::Opened));
                 raised
             })
         };
@@ -517,7 +517,7 @@ fn life_cycle(site: Option<Site>) {
             let (rings, connection) = (rings.clone(), connection.clone());
             thread::spawn(move || {
                 connection.count.set(3);
-                assert!(rings.raise(&connection, LifeCycle::Closed));
+                assert!(rings.raise(&At(0), &connection, LifeCycle::Closed));
             })
         };
         let dispatcher = {
@@ -565,12 +565,12 @@ fn ready_while_listed(site: Option<Site>) {
     explore(site, Some(3), |late| {
         let rings = rings(1, 2);
         let connection = Connection::new();
-        assert!(rings.raise(&connection, LifeCycle::Opened));
+        assert!(rings.raise(&At(0), &connection, LifeCycle::Opened));
         let closer = {
             let (rings, connection) = (rings.clone(), connection.clone());
             thread::spawn(move || {
                 connection.count.set(3);
-                assert!(rings.raise(&connection, LifeCycle::Closed));
+                assert!(rings.raise(&At(0), &connection, LifeCycle::Closed));
             })
         };
         let dispatcher = {
@@ -633,7 +633,7 @@ fn the_order_of_a_connection_holds_across_processors() {
             producer.join().unwrap();
         }
         let mut log = dispatcher.join().unwrap();
-        assert!(rings.raise(&connection, LifeCycle::Closed));
+        assert!(rings.raise(&At(0), &connection, LifeCycle::Closed));
         let mut dispatcher = rings.dispatcher().unwrap();
         while dispatcher.poll(&mut log) {}
         assert_eq!(log.0.iter().map(|(_, number)| *number).collect::<Vec<_>>(), [0, 1, 2]);

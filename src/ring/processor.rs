@@ -208,9 +208,6 @@ impl<S: Supply> Ring<S> {
     /// Room for a record with its header in it, not marked as taken: another one may be given out.
     #[inline(always)]
     fn room<'a>(&'a self, asked: &Asked<'a, S>) -> Result<Room<'a, S>, Refused> {
-        if self.writer.open.get() {
-            return Err(self.refuse_nested(asked.kind));
-        }
         // One way for each, so that most of what a record without a stamp needs is known when this is compiled.
         let Lines { record, end, lost } = if self.writer.stamped.has(asked.kind) {
             // By value and taken apart: what the call reads and writes in memory would be there on both ways.
@@ -219,7 +216,7 @@ impl<S: Supply> Ring<S> {
                 Err(Refused(cause)) => return Err(Refused(cause)),
             }
         } else {
-            self.lines_for::<false>(asked)?
+            self.lines_for::<false>(asked, 0)?
         };
         Ok(Room { ring: self, record, object: asked.object, end, lost, len: asked.len })
     }
@@ -233,12 +230,17 @@ impl<S: Supply> Ring<S> {
         len: usize,
         object: Option<S::Object<'_>>,
     ) -> Result<Lines, Refused> {
-        self.lines_for::<true>(&Asked { kind, detail, len, object })
+        // Before the ring is looked at: the clock is the caller's own code.
+        let now = S::now();
+        self.lines_for::<true>(&Asked { kind, detail, len, object }, now)
     }
 
     #[inline(always)]
-    fn lines_for<const STAMPED: bool>(&self, asked: &Asked<'_, S>) -> Result<Lines, Refused> {
+    fn lines_for<const STAMPED: bool>(&self, asked: &Asked<'_, S>, now: Stamp) -> Result<Lines, Refused> {
         let Asked { kind, detail, len, object } = *asked;
+        if self.writer.open.get() {
+            return Err(self.refuse_nested(kind));
+        }
         let frame = Frame { of_object: object.is_some(), stamped: STAMPED };
         let lines = frame.lines_for(len);
         let tail = self.writer.tail.load(Ordering::Relaxed);
@@ -269,7 +271,7 @@ impl<S: Supply> Ring<S> {
             // SAFETY: within the record's lines.
             let place = unsafe { record.cast::<u8>().add(at) }.cast::<Stamp>();
             // SAFETY: as above.
-            unsafe { place.write_unaligned(S::now()) };
+            unsafe { place.write_unaligned(now) };
         }
         Ok(Lines { record: record.cast(), end, lost })
     }
@@ -342,6 +344,9 @@ impl<S: Supply> Ring<S> {
     /// Counts a record as lost for lack of room, to be told by the next one.
     #[inline]
     fn refuse(&self, kind: Kind, cause: Cause, tail: usize) -> Refused {
+        if kind.is_pushed_again() {
+            return Refused(cause);
+        }
         // Only the first refusal writes to the line that the dispatcher reads.
         if !self.writer.owes.get() {
             self.writer.owes.set(true);
@@ -384,14 +389,23 @@ impl<S: Supply> Ring<S> {
 
     /// Looks what the ring's next record is, fillers passed over. The dispatcher's.
     pub(super) fn next(&self) -> Option<Next> {
-        let tail = self.writer.tail.load(order(Site::Observe, Ordering::Acquire));
-        self.reader.seen.set(tail);
+        let look = || {
+            let tail = self.writer.tail.load(order(Site::Observe, Ordering::Acquire));
+            self.reader.seen.set(tail);
+            tail
+        };
         let mut at = self.reader.at.get();
+        // Its owner writes the tail: it is left alone as long as there is something that was seen before.
+        let seen = self.reader.seen.get();
+        let tail = if at == seen { look() } else { seen };
         while at != tail {
             let view = self.view(at);
             if let Some(view) = view.record {
-                let time = view.time.unwrap_or(self.reader.time.get());
-                return Some(Next { time, is_due: view.is_due() });
+                let is_due = view.is_due();
+                if !is_due {
+                    look();
+                }
+                return Some(Next { time: view.time.unwrap_or(self.reader.time.get()), is_due });
             }
             at = at.wrapping_add(view.lines);
         }

@@ -60,6 +60,11 @@ impl Kind {
     pub const fn leaves_room(self) -> bool {
         matches!(self, Self::ExtensionEvent)
     }
+
+    /// Whether a record of the kind that is refused is pushed again until it is taken: it is not lost, and not counted.
+    pub const fn is_pushed_again(self) -> bool {
+        matches!(self, Self::ExtensionChange)
+    }
 }
 
 /// A set of kinds.

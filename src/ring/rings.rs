@@ -176,9 +176,9 @@ impl<S: Supply> Rings<S> {
     pub fn attach(&self, processor: u32, ring: S::Ring) -> Result<(), AttachError> {
         let entry = usize::try_from(processor).ok().and_then(|index| self.table.get(index));
         let entry = entry.ok_or(AttachError::Processor)?;
-        entry.attach(ring)?;
+        // First, so that who finds the ring has it seen by a dispatcher that parks.
         self.limit.fetch_max(processor.saturating_add(1), Ordering::Release);
-        Ok(())
+        entry.attach(ring)
     }
 
     /// The ring of the caller's processor, looked up once for all that the caller writes while it holds the processor;
@@ -239,6 +239,9 @@ impl<S: Supply> Rings<S> {
 
     #[cold]
     fn refuse_without_ring(&self, kind: Kind) -> Refused {
+        if kind.is_pushed_again() {
+            return Refused(Cause::NoRing);
+        }
         if let Some(count) = self.no_ring.get(kind as usize) {
             count.fetch_add(1, Ordering::Relaxed);
         }
@@ -246,8 +249,9 @@ impl<S: Supply> Rings<S> {
     }
 
     /// Raises `event` of `object`; false if it, or `Closed`, was raised before. Never lost: the event waits in
-    /// the object. IRQL <= DISPATCH_LEVEL.
-    pub fn raise(&self, object: S::Object<'_>, event: LifeCycle) -> bool {
+    /// the object. IRQL = DISPATCH_LEVEL (by `at`): whoever has taken a number of the object is not kept from telling it,
+    /// since rings wait for that.
+    pub fn raise(&self, _at: &impl OnProcessor, object: S::Object<'_>, event: LifeCycle) -> bool {
         let raised = self.life.raise(object, event);
         if raised {
             self.notify();
@@ -399,13 +403,19 @@ impl<'a, S: Supply> Here<'a, S> {
     }
 }
 
-impl<S: Supply> Drop for Rings<S> {
-    /// Gives up the objects whose events nobody has taken.
-    fn drop(&mut self) {
+impl<S: Supply> Rings<S> {
+    /// Gives up the objects whose events nobody has taken. The dispatcher's.
+    pub(super) fn give_up(&self) {
         self.life.take();
         while let Some(object) = self.life.pop() {
             // SAFETY: objects on the list are retained; this list gives the reference up.
             unsafe { S::Object::release(object) };
         }
+    }
+}
+
+impl<S: Supply> Drop for Rings<S> {
+    fn drop(&mut self) {
+        self.give_up();
     }
 }

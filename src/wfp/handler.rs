@@ -79,14 +79,14 @@ impl Handler {
         if let Some(endpoint) = classify.endpoint() {
             connection.set_endpoint(endpoint);
         }
-        self.rings.raise(Subject::Connection(&connection), LifeCycle::Opened);
+        self.rings.raise(at, Subject::Connection(&connection), LifeCycle::Opened);
     }
 
     /// ALE_ENDPOINT_CLOSURE: the connection is over.
     pub(super) fn closure(&self, classify: &Classify<'_>, at: &AtDispatch<'_>) {
         let found = self.flows.find_open(&classify.key(), classify.endpoint(), at);
         let Some(connection) = found else { return };
-        self.close(&connection, Ended::Closure);
+        self.close(&connection, Ended::Closure, at);
     }
 
     /// A flow context is gone, or none is going to be associated any more.
@@ -94,14 +94,14 @@ impl Handler {
         if connection.remove_context() {
             self.flows.remove(connection, at);
             if !connection.is_abandoned() {
-                self.close(connection, Ended::FlowDeleted);
+                self.close(connection, Ended::FlowDeleted, at);
             }
         }
     }
 
-    fn close(&self, connection: &Connection, how: Ended) {
+    fn close(&self, connection: &Connection, how: Ended, at: &AtDispatch<'_>) {
         connection.end(how);
-        self.rings.raise(Subject::Connection(connection), LifeCycle::Closed);
+        self.rings.raise(at, Subject::Connection(connection), LifeCycle::Closed);
     }
 
     fn decide(&self, tuple: &Tuple<'_>, at: &AtDispatch<'_>) -> Decided {

@@ -162,7 +162,9 @@ fn call(registration: &Registration, state: i32, index: u32, status: NTSTATUS) -
 }
 
 /// Registers a callback. With `existing`, it is told of each active processor first: that all are about to be added, then
-/// that they have been; after an error, to those before it, that they have not.
+/// that they have been; after an error, to those before it, that they have not. The registration stands all the same: what
+/// is returned "indicates only whether the registration of the callback function succeeds" (page
+/// "KeRegisterProcessorChangeCallback").
 pub(crate) fn register(callback: PROCESSOR_CALLBACK_FUNCTION, context: PVOID, existing: bool) -> PVOID {
     const API: &str = "KeRegisterProcessorChangeCallback";
     if callback.is_none() {
@@ -177,17 +179,16 @@ pub(crate) fn register(callback: PROCESSOR_CALLBACK_FUNCTION, context: PVOID, ex
     let handle = NEXT_HANDLE.fetch_add(0x10, Ordering::Relaxed);
     let registration = Registration { handle, callback, context: context.expose_provenance() };
     let active = if existing { irql::active_processors() } else { 0 };
-    for index in 0..active {
+    let refused = (0..active).find_map(|index| {
         let error = call(&registration, KeProcessorAddStartNotify, index, STATUS_SUCCESS);
-        if !NT_SUCCESS(error) {
-            for before in 0..index {
-                call(&registration, KeProcessorAddFailureNotify, before, error);
-            }
-            return null_mut();
-        }
-    }
-    for index in 0..active {
-        call(&registration, KeProcessorAddCompleteNotify, index, STATUS_SUCCESS);
+        (!NT_SUCCESS(error)).then_some((index, error))
+    });
+    let (told, change, status) = match refused {
+        Some((index, error)) => (index, KeProcessorAddFailureNotify, error),
+        None => (active, KeProcessorAddCompleteNotify, STATUS_SUCCESS),
+    };
+    for index in 0..told {
+        call(&registration, change, index, status);
     }
     lock(&REGISTRATIONS).push(registration);
     verify::track(KIND, handle, 0);
