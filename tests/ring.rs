@@ -1010,6 +1010,18 @@ fn a_clock_that_is_set_back_holds_nothing_up() {
 }
 
 #[test]
+fn a_clock_that_is_set_back_does_not_hold_the_stop_up() {
+    let rings = stamping(1, 4, Kinds::ALL);
+    NOW.set(100);
+    claim(&rings, &At(0), &[0; 4]).unwrap().commit();
+    NOW.set(95);
+    rings.stop();
+    let mut log = Times::default();
+    let summary = rings.dispatcher().unwrap().in_order_of_time(10).run(&mut log);
+    assert_eq!((times(&log), summary.withheld), (vec![100], 0));
+}
+
+#[test]
 fn what_is_pushed_again_is_not_counted_as_lost() {
     let rings = rings(1, 1);
     let at = At(0);

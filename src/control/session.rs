@@ -299,7 +299,8 @@ impl Session {
             wanted: false,
             moved: 0,
         };
-        let session = Self {
+        let inbox = Inbox::try_new()?;
+        let session = PoolArc::try_with(tags::CONTROL, || Self {
             shared: shared.clone(),
             place,
             number,
@@ -309,7 +310,7 @@ impl Session {
             socket,
             attached,
             notes: AtomicU32::new(0),
-            inbox: SpinLock::new("inbox", Inbox::try_new()?),
+            inbox: SpinLock::new("inbox", inbox),
             outbox: SpinLock::new("outbox", outbox),
             receiving: AtomicBool::new(false),
             heard: AtomicU64::new(time::since_boot().as_100ns()),
@@ -322,8 +323,7 @@ impl Session {
             broken: AtomicI32::new(Status::SUCCESS.0),
             sample_at: AtomicU64::new(u64::MAX),
             wake_at: AtomicU64::new(u64::MAX),
-        };
-        let session = PoolArc::try_new(tags::CONTROL, session)?;
+        })?;
         if !session.is_dialled() {
             shared.unauthenticated.fetch_add(1, Ordering::Relaxed);
         }

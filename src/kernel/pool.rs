@@ -259,11 +259,19 @@ impl<T> PoolBox<T> {
     /// # Errors
     /// `STATUS_INSUFFICIENT_RESOURCES`; the value is dropped.
     pub fn try_new(place: impl Into<Place>, value: T) -> Result<Self> {
+        Self::try_with(place, || value)
+    }
+
+    /// A new block with what `make` makes, once there is a place for it: it need not be moved, nor undone.
+    ///
+    /// # Errors
+    /// `STATUS_INSUFFICIENT_RESOURCES`; `make` has not been called.
+    pub fn try_with(place: impl Into<Place>, make: impl FnOnce() -> T) -> Result<Self> {
         const { assert!(size_of::<T>() <= MAX_BY_VALUE, "initialise it in place") };
         let place = place.into();
         let object = allocate(place, size_of::<T>(), align_of::<T>())?.cast::<T>();
         // SAFETY: freshly allocated for a `T`.
-        unsafe { object.write(value) };
+        unsafe { object.write(make()) };
         Ok(Self { object, tag: place.tag })
     }
 
@@ -532,6 +540,15 @@ impl<T> PoolArc<T> {
     /// `STATUS_INSUFFICIENT_RESOURCES`; the value is dropped.
     pub fn try_new(tag: Tag, value: T) -> Result<Self> {
         let counted = PoolBox::try_new(tag, Counted { owners: AtomicUsize::new(1), tag, value })?;
+        Ok(Self { shared: counted.into_raw() })
+    }
+
+    /// A new block with one owner and what `make` makes, once there is a place for it.
+    ///
+    /// # Errors
+    /// `STATUS_INSUFFICIENT_RESOURCES`; `make` has not been called.
+    pub fn try_with(tag: Tag, make: impl FnOnce() -> T) -> Result<Self> {
+        let counted = PoolBox::try_with(tag, || Counted { owners: AtomicUsize::new(1), tag, value: make() })?;
         Ok(Self { shared: counted.into_raw() })
     }
 

@@ -147,7 +147,7 @@ impl Default for Link {
 /// * After `retain`, the object stays valid at its address until the matching `release`.
 /// * `from_raw` of what `into_raw` returned is the same reference again.
 /// * All may run at DISPATCH_LEVEL, do not block, and do not enter the ring.
-pub unsafe trait Object<'a>: Copy {
+pub unsafe trait Object<'a>: Copy + Send {
     /// The object's link.
     fn link(self) -> &'a Link;
 

@@ -698,3 +698,40 @@ fn a_processor_may_be_added_while_the_dispatcher_works() {
 fn a_relaxed_attachment_is_caught() {
     hot_add(Some(Site::Attach));
 }
+
+/// A ring is attached to a processor that runs already and has something to tell, while the dispatcher goes to park: what
+/// was taken is delivered, and nobody says so a second time.
+#[test]
+fn what_a_processor_says_first_wakes_the_dispatcher() {
+    explore(None, Some(2), |parked| {
+        let rings =
+            LoomArc::new(Rings::<Model>::new(Heap((0..2).map(|_| Entry::new()).collect()), Event::new()));
+        let delivered = LoomArc::new((Mutex::new(0), Condvar::new()));
+        let adder = {
+            let rings = rings.clone();
+            thread::spawn(move || rings.attach(1, ring(1)).unwrap())
+        };
+        let producer = {
+            let rings = rings.clone();
+            thread::spawn(move || push(&rings, 1, 1, 4, None))
+        };
+        let dispatcher = {
+            let (rings, delivered) = (rings.clone(), delivered.clone());
+            thread::spawn(move || {
+                let mut count = Count { delivered };
+                rings.dispatcher().unwrap().with_bounds(NO_SPIN).run(&mut count)
+            })
+        };
+        if producer.join().unwrap() {
+            let (count, changed) = &*delivered;
+            let mut count = count.lock().unwrap();
+            while *count < 1 {
+                count = changed.wait(count).unwrap();
+            }
+        }
+        adder.join().unwrap();
+        rings.stop();
+        let summary = dispatcher.join().unwrap();
+        parked.fetch_add(usize::from(summary.parked > 0 && summary.records == 1), real::Ordering::Relaxed);
+    });
+}

@@ -221,7 +221,9 @@ impl Reader {
         let gives = self.gives(decoded);
         let stores = mnemonic.starts_with("st") && decoded.class() != InsnClass::LSE_ATOMIC;
         let mut kills = 0;
-        if !going.goes && !stores {
+        // A load into a vector register has that register's number where others have a general one's.
+        let loads_vector = word >> 25 & 0b101 == 0b100 && word >> 26 & 1 == 1;
+        if !going.goes && !stores && !loads_vector {
             kills |= 1 << bits(word, 0, 5);
             if ["ldp", "ldxp", "ldaxp"].iter().any(|pair| mnemonic.starts_with(pair)) {
                 kills |= 1 << bits(word, 10, 5);

@@ -307,6 +307,18 @@ fn a_checked_jump_in_place_of_a_call_is_one_by_pointer() {
 }
 
 #[test]
+fn a_load_into_a_vector_register_leaves_the_general_one_of_that_number() {
+    let slots = |load: u32| {
+        // adrp x8; ldr x8, [x8]; the load; blr x8
+        let code = [0x9000_0008, 0xF940_0108, load, 0xD63F_0100_u32].map(u32::to_le_bytes);
+        let facts = super::arm64::decode(0x1000, code.as_flattened());
+        facts.transfers.iter().filter(|transfer| matches!(transfer.to, super::code::To::Slot(_))).count()
+    };
+    // ldr d8, [x20]; ldr x8, [x20]
+    assert_eq!((slots(0xFD40_0288), slots(0xF940_0288)), (1, 0));
+}
+
+#[test]
 fn what_needs_avx_is_found_whatever_it_is() {
     for instruction in [
         // vzeroupper; vmovdqa xmm0, xmm0; kmovq k0, rax; vaddps zmm0; fld1; movq mm0, rax; emms
