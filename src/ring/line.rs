@@ -29,6 +29,8 @@ pub const PAYLOAD: usize = LINE - BEFORE;
 pub const OBJECT_PAYLOAD: usize = PAYLOAD - SEQUENCE;
 /// A time stamp.
 pub type Stamp = u64;
+/// As it lies in a record.
+pub type StampBytes = [u8; size_of::<Stamp>()];
 /// The number behind the payload of a record that belongs to an object.
 pub type Sequence = [u8; 4];
 /// Its size.

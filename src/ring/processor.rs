@@ -14,7 +14,7 @@ use core::{
 
 use super::{
     life::{Object, take_number},
-    line::{BEFORE, FILLER, Frame, Header, LINE, Line, MAX_LINES, SEQUENCE, Sequence, Stamp},
+    line::{BEFORE, FILLER, Frame, Header, LINE, Line, MAX_LINES, SEQUENCE, Sequence, Stamp, StampBytes},
     record::{Kind, Kinds, Payload},
     rings::{Rings, Supply},
     sync::{AtomicU64, AtomicUsize, Ordering, Site, Track, order},
@@ -269,9 +269,9 @@ impl<S: Supply> Ring<S> {
         if STAMPED {
             let at = lines.wrapping_mul(LINE).wrapping_sub(frame.after());
             // SAFETY: within the record's lines.
-            let place = unsafe { record.cast::<u8>().add(at) }.cast::<Stamp>();
+            let place = unsafe { record.cast::<u8>().add(at) }.cast::<StampBytes>();
             // SAFETY: as above.
-            unsafe { place.write_unaligned(now) };
+            unsafe { place.write(now.to_ne_bytes()) };
         }
         Ok(Lines { record: record.cast(), end, lost })
     }
@@ -466,9 +466,9 @@ impl<S: Supply> Ring<S> {
         let payload = unsafe { record.cast::<u8>().add(BEFORE) };
         let time = frame.stamped.then(|| {
             // SAFETY: within the record's lines.
-            let stamp = unsafe { payload.add(len) }.cast::<Stamp>();
+            let stamp = unsafe { payload.add(len) }.cast::<StampBytes>();
             // SAFETY: a stamped record has its stamp behind the payload.
-            unsafe { stamp.read_unaligned() }
+            Stamp::from_ne_bytes(unsafe { stamp.read() })
         });
         let mut owner = None;
         if frame.of_object {

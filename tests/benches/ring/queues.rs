@@ -291,9 +291,10 @@ fn fill(payload: &mut [u8], number: u64) {
 #[inline]
 fn encoded<const W: usize, const N: usize>(record: &[u64; W]) -> Encoded<'_, N> {
     const { assert!(N <= 8 * W) };
-    // SAFETY: the last bytes of the record.
-    let bytes = unsafe { &*record.as_ptr().cast::<u8>().add(8 * W - N).cast::<[u8; N]>() };
-    Encoded { kind: Kind::Verdict, detail: 0, bytes }
+    // SAFETY: within the record.
+    let last = unsafe { record.as_ptr().cast::<u8>().add(8 * W - N) };
+    // SAFETY: the last bytes of the record, which is borrowed as long.
+    Encoded { kind: Kind::Verdict, detail: 0, bytes: unsafe { &*last.cast::<[u8; N]>() } }
 }
 
 /// A producer's ring, held for as long as the thread that runs it: what the handles of other queues are.

@@ -153,11 +153,13 @@ fn a_driver_can_refuse_a_processor() {
     let refuses = Callback::new(|change| {
         (change.State == START && change.NtNumber == 1).then_some(STATUS_INSUFFICIENT_RESOURCES)
     });
-    assert!(refuses.register(KE_PROCESSOR_CHANGE_ADD_EXISTING).is_null());
+    let registered = refuses.register(KE_PROCESSOR_CHANGE_ADD_EXISTING);
     assert_eq!(
         refuses.take(),
         [(START, 0, (0, 0), 0), (START, 1, (0, 1), 0), (FAILURE, 0, (0, 0), STATUS_INSUFFICIENT_RESOURCES),]
     );
+    // The registration stands all the same.
+    deregister(registered);
     expect_clean(&sim);
 }
 
