@@ -1009,6 +1009,44 @@ fn a_clock_that_is_set_back_holds_nothing_up() {
     assert_eq!(times(&log), [10, 1_000_000]);
 }
 
+/// Takes its time over each record, and more is written meanwhile.
+struct Slow<'a>(&'a Rings<Test>, Vec<u64>);
+
+impl Handler<Test> for Slow<'_> {
+    fn record(&mut self, record: &Record<'_, Test>) {
+        self.1.extend(record.time);
+        NOW.set(NOW.get() + 1000);
+        claim(self.0, &At(0), &[0; 4]).unwrap().commit();
+    }
+
+    fn life_cycle(&mut self, _object: &Connection, _event: LifeCycle, _sequence: u32) {}
+}
+
+#[test]
+fn what_is_written_while_a_record_is_told_is_not_old_enough_yet() {
+    let rings = stamping(1, 8, Kinds::ALL);
+    NOW.set(100);
+    claim(&rings, &At(0), &[0; 4]).unwrap().commit();
+    NOW.set(200);
+    let mut slow = Slow(&rings, vec![]);
+    let mut dispatcher = rings.dispatcher().unwrap().in_order_of_time(50);
+    assert!(dispatcher.poll(&mut slow) && !dispatcher.poll(&mut slow));
+    assert_eq!(slow.1, [100]);
+}
+
+#[test]
+fn after_the_end_there_is_no_dispatcher_any_more() {
+    let rings = rings(1, 8);
+    rings.stop();
+    let mut dispatcher = rings.dispatcher().unwrap();
+    let summary = dispatcher.run(&mut Log::default());
+    claim(&rings, &At(0), &[1]).unwrap().commit();
+    assert!(!dispatcher.poll(&mut Log::default()));
+    assert_eq!(dispatcher.run(&mut Log::default()), summary);
+    drop(dispatcher);
+    assert_eq!(rings.dispatcher().err(), Some(Taken));
+}
+
 #[test]
 fn a_clock_that_is_set_back_does_not_hold_the_stop_up() {
     let rings = stamping(1, 4, Kinds::ALL);

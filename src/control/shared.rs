@@ -89,9 +89,9 @@ impl Budget {
 }
 
 pub(super) struct Shared {
-    pub(super) sockets: PoolArc<Sockets>,
     /// The driver's rings: for what callbacks tell of connections that do not come to be.
     pub(super) rings: PoolArc<Rings>,
+    pub(super) sockets: PoolArc<Sockets>,
     pub(super) hub: PoolArc<Hub>,
     pub(super) budget: Budget,
     /// Wakes the worker.

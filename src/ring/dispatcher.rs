@@ -83,8 +83,10 @@ pub struct Dispatcher<'a, S: Supply> {
     latest: Stamp,
     /// Merged by time: the oldest stamp that is too young to be delivered.
     young: Option<Stamp>,
-    /// Merged by time: it is the end, and nothing waits.
+    /// It is the end: nothing waits to be merged by time.
     ends: bool,
+    /// [`Dispatcher::run`] has returned, and what was left has been given up.
+    over: bool,
     summary: Summary,
 }
 
@@ -103,6 +105,7 @@ impl<'a, S: Supply> Dispatcher<'a, S> {
             latest: 0,
             young: None,
             ends: false,
+            over: false,
             summary: Summary::default(),
         }
     }
@@ -125,10 +128,10 @@ impl<'a, S: Supply> Dispatcher<'a, S> {
         self
     }
 
-    /// Delivers until [`Rings::stop`], then what is left, then returns.
+    /// Delivers until [`Rings::stop`], then what is left, then returns. After that there is no dispatcher any more.
     pub fn run(&mut self, handler: &mut impl Handler<S>) -> Summary {
         let mut idle: u32 = 0;
-        loop {
+        while !self.over {
             // Before the poll: what was committed before the stop is seen by the poll after it.
             let stopping = self.rings.is_stopping();
             self.ends = stopping;
@@ -141,8 +144,8 @@ impl<'a, S: Supply> Dispatcher<'a, S> {
                 self.wait_for(young);
             } else if stopping {
                 self.summary.withheld = self.withheld();
+                self.over = true;
                 self.rings.give_up();
-                return self.summary;
             } else if idle < self.patience {
                 idle = idle.saturating_add(1);
                 relax();
@@ -154,10 +157,14 @@ impl<'a, S: Supply> Dispatcher<'a, S> {
                 }
             }
         }
+        self.summary
     }
 
     /// One turn over all rings and the list: true if anything was delivered.
     pub fn poll(&mut self, handler: &mut impl Handler<S>) -> bool {
+        if self.over {
+            return false;
+        }
         let any = match self.settle {
             None => self.poll_in_turn(handler),
             Some(settle) => self.poll_in_time(settle, handler),
@@ -193,9 +200,9 @@ impl<'a, S: Supply> Dispatcher<'a, S> {
         let ends = self.ends;
         // Before the look at the rings: what was stamped by then and committed since is seen.
         let horizon = S::now().saturating_sub(settle);
-        // What is stamped later than now is of a clock that was set back, and not waited for.
-        let young = horizon..horizon.saturating_add(settle.saturating_mul(2));
-        let is_young = |time: Stamp| !ends && time != horizon && young.contains(&time);
+        // What is stamped later than now is of a clock that was set back, and not waited for. (It is another now: the
+        // handler may have taken its time.)
+        let is_young = |time: Stamp| !ends && time > horizon && time <= S::now().saturating_add(settle);
         let mut work: usize = 0;
         self.young = None;
         while work < self.bounds.work
@@ -337,6 +344,8 @@ impl<'a, S: Supply> Dispatcher<'a, S> {
 
 impl<S: Supply> Drop for Dispatcher<'_, S> {
     fn drop(&mut self) {
-        self.rings.dispatcher_dropped();
+        if !self.over {
+            self.rings.dispatcher_dropped();
+        }
     }
 }

@@ -11,7 +11,7 @@
 //! | the last 4 | the record's number among those of its object; without an object, payload |
 //! | the 8 before | the time stamp; without one, payload |
 //!
-//! That is the order of writing, from the first byte to the last: processors send stores to a line that another
+//! But for the stamp, that is the order of writing, from the first byte to the last: processors send stores to a line that another
 //! one has read along in one go then. With the header written last, or stores of 16 bytes that are not aligned, a
 //! record took half as long again, up to three times as long.
 

@@ -481,8 +481,8 @@ impl<S: Supply> Ring<S> {
             let object = unsafe { record.cast::<Header>().add(1) }.cast::<*mut ()>();
             // SAFETY: a record of an object has its address behind the header.
             let object = NonNull::new(unsafe { object.read() });
-            // SAFETY: the object is retained until its `Closed` is delivered, which comes after; null if that had been
-            // raised before.
+            // SAFETY: the object is retained until its `Closed` is delivered, which comes after, and nobody looks here
+            // once what was not delivered has been given up; null if it had been raised before.
             owner = object.map(|object| (unsafe { S::Object::from_raw(object) }, sequence));
         }
         // SAFETY: committed lines are initialised and not written until they are given back.

@@ -124,7 +124,7 @@ const AWAKE: u32 = 0;
 const PARKED: u32 = 1;
 const SIGNALLED: u32 = 2;
 
-/// Why nobody can be dispatcher now: there is one.
+/// Why nobody can be dispatcher: there is one, or has been one to the end.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Taken;
 
@@ -284,7 +284,7 @@ impl<S: Supply> Rings<S> {
         self.notify();
     }
 
-    /// The only dispatcher; another can be had when it is dropped.
+    /// The only dispatcher; another can be had when it is dropped, unless it has run to its end.
     pub fn dispatcher(&self) -> Result<Dispatcher<'_, S>, Taken> {
         if self.signal.taken.swap(true, Ordering::Acquire) { Err(Taken) } else { Ok(Dispatcher::new(self)) }
     }
