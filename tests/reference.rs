@@ -129,7 +129,7 @@ fn hold(path: &str, made: &str) {
 
 #[test]
 fn the_registry_page_is_what_the_schema_says() {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/src/config/REGISTRY.md");
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/inf/REGISTRY.md");
     hold(path, &registry());
 }
 

@@ -331,7 +331,8 @@ impl Slot {
 }
 
 // SAFETY: the link is the slot's own, used with the one `Rings` of the block; a slot lies in its block until the
-// dispatcher has let go of its share of that, when it has delivered or given up everything; it is not given to another socket while it has an owner; counting neither waits nor enters the ring.
+// dispatcher has let go of its share of that, when it has delivered or given up everything; it is not given to another
+// socket while it has an owner; counting neither waits nor enters the ring.
 unsafe impl Linked for Slot {
     fn link(&self) -> &Link {
         // SAFETY: replaced only while the slot has no owner, and whoever asks is one.

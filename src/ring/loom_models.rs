@@ -122,9 +122,13 @@ fn ring(lines: usize) -> Heap<Ring<Model>> {
     Heap(Box::new(Ring::new(Heap((0..lines).map(|_| Line::new()).collect()), Kinds::NONE).unwrap()))
 }
 
+/// Room for the rings of so many processors, none of which has one yet.
+fn without_rings(processors: u32) -> Rings<Model> {
+    Rings::new(Heap((0..processors).map(|_| Entry::new()).collect()), Event::new())
+}
+
 fn rings(processors: u32, lines: usize) -> LoomArc<Rings<Model>> {
-    let table = Heap((0..processors).map(|_| Entry::new()).collect());
-    let rings = Rings::new(table, Event::new());
+    let rings = without_rings(processors);
     for processor in 0..processors {
         rings.attach(processor, ring(lines)).unwrap();
     }
@@ -660,8 +664,7 @@ impl Handler<Model> for Numbers {
 /// A processor is added while its owner and the dispatcher are at work.
 fn hot_add(site: Option<Site>) {
     explore(site, None, |taken| {
-        let rings =
-            LoomArc::new(Rings::<Model>::new(Heap((0..2).map(|_| Entry::new()).collect()), Event::new()));
+        let rings = LoomArc::new(without_rings(2));
         let adder = {
             let rings = rings.clone();
             thread::spawn(move || rings.attach(1, ring(1)).unwrap())
@@ -704,8 +707,7 @@ fn a_relaxed_attachment_is_caught() {
 #[test]
 fn what_a_processor_says_first_wakes_the_dispatcher() {
     explore(None, Some(2), |parked| {
-        let rings =
-            LoomArc::new(Rings::<Model>::new(Heap((0..2).map(|_| Entry::new()).collect()), Event::new()));
+        let rings = LoomArc::new(without_rings(2));
         let delivered = LoomArc::new((Mutex::new(0), Condvar::new()));
         let adder = {
             let rings = rings.clone();
