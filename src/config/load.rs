@@ -5,7 +5,7 @@
 
 use zeroize::Zeroizing;
 
-use super::schema::{Dial, POLICY_IMAGE, REG_MULTI_SZ, Refused, Setting, Settings, TABLE, parse};
+use super::schema::{POLICY_IMAGE, REG_MULTI_SZ, Refused, Setting, Settings, TABLE, parse};
 use crate::control::protocol::noise::{KEY, Keys};
 use crate::kernel::irql::Passive;
 use crate::kernel::pool::{PoolBox, tags};
@@ -166,11 +166,9 @@ fn read(key: &Key<'_>, loaded: &mut Loaded) {
 
 /// Whether those to connect to are peers; if not, which is told, nobody is connected to.
 fn dials_are_peers(settings: &mut Settings) -> bool {
-    let Settings { control_peers, control_dial, .. } = settings;
-    let is_peer = |dial: &Dial| control_peers.as_slice().iter().any(|peer| peer.name.is(&dial.peer));
-    let known = control_dial.as_slice().iter().all(is_peer);
+    let known = settings.stranger().is_none();
     if !known {
-        control_dial.clear();
+        settings.control_dial.clear();
         let (name, reason) = ("ControlDial", Refused::UnknownPeer);
         trace::emit(&Event::SettingRefused { name, reason, registry_type: REG_MULTI_SZ, size: 0 });
     }

@@ -474,6 +474,16 @@ impl Default for Settings {
     }
 }
 
+impl Settings {
+    /// The first to connect to who is not one of the peers. With one of these nobody is connected to: whom the name
+    /// stands for is not known, and the others were written by the same hand.
+    pub fn stranger(&self) -> Option<&Dial> {
+        let is_peer =
+            |dial: &&Dial| self.control_peers.as_slice().iter().any(|peer| peer.name.is(&dial.peer));
+        self.control_dial.as_slice().iter().find(|dial| !is_peer(dial))
+    }
+}
+
 /// The setting of that name; case does not matter.
 pub fn find(name: &str) -> Option<&'static Setting> {
     TABLE.iter().find(|setting| setting.name.eq_ignore_ascii_case(name))

@@ -254,6 +254,26 @@ fn whom_to_dial_is_a_peer_and_an_address_that_can_be_dialled() {
 }
 
 #[test]
+fn the_first_to_dial_who_is_no_peer_is_named() {
+    let mut settings = Settings::DEFAULT;
+    assert_eq!(settings.stranger(), None);
+    let dials = utf16("Fleet@192.0.2.7:1\0lab@192.0.2.7:2\0other@192.0.2.7:3\0\0");
+    settings.set("ControlDial", REG_MULTI_SZ, &dials).unwrap();
+    for (peers, stranger) in [
+        (&[][..], Some("Fleet")),
+        (&["fleet"], Some("lab")),
+        (&["lab", "other"], Some("Fleet")),
+        (&["fleet", "LAB"], Some("other")),
+        (&["fleet", "other", "lab"], None),
+    ] {
+        let peers = peers.iter().enumerate().map(|(n, name)| format!("{name}=observer:{n:064x}\0"));
+        let peers = utf16(&(peers.collect::<String>() + "\0"));
+        settings.set("ControlPeers", REG_MULTI_SZ, &peers).unwrap();
+        assert_eq!(settings.stranger().map(|dial| dial.peer.to_string()).as_deref(), stranger);
+    }
+}
+
+#[test]
 fn a_directory_is_a_path_the_drivers_own_or_none() {
     let place = |text: &str| {
         set("PolicyStore", REG_SZ, text).map(|settings| match settings.policy_store.place() {
