@@ -2,6 +2,8 @@
 
 use std::fmt::Write as _;
 
+#[path = "reference/events.rs"]
+mod events;
 #[path = "reference/protocol.rs"]
 mod protocol;
 
@@ -131,6 +133,12 @@ fn hold(path: &str, made: &str) {
 fn the_registry_page_is_what_the_schema_says() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/inf/REGISTRY.md");
     hold(path, &registry());
+}
+
+#[test]
+fn the_events_page_is_what_the_table_says() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/inf/EVENTS.md");
+    hold(path, &events::page());
 }
 
 #[test]

@@ -101,6 +101,13 @@ macro_rules! named_values {
                 Value::Named(*self as u8, self.name())
             }
         }
+
+        #[cfg(feature = "sim")]
+        impl super::samples::Sample for $name {
+            fn sample(number: usize) -> Self {
+                super::samples::of(&[$(Self::$value),+], number)
+            }
+        }
     )+};
 }
 
@@ -318,6 +325,14 @@ macro_rules! events {
             #[inline]
             pub const fn keywords(&self) -> Keywords {
                 match self { $(Self::$name { .. } => Keywords::$keywords),+ }
+            }
+
+            /// Every event, by id, each field with its type's sample of this number: extremes, and what is odd. With as
+            /// many numbers as the longest enumeration has values, each of these occurs.
+            #[cfg(feature = "sim")]
+            pub fn samples(number: usize) -> std::vec::Vec<Self> {
+                use super::samples::Sample;
+                std::vec![$(Self::$name { $($field: Sample::sample(number)),* }),+]
             }
 
             /// Walks the fields in the table's order.

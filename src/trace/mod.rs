@@ -62,10 +62,14 @@ use etw as backend;
 
 #[cfg(kernel)]
 pub mod follow;
-#[cfg(any(image, test))]
+#[cfg(any(kernel, test))]
 mod metadata;
-#[cfg(any(image, test))]
+#[cfg(any(kernel, test))]
 mod payload;
+#[cfg(feature = "sim")]
+pub mod recorded;
+#[cfg(feature = "sim")]
+mod samples;
 #[cfg(kernel)]
 mod wanted;
 

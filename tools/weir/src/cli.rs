@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::CommandFactory as _;
 use clap_complete::Shell;
 
-use crate::{ctl, keys, output, policy, run, top};
+use crate::{ctl, keys, output, policy, run, top, trace};
 
 /// Steers and tries out weir, a network callout driver for Windows.
 #[derive(clap::Parser, Debug)]
@@ -28,6 +28,9 @@ enum Command {
     /// Checks policies and explains what they decide
     #[command(subcommand)]
     Policy(policy::Command),
+    /// Reads traces that Event Tracing for Windows has written
+    #[command(subcommand)]
+    Trace(trace::Command),
     Completions(CompletionsArgs),
     Man(ManArgs),
 }
@@ -55,6 +58,7 @@ pub fn run(cli: &Cli) -> ExitCode {
         Command::Ctl(args) => ctl::run(args),
         Command::Keys(command) => keys::run(command),
         Command::Policy(command) => policy::run(command),
+        Command::Trace(command) => trace::run(command),
         Command::Completions(args) => output::done(completions(args.shell)),
         Command::Man(args) => output::done(man(args)),
     }

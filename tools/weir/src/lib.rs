@@ -3,9 +3,12 @@
 pub mod cli;
 pub mod client;
 pub mod ctl;
+pub mod etl;
 pub mod keys;
+pub mod names;
 pub mod output;
 pub mod place;
 pub mod policy;
 pub mod run;
 pub mod top;
+pub mod trace;

@@ -48,11 +48,12 @@ pub fn packages(names: &[&str], may: bool) -> Result<(), Missing> {
     }
 }
 
-/// What a client of another ecosystem needs: a Noise library, which needs a cryptographic one, and a CBOR library; and a reader
-/// of signatures.
-const PYTHON_PACKAGES: [&str; 3] = ["noiseprotocol==0.3.1", "cbor2==6.3.0", "signify==0.9.3"];
+/// What a client of another ecosystem needs: a Noise library, which needs a cryptographic one, and a CBOR library; a reader of
+/// signatures; and one of traces, which does not say which release of `construct` it needs.
+const PYTHON_PACKAGES: [&str; 5] =
+    ["noiseprotocol==0.3.1", "cbor2==6.3.0", "signify==0.9.3", "etl-parser==1.0.1", "construct==2.10.70"];
 /// (signify itself is not imported: see package/verify.py.)
-const PYTHON_CHECK: &str = "import cbor2, noise.connection, signify";
+const PYTHON_CHECK: &str = "import cbor2, etl.etl, noise.connection, signify";
 
 /// The interpreter of the tests' own environment, which [`python`] makes.
 pub fn python_path() -> PathBuf {

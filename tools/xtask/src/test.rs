@@ -23,7 +23,7 @@ pub enum Area {
     Ext,
     /// The dispatch ring, with its models, under ThreadSanitizer and Miri
     Ring,
-    /// The operator's commands: policies, captures, `weir run`, `weir ctl`; a replay under valgrind
+    /// The operator's commands: policies, captures, `weir run`, `weir ctl`, traces; a replay under valgrind
     Run,
     /// The image for Windows: built, checked, built again elsewhere
     Image,
@@ -181,7 +181,7 @@ fn steps(area: Area) -> Vec<Step> {
         ],
         Area::Run => vec![
             step(
-                "policies, captures, replays, keys and control connections",
+                "policies, captures, replays, traces, keys and control connections",
                 "cargo test --locked -p weir-cli",
             ),
             Step {

@@ -27,6 +27,11 @@ pub fn timestamp(time: u64) -> Option<Timestamp> {
     Timestamp::from_nanosecond((i128::from(time) - UNIX) * 100).ok()
 }
 
+/// The reverse of [`timestamp`]; `None`: it is before 1601.
+pub fn system_time(time: Timestamp) -> Option<u64> {
+    u64::try_from(time.as_nanosecond() / 100 + UNIX).ok()
+}
+
 /// A time of the protocol in RFC 3339.
 pub fn time(time: u64) -> String {
     timestamp(time).map_or_else(|| time.to_string(), |time| time.to_string())

@@ -7,10 +7,11 @@ use serde_json::{Value, json};
 use weir::control::protocol::message::{Answer, Capabilities, EventRecord, Events, ListWriter, Subscribe};
 use weir::control::protocol::subscription::MAX_IDS;
 use weir::trace::Guid;
-use weir::trace::events::{Event, Keywords, Level};
+use weir::trace::events::{Keywords, Level};
 
 use super::show;
 use crate::client::{Client, Follower, Welcome, json};
+use crate::names;
 use crate::output::{self, Failure};
 
 /// Shows what happens, or the connections that are open
@@ -26,14 +27,14 @@ pub struct EventsArgs {
     #[arg(long, requires = "follow")]
     snapshot: bool,
     /// Events up to this level: critical, error, warning, information, verbose
-    #[arg(long, value_parser = level, default_value = "information", requires = "follow")]
+    #[arg(long, value_parser = names::level, default_value = "information", requires = "follow")]
     level: Level,
     /// Events with one of these keywords alone: lifecycle, configuration, policy, verdict, flow, control, extension,
     /// ring, fault
-    #[arg(long, value_parser = keyword, value_delimiter = ',', requires = "follow")]
+    #[arg(long, value_parser = names::keyword, value_delimiter = ',', requires = "follow")]
     keywords: Vec<Keywords>,
     /// Events of these names or ids alone
-    #[arg(long, value_name = "EVENT", value_parser = event, value_delimiter = ',', requires = "follow")]
+    #[arg(long, value_name = "EVENT", value_parser = names::event, value_delimiter = ',', requires = "follow")]
     only: Vec<u16>,
     /// End after so many events
     #[arg(long, value_name = "EVENTS", value_parser = clap::value_parser!(u64).range(1..))]
@@ -45,40 +46,6 @@ pub struct EventsArgs {
 
 /// As what the connections come that are open already.
 const FLOW_OPENED: u16 = 41;
-
-const LEVELS: [(&str, Level); 5] = [
-    ("critical", Level::Critical),
-    ("error", Level::Error),
-    ("warning", Level::Warning),
-    ("information", Level::Information),
-    ("verbose", Level::Verbose),
-];
-
-fn level(text: &str) -> Result<Level, String> {
-    let found = LEVELS
-        .iter()
-        .find(|(name, level)| text.eq_ignore_ascii_case(name) || text.parse() == Ok(*level as u8));
-    found.map(|(_, level)| *level).ok_or_else(|| {
-        let names: Vec<_> = LEVELS.iter().map(|(name, _)| *name).collect();
-        format!("allowed: {}, or 1 to 5", names.join(", "))
-    })
-}
-
-fn keyword(text: &str) -> Result<Keywords, String> {
-    Keywords::from_name(&text.to_ascii_uppercase()).ok_or_else(|| {
-        let names: Vec<_> = Keywords::all().iter_names().map(|(name, _)| name.to_ascii_lowercase()).collect();
-        format!("allowed: {}", names.join(", "))
-    })
-}
-
-fn event(text: &str) -> Result<u16, String> {
-    let named = Event::TABLE.iter().find(|meta| meta.name.eq_ignore_ascii_case(text)).map(|meta| meta.id);
-    named.or_else(|| text.parse().ok()).ok_or_else(|| {
-        let near = Event::TABLE.iter().map(|meta| (strsim::jaro_winkler(meta.name, text), meta.name));
-        let near = near.max_by(|a, b| a.0.total_cmp(&b.0)).map_or("", |(_, name)| name);
-        format!("there is no such event; {near} would be one (PROTOCOL.md has them all)")
-    })
-}
 
 pub fn follow(
     client: &mut Client,
@@ -196,7 +163,7 @@ mod tests {
     use super::*;
     use weir::config::schema::SPOKEN;
     use weir::control::protocol::message::Batch;
-    use weir::trace::events::Provider;
+    use weir::trace::events::{Event, Provider};
 
     /// A callback of an extension, for people and as JSON.
     fn shown(interface: Guid, data: &[u8]) -> [String; 2] {

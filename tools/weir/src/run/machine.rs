@@ -12,6 +12,7 @@ use weir::policy::Action;
 use weir::trace::{self, Event, Keywords, Level};
 
 use super::follow::{Ends, Inbox, RING_RECORDS, Said};
+use super::recording::Recording;
 use super::report::Decided;
 use crate::client;
 use crate::keys::Private;
@@ -87,11 +88,21 @@ impl Machine {
     ///
     /// # Errors
     /// A text for people.
-    pub fn boot(image: &[u8], listen: SocketAddr, steering: &Steering) -> Result<Self, String> {
+    pub fn boot(
+        image: &[u8],
+        listen: SocketAddr,
+        steering: &Steering,
+        recording: Option<Arc<Recording>>,
+    ) -> Result<Self, String> {
         let inbox = Arc::new(Inbox::default());
         let heard = Arc::clone(&inbox);
-        let sink =
-            trace::sink::install(Level::Information, Keywords::all(), move |event| hear(&heard, event));
+        let level = recording.as_ref().map_or(Level::Information, |it| it.level().max(Level::Information));
+        let sink = trace::sink::install(level, Keywords::all(), move |event| {
+            if let Some(recording) = &recording {
+                recording.hear(event);
+            }
+            hear(&heard, event);
+        });
         let sim = ntsim::boot(ntsim::Config { wsk: ntsim::wsk::Config::tcp(), ..ntsim::Config::default() });
         let registry = sim.registry();
         registry.set(PARAMETERS, "PolicyImage", Value::Binary(image.to_vec()));

@@ -6,6 +6,7 @@ pub mod hosts;
 pub mod local;
 mod machine;
 pub mod packet;
+pub mod recording;
 mod report;
 pub mod sample;
 
@@ -14,12 +15,14 @@ use std::net::SocketAddr;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 use ipnet::IpNet;
 use ntsim::tcpip::{Direction, Endpoints, Host, Identity, Stack};
+use weir::trace::events::{Keywords, Level};
 
 use self::capture::{Capture, End};
 use self::follow::Follow;
@@ -27,8 +30,10 @@ use self::hosts::Hosts;
 use self::local::Local;
 use self::machine::{Machine, Steering};
 use self::packet::Skip;
+use self::recording::Recording;
 pub use self::report::protocol;
 use self::report::{Format, Printer, Summary};
+use crate::names;
 use crate::place::{self, Running, Told};
 use crate::policy::{self, Compiled};
 
@@ -65,6 +70,17 @@ pub struct RunArgs {
     /// TCP connection, or with the capture
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..))]
     idle_timeout: Option<u32>,
+    /// Write the driver's events into an event trace log, as Windows would; read it with `weir trace decode`. A file that
+    /// is there is replaced
+    #[arg(long, value_name = "FILE")]
+    etl: Option<PathBuf>,
+    /// Of these, up to this level: critical, error, warning, information, verbose
+    #[arg(long, value_name = "LEVEL", value_parser = names::level, default_value = "verbose", requires = "etl")]
+    etl_level: Level,
+    /// Of these, with one of these keywords alone: lifecycle, configuration, policy, verdict, flow, control, extension,
+    /// ring, fault
+    #[arg(long, value_name = "KEYWORDS", value_parser = names::keyword, value_delimiter = ',', requires = "etl")]
+    etl_keywords: Vec<Keywords>,
     /// Print JSON, an object a line
     #[arg(long)]
     json: bool,
@@ -126,7 +142,8 @@ fn try_run(args: &RunArgs) -> Result<bool, String> {
     let mut printer = Printer::new(io::BufWriter::new(anstream::stdout()), format);
     // What stays can be steered: by keys that stay too, and by who is told where it is.
     let steering = if args.stay { Steering::new(place::keys()?) } else { Steering::of_the_run()? };
-    let machine = Machine::boot(&compiled.image, args.listen, &steering)?;
+    let recording = recording(args)?;
+    let machine = Machine::boot(&compiled.image, args.listen, &steering, recording.clone())?;
     let _told = if args.stay {
         let (control, driver_key) = (machine.control(), steering.public().to_string());
         Some(Told::of(Running { control, driver_key, process: std::process::id() })?)
@@ -146,6 +163,7 @@ fn try_run(args: &RunArgs) -> Result<bool, String> {
     let mut replay = Replay {
         summary: Summary::default(),
         progress: progress(&input, format),
+        recording,
         stack: Stack::new(
             Playing { local, hosts },
             Follow::new(machine.inbox(), compiled.rules, printer),
@@ -156,13 +174,14 @@ fn try_run(args: &RunArgs) -> Result<bool, String> {
     if args.stay && replay.proceeds() {
         replay.stay();
     }
-    let Replay { mut summary, progress, mut stack } = replay;
+    let Replay { mut summary, progress, recording, mut stack } = replay;
     stack.finish();
     let orphans = stack.orphans();
     if orphans > 0 {
         *summary.skipped.entry(Skip::Fragment).or_default() += orphans;
     }
     let verified = machine.unload();
+    let recorded = recording.map_or(Ok(()), |recording| recording.finish());
     progress.finish_and_clear();
     let mut printer = stack.observer.finish(&mut summary);
     summary.leaks = verified.leaks.len() as u64;
@@ -174,7 +193,17 @@ fn try_run(args: &RunArgs) -> Result<bool, String> {
     for line in verified.leaks.iter().chain(&verified.violations) {
         eprintln!("weir: verifier: {line}");
     }
+    recorded?;
     Ok(summary.is_clean() && printer.error().is_none())
+}
+
+/// Begins the trace, if one is asked for. Only what the run was asked to read is known to be worth more than it.
+fn recording(args: &RunArgs) -> Result<Option<Arc<Recording>>, String> {
+    let Some(path) = &args.etl else { return Ok(None) };
+    let inputs = [&args.policy, &args.capture, &args.hosts].map(Option::as_deref);
+    let keywords = args.etl_keywords.iter().fold(Keywords::empty(), |all, keyword| all | *keyword);
+    let keywords = if keywords.is_empty() { Keywords::all() } else { keywords };
+    Recording::begin(path, &inputs, (args.etl_level, keywords)).map(|recording| Some(Arc::new(recording)))
 }
 
 fn load_policy(path: Option<&Path>) -> Result<(String, Compiled), String> {
@@ -268,6 +297,7 @@ const BATCH: u64 = 256;
 struct Replay<W: Write> {
     summary: Summary,
     progress: ProgressBar,
+    recording: Option<Arc<Recording>>,
     stack: Stack<Playing, Follow<W>>,
 }
 
@@ -300,6 +330,7 @@ impl<W: Write> Replay<W> {
     }
 
     fn look(&mut self, offset: u64) {
+        self.flush();
         let observer = &mut self.stack.observer;
         if self.progress.is_hidden() {
             observer.take_events();
@@ -323,6 +354,13 @@ impl<W: Write> Replay<W> {
             std::thread::sleep(Duration::from_millis(50));
             self.stack.observer.take_events();
             self.stack.observer.flush();
+            self.flush();
+        }
+    }
+
+    fn flush(&self) {
+        if let Some(recording) = &self.recording {
+            recording.flush();
         }
     }
 }
