@@ -9,6 +9,7 @@ mod protocol;
 
 use weir::config::interface::NAMES;
 use weir::config::schema::{Kind, SPOKEN, TABLE};
+use weir::trace::events::{Event, Level, RefusedKey, RefusedSetting, RollbackReason};
 
 fn form(kind: Kind) -> (&'static str, String) {
     match kind {
@@ -145,4 +146,22 @@ fn the_events_page_is_what_the_table_says() {
 fn the_protocols_page_is_what_the_code_says() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/src/control/PROTOCOL.md");
     hold(path, &protocol::page(&std::fs::read_to_string(path).unwrap()));
+}
+
+/// What an administrator finds in a trace has a line in the page that says what to do about it.
+#[test]
+fn every_refusal_says_what_to_do_about_it() {
+    let page = concat!(env!("CARGO_MANIFEST_DIR"), "/inf/TROUBLESHOOT.md");
+    let page = std::fs::read_to_string(page).unwrap();
+    let reasons = [RefusedSetting::NAMES, RefusedKey::NAMES, RollbackReason::NAMES].concat();
+    let missing: Vec<_> =
+        reasons.iter().map(|(_, name)| *name).filter(|name| !page.contains(&format!("`{name}`"))).collect();
+    assert!(missing.is_empty(), "{missing:?}");
+    let told = |level| level <= Level::Warning;
+    let missing: Vec<_> = Event::TABLE
+        .iter()
+        .filter(|event| told(event.level) && !page.contains(event.name))
+        .map(|event| event.name)
+        .collect();
+    assert!(missing.is_empty(), "{missing:?}");
 }

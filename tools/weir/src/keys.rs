@@ -20,6 +20,7 @@ use crate::output;
 pub enum Command {
     New(NewArgs),
     Show(ShowArgs),
+    Registry(RegistryArgs),
 }
 
 /// Makes a new key, and prints its public one
@@ -44,6 +45,18 @@ pub struct ShowArgs {
     json: bool,
 }
 
+/// Writes a registry file that gives a driver the key of a key file
+///
+/// Windows' `reg import` reads it. It has the private key in it, so it is for its owner's eyes alone, and to be removed once it
+/// is imported. A file that is there already is not overwritten.
+#[derive(clap::Args, Debug)]
+pub struct RegistryArgs {
+    /// The file with the private key
+    file: PathBuf,
+    /// Where the registry file goes
+    output: PathBuf,
+}
+
 /// A private key, which is overwritten when it is dropped.
 pub type Private = Zeroizing<[u8; KEY]>;
 
@@ -52,6 +65,9 @@ pub fn run(command: &Command) -> ExitCode {
     let shown = match command {
         Command::New(NewArgs { file, json }) => create(file).and_then(|key| show(file, &key, *json)),
         Command::Show(ShowArgs { file, json }) => read(file).and_then(|key| show(file, &key, *json)),
+        Command::Registry(RegistryArgs { file, output }) => {
+            read(file).and_then(|key| write(output, &registry(&key)))
+        }
     };
     output::done(shown)
 }
@@ -72,19 +88,37 @@ fn show(file: &Path, private: &Private, json: bool) -> Result<(), String> {
 /// # Errors
 /// A text for people: it is there already, or cannot be made.
 pub fn create(file: &Path) -> Result<Private, String> {
-    let fail = |error: io::Error| format!("{}: {error}", file.display());
     let private = client::random().map_err(|error| error.to_string())?;
-    let digits = Zeroizing::new(client::json::hex(&*private) + "\n");
+    write(file, &Zeroizing::new(client::json::hex(&*private) + "\n"))?;
+    Ok(private)
+}
+
+/// The registry file that gives a driver this key. Its subkey is there, closed to others, since the driver was installed.
+fn registry(private: &Private) -> Zeroizing<String> {
+    let digits = Zeroizing::new(client::json::hex(&**private));
+    let pairs: Vec<_> = digits.as_bytes().chunks(2).map(|pair| String::from_utf8_lossy(pair)).collect();
+    let bytes = Zeroizing::new(pairs.join(","));
+    Zeroizing::new(format!(
+        "Windows Registry Editor Version 5.00\r\n\r\n\
+         [HKEY_LOCAL_MACHINE\\SYSTEM\\CurrentControlSet\\Services\\weir\\Parameters\\Key]\r\n\
+         \"PrivateKey\"=hex:{}\r\n",
+        *bytes
+    ))
+}
+
+/// Writes a file for its owner's eyes alone.
+fn write(file: &Path, text: &str) -> Result<(), String> {
+    let fail = |error: io::Error| format!("{}: {error}", file.display());
     let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     // Whole or not at all, and never over another: the name is given to it in the end. Only the owner may read it.
     let mut made = tempfile::NamedTempFile::new_in(folder).map_err(fail)?;
-    made.write_all(digits.as_bytes()).map_err(fail)?;
+    made.write_all(text.as_bytes()).map_err(fail)?;
     made.as_file().sync_all().map_err(fail)?;
     made.persist_noclobber(file).map_err(|refused| match refused.error.kind() {
         io::ErrorKind::AlreadyExists => format!("{}: there is a file already", file.display()),
         _ => fail(refused.error),
     })?;
-    Ok(private)
+    Ok(())
 }
 
 /// Reads a key file.

@@ -366,6 +366,27 @@ fn a_key_is_made_once_and_for_its_owner_alone() {
     failed(&run(&["show"]), 1);
 }
 
+#[test]
+fn a_registry_file_gives_a_driver_its_key() {
+    let folder = tempfile::tempdir().unwrap();
+    let key = key_file(folder.path(), 0x5a);
+    let output = folder.path().join("key.reg");
+    let run = || common::weir().args(["keys", "registry", &key]).arg(&output).output().unwrap();
+    assert!(run().status.success());
+    let text = std::fs::read_to_string(&output).unwrap();
+    let lines: Vec<_> = text.split("\r\n").collect();
+    assert_eq!(lines[0], "Windows Registry Editor Version 5.00");
+    assert_eq!(lines[2], r"[HKEY_LOCAL_MACHINE\SYSTEM\CurrentControlSet\Services\weir\Parameters\Key]");
+    assert_eq!(lines[3], format!("\"PrivateKey\"=hex:5a{}", ",5a".repeat(31)));
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt as _;
+        assert_eq!(std::fs::metadata(&output).unwrap().permissions().mode() & 0o777, 0o600);
+    }
+    assert!(failed(&run(), 1).contains("there is a file already"));
+    assert_eq!(std::fs::read_to_string(&output).unwrap(), text);
+}
+
 /// A key file with 32 times the same byte.
 fn key_file(folder: &Path, private: u8) -> String {
     let file = folder.join(format!("{private}.key"));

@@ -2,6 +2,7 @@
 
 mod bench;
 mod build;
+mod docs;
 mod inf;
 mod install;
 mod package;
@@ -48,6 +49,11 @@ enum Command {
     ///
     /// With --json, one object a line: {"bench":…, "ours":…, "unit":…, "peers":{NAME:VALUE,…}, "ratio_to_best":…}.
     Bench(bench::BenchArgs),
+    /// Types what the documents tell people to type
+    ///
+    /// The README and the operator's documents; those of inf/ are followed by cargo xtask wine. Exit code: 0 all is as
+    /// they say; 1 something differs; 2 usage.
+    Docs(docs::DocsArgs),
     /// Checks a driver image (x64 or ARM64), and explains what fails
     LintPe(pe::LintPeArgs),
     /// Makes and checks the INF of a driver package
@@ -70,6 +76,7 @@ fn main() -> ExitCode {
         Command::Package(args) => package::run(&args),
         Command::Catalog(args) => package::catalog::run(&args),
         Command::Bench(args) => bench::run(&args),
+        Command::Docs(args) => docs::run(&args),
         Command::LintPe(args) => pe::run(&args),
         Command::Inf(args) => inf::run(&args),
         Command::Wine(args) => wine::run(&args),

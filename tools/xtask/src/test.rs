@@ -23,7 +23,7 @@ pub enum Area {
     Ext,
     /// The dispatch ring, with its models, under ThreadSanitizer and Miri
     Ring,
-    /// The operator's commands: policies, captures, `weir run`, `weir ctl`, traces; a replay under valgrind
+    /// The operator's commands: policies, captures, `weir run`, `weir ctl`, traces; a replay under valgrind; the documents
     Run,
     /// The image for Windows: built, checked, built again elsewhere
     Image,
@@ -191,6 +191,7 @@ fn steps(area: Area) -> Vec<Step> {
                 env: VALGRIND,
                 finds: None,
             },
+            step("what the documents tell people to type works", "cargo xtask docs"),
         ],
         Area::Image => vec![
             step("the commands of this folder hold", "cargo test --locked -p xtask"),
@@ -229,6 +230,23 @@ fn steps(area: Area) -> Vec<Step> {
             },
             step("the image runs in Wine", "cargo xtask wine"),
         ],
+    }
+}
+
+/// Whether a line of a document is one of the steps, or all of them. A step may have more words than the line.
+///
+/// # Errors
+/// It is none.
+pub fn is_step(line: &str) -> Result<(), String> {
+    const ALL: &str = "cargo xtask test";
+    let mut steps = Area::value_variants().iter().flat_map(|area| steps(*area));
+    let begins = |step: &Step| {
+        step.command.strip_prefix(line).is_some_and(|rest| rest.is_empty() || rest.starts_with(' '))
+    };
+    if line == ALL || steps.any(|step| begins(&step)) {
+        Ok(())
+    } else {
+        Err(format!("`{line}` is no step of `{ALL}`"))
     }
 }
 

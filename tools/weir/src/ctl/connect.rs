@@ -14,16 +14,16 @@ use crate::{keys, place};
 #[derive(clap::Args, Clone, Debug)]
 pub struct ConnectArgs {
     /// Where the driver listens; without it, where the last `weir run --stay` does
-    #[arg(long, value_name = "HOST[:PORT]", global = true, help_heading = "Connection")]
+    #[arg(long, value_name = "HOST[:PORT]", env = "WEIR_HOST", global = true, help_heading = "Connection")]
     host: Option<String>,
     /// Wait here for a driver that dials out, instead of calling one
     #[arg(long, value_name = "ADDR:PORT", global = true, help_heading = "Connection")]
     listen: Option<SocketAddr>,
     /// File with the own private key; without it, that of `weir run --stay`
-    #[arg(long, value_name = "FILE", global = true, help_heading = "Connection")]
+    #[arg(long, value_name = "FILE", env = "WEIR_KEY", global = true, help_heading = "Connection")]
     key: Option<PathBuf>,
     /// The driver's public key, in hexadecimal or in a file; without it, that of `weir run --stay`
-    #[arg(long, value_name = "KEY", global = true, help_heading = "Connection")]
+    #[arg(long, value_name = "KEY", env = "WEIR_DRIVER_KEY", global = true, help_heading = "Connection")]
     driver_key: Option<String>,
     /// How long to wait for the connection, and for each answer
     #[arg(
@@ -59,7 +59,9 @@ impl ConnectArgs {
     /// Something is missing or wrong.
     pub fn way(&self) -> Result<Way, Failure> {
         if self.host.is_some() && self.listen.is_some() {
-            return Err(Failure::Usage("--host and --listen: the driver listens, or it dials".into()));
+            return Err(Failure::Usage(
+                "--host (or WEIR_HOST) and --listen: the driver listens, or it dials".into(),
+            ));
         }
         let left = if self.driver_key.is_none() || self.host.is_none() { place::running()? } else { None };
         let file = self.key.clone().map_or_else(place::operator_key, Ok)?;

@@ -62,6 +62,8 @@ enum Part {
     Cycles,
     /// The driver, installed by its INF
     Install,
+    /// The administrator's documents, followed
+    Documents,
 }
 
 /// What a run works with.
@@ -184,6 +186,7 @@ pub fn run(args: &WineArgs) -> ExitCode {
                 Part::WineNetio => phases::wine_netio(run, &mut report),
                 Part::Cycles => phases::cycles(run, args.cycles, &mut report),
                 Part::Install => phases::install(run, &mut report),
+                Part::Documents => phases::documents(run, &mut report),
             }
         }
     }

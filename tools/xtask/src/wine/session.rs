@@ -60,6 +60,11 @@ pub struct Session<'a> {
     pub unloads: usize,
 }
 
+/// The private key's subkey, below the machine's.
+fn private_key() -> String {
+    format!(r"{SERVICES}\{SERVICE}\Parameters\Key")
+}
+
 /// The name by which Windows programs know a file of this machine.
 fn windows_path(path: &Path) -> String {
     format!("Z:{}", path.display().to_string().replace('/', "\\"))
@@ -138,6 +143,23 @@ impl<'a> Session<'a> {
         }
     }
 
+    /// Runs a batch file in a folder of this machine.
+    ///
+    /// # Errors
+    /// It failed; what it has printed is in the message.
+    pub fn batch(&self, file: &Path, folder: &Path) -> Result<(), String> {
+        let log = self.logs.join("batch.log");
+        let _ = fs::remove_file(&log);
+        let mut command = self.command(&self.wine.loader);
+        command.args(["cmd", "/c", &windows_path(file)]).current_dir(folder);
+        let code = Running::start(&mut command, &log)?.finish(PROGRAM)?;
+        if code == Some(0) {
+            return Ok(());
+        }
+        let printed = fs::read(&log).map_err(failed(&log))?;
+        Err(format!("ended with {code:?}: {}", String::from_utf8_lossy(&printed).trim()))
+    }
+
     fn import(&self, keys: &[(&str, Vec<(&str, Value)>)]) -> Result<(), String> {
         let path = self.logs.join("import.reg");
         fs::write(&path, registry::file(keys)).map_err(failed(&path))?;
@@ -212,15 +234,22 @@ impl<'a> Session<'a> {
     /// The registry cannot be written.
     pub fn configure(&self, parameters: &[(&str, Value)], key: Option<(&[u8], &str)>) -> Result<(), String> {
         let parameters_key = format!(r"{MACHINE}\{SERVICES}\{SERVICE}\Parameters");
-        let private_key = format!(r"{SERVICES}\{SERVICE}\Parameters\Key");
-        let private_key_path = format!(r"{MACHINE}\{private_key}");
+        let private_key_path = format!(r"{MACHINE}\{}", private_key());
         let mut keys = vec![(&*parameters_key, parameters.to_vec()), (STAND_INS, self.stand_ins())];
         if let Some((private, _)) = key {
             keys.push((&private_key_path, vec![("PrivateKey", Value::Binary(private.to_vec()))]));
         }
         self.import(&keys)?;
         let Some((_, guard)) = key else { return Ok(()) };
-        self.program(&[&windows_path(&self.keyguard), &private_key, guard]).map(drop)
+        self.guard_key(guard)
+    }
+
+    /// Sets who may do what with the private key's subkey, which is there.
+    ///
+    /// # Errors
+    /// It cannot be set.
+    pub fn guard_key(&self, guard: &str) -> Result<(), String> {
+        self.program(&[&windows_path(&self.keyguard), &private_key(), guard]).map(drop)
     }
 
     /// Where Windows keeps what the driver writes.

@@ -95,7 +95,7 @@ fn by_inf(run: &Run, logs: PathBuf, report: &mut Report) -> Result<(), String> {
 }
 
 /// Puts the package's files into the prefix.
-fn package(run: &Run) -> Result<(), String> {
+pub(super) fn package(run: &Run) -> Result<(), String> {
     let folder = run.prefix.root.join("drive_c").join(PACKAGE);
     fs::create_dir_all(&folder).map_err(failed(&folder))?;
     let image = folder.join("weir.sys");
@@ -110,7 +110,7 @@ fn package(run: &Run) -> Result<(), String> {
     fs::write(&inf, drivers).map_err(failed(&inf))
 }
 
-fn run_section(session: &Session) -> Result<(), String> {
+pub(super) fn run_section(session: &Session) -> Result<(), String> {
     let inf = format!(r"C:\{PACKAGE}\weir.inf");
     let arguments = ["rundll32", "setupapi,InstallHinfSection", "DefaultInstall", "128", &inf];
     session.program(&arguments).map(drop)

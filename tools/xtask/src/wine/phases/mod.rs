@@ -4,6 +4,7 @@ mod classification;
 mod control;
 mod cycles;
 mod dial;
+mod documents;
 mod extensions;
 mod faults;
 mod hostile;
@@ -16,6 +17,7 @@ mod vendors;
 mod wine_netio;
 
 pub use cycles::cycles;
+pub use documents::documents;
 pub use install::install;
 pub use wine_netio::wine_netio;
 
