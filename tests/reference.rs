@@ -8,34 +8,9 @@ mod events;
 mod protocol;
 
 use weir::config::interface::NAMES;
-use weir::config::schema::{Kind, SPOKEN, TABLE};
+use weir::config::schema::{SPOKEN, TABLE};
 use weir::trace::events::{Event, Level, RefusedKey, RefusedSetting, RollbackReason};
-
-fn form(kind: Kind) -> (&'static str, String) {
-    match kind {
-        Kind::Number { minimum, maximum, power_of_two, unit } => {
-            let power = if power_of_two { ", a power of two" } else { "" };
-            ("REG_DWORD", format!("{minimum} to {maximum} {unit}{power}"))
-        }
-        Kind::Choice(values) => {
-            let values: Vec<_> = values.iter().map(|(number, name)| format!("{number} {name}")).collect();
-            ("REG_DWORD", values.join(", "))
-        }
-        Kind::Endpoints => {
-            ("REG_SZ, REG_MULTI_SZ", "`ADDRESS:PORT` or `[ADDRESS]:PORT` each, at most 8, or empty".into())
-        }
-        Kind::Dials => {
-            ("REG_MULTI_SZ", "`PEER@ADDRESS:PORT` or `PEER@[ADDRESS]:PORT` each, at most 8".into())
-        }
-        Kind::Peers => ("REG_MULTI_SZ", "`NAME=ROLE:KEY` each, at most 64".into()),
-        Kind::Directory => ("REG_SZ", "an absolute path, `.`, or empty".into()),
-        Kind::Extensions => (
-            "REG_MULTI_SZ",
-            "`{NPIID}=required`, `{NPIID}=optional` or `{NPIID}=off` each, and options".into(),
-        ),
-        Kind::Binary { maximum } => ("REG_BINARY", format!("at most {maximum} bytes")),
-    }
-}
+use weir_cli::config::form;
 
 const KEY: &str = "
 ## The driver's key
@@ -111,7 +86,7 @@ fn registry() -> String {
          | name | type | range | default | meaning |\n| --- | --- | --- | --- | --- |\n",
     );
     for setting in TABLE {
-        let (kind, range) = form(setting.kind);
+        let (kind, range) = (form::types(setting.kind), form::range(setting.kind));
         let default =
             if setting.default.is_empty() { "none".into() } else { format!("`{}`", setting.default) };
         let doc = setting.doc.replace('\n', " ");

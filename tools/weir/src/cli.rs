@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::CommandFactory as _;
 use clap_complete::Shell;
 
-use crate::{ctl, keys, output, policy, run, top, trace};
+use crate::{config, ctl, keys, output, policy, run, top, trace};
 
 /// Steers and tries out weir, a network callout driver for Windows.
 #[derive(clap::Parser, Debug)]
@@ -31,6 +31,9 @@ enum Command {
     /// Reads traces that Event Tracing for Windows has written
     #[command(subcommand)]
     Trace(trace::Command),
+    /// Says what can be set in the registry, and checks registration files
+    #[command(subcommand)]
+    Config(config::Command),
     Completions(CompletionsArgs),
     Man(ManArgs),
 }
@@ -59,6 +62,7 @@ pub fn run(cli: &Cli) -> ExitCode {
         Command::Keys(command) => keys::run(command),
         Command::Policy(command) => policy::run(command),
         Command::Trace(command) => trace::run(command),
+        Command::Config(command) => config::run(command),
         Command::Completions(args) => output::done(completions(args.shell)),
         Command::Man(args) => output::done(man(args)),
     }

@@ -2,6 +2,7 @@
 
 pub mod cli;
 pub mod client;
+pub mod config;
 pub mod ctl;
 pub mod etl;
 pub mod keys;
@@ -10,5 +11,6 @@ pub mod output;
 pub mod place;
 pub mod policy;
 pub mod run;
+mod source;
 pub mod top;
 pub mod trace;

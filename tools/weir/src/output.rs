@@ -1,9 +1,11 @@
 //! What the commands print, and what they exit with: 0 done, 1 refused or failed, 2 wrong usage.
 
-use std::io::{self, Write};
+use std::io::{self, Read as _, Write};
+use std::path::Path;
 use std::process::ExitCode;
 
 use comfy_table::{CellAlignment, Table, presets};
+use serde::Serialize;
 
 /// Why a command did not do what it was to.
 #[derive(Debug)]
@@ -41,6 +43,37 @@ pub fn print(write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<(),
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(format!("standard output: {error}")),
         _ => Ok(()),
     }
+}
+
+/// The whole of a file; `-` is standard input.
+///
+/// # Errors
+/// A text for people.
+pub fn read(file: &Path) -> Result<Vec<u8>, String> {
+    let mut bytes = Vec::new();
+    let read = if file.as_os_str() == "-" {
+        io::stdin().read_to_end(&mut bytes).map(drop)
+    } else {
+        std::fs::read(file).map(|all| bytes = all)
+    };
+    read.map(|()| bytes).map_err(|error| format!("{}: {error}", file.display()))
+}
+
+/// Prints an object on a line of its own, with what it tells of first.
+pub fn json_line(out: &mut dyn Write, event: &'static str, value: &impl Serialize) -> io::Result<()> {
+    #[derive(Serialize)]
+    struct Line<'a, T> {
+        event: &'static str,
+        #[serde(flatten)]
+        value: &'a T,
+    }
+    serde_json::to_writer(&mut *out, &Line { event, value })?;
+    writeln!(out)
+}
+
+/// So many of something.
+pub fn plural(count: usize, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
 /// A table for people: columns with their names, those of numbers to the right.

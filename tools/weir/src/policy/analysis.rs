@@ -10,9 +10,10 @@
 //! The work is bounded by `MAX_COMPARISONS` over the policy and `MAX_PIECES` for a rule; the rules that this
 //! leaves unchecked are counted.
 
-use super::finding::{Finding, Severity, Source};
+use super::finding::Finding;
 use super::fold;
 use super::model::{Addresses, IN, Number, OUT, Pattern, Policy, Protocols, Ranges, Rule, V4, V6, normalise};
+use crate::source::{Severity, Source};
 use std::collections::{BTreeSet, HashMap};
 use weir::policy::format::{Address, STAR};
 

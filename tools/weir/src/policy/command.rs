@@ -1,12 +1,12 @@
 //! `weir policy`: checks policies and explains what they decide.
 
-use super::finding::{Finding, Severity, Source};
+use super::finding::Finding;
 use super::parser::PROTOCOLS;
 use super::{Compiled, app_bytes, compile};
-use crate::output::print;
-use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
+use crate::output::{json_line, plural, print, read};
+use crate::source::{self, Severity, Shown, Source};
 use serde::Serialize;
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -141,16 +141,6 @@ pub fn run(command: &Command) -> ExitCode {
     }
 }
 
-fn read(file: &Path) -> Result<Vec<u8>, String> {
-    let mut bytes = Vec::new();
-    let read = if file.as_os_str() == "-" {
-        io::stdin().read_to_end(&mut bytes).map(drop)
-    } else {
-        std::fs::read(file).map(|all| bytes = all)
-    };
-    read.map(|()| bytes).map_err(|error| format!("{}: {error}", file.display()))
-}
-
 /// A policy that was read, and what became of it.
 struct Checked {
     text: String,
@@ -207,21 +197,6 @@ impl Checked {
     fn count(&self, severity: Severity) -> usize {
         self.findings().iter().filter(|finding| finding.severity == severity).count()
     }
-}
-
-fn plural(count: usize, what: &str) -> String {
-    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
-}
-
-fn json_line(out: &mut dyn Write, event: &'static str, value: &impl Serialize) -> io::Result<()> {
-    #[derive(Serialize)]
-    struct Line<'a, T> {
-        event: &'static str,
-        #[serde(flatten)]
-        value: &'a T,
-    }
-    serde_json::to_writer(&mut *out, &Line { event, value })?;
-    writeln!(out)
 }
 
 fn check(args: &CheckArgs) -> Result<ExitCode, String> {
@@ -286,23 +261,9 @@ fn check(args: &CheckArgs) -> Result<ExitCode, String> {
 /// Prints each finding with the line that it is about.
 fn findings(out: &mut dyn Write, checked: &Checked, file: &str) -> io::Result<()> {
     let source = Source::new(&checked.text);
-    let renderer = Renderer::styled();
-    for finding in checked.findings() {
-        let level = match finding.severity {
-            Severity::Fault => Level::ERROR.with_name("fault"),
-            Severity::Warning => Level::WARNING,
-        };
-        let (lines, start) = source.lines(&finding.span);
-        let from = (finding.span.start - start).min(lines.len());
-        let to = finding.span.end.saturating_sub(start).clamp(from, lines.len());
-        let snippet = Snippet::source(lines).path(file).line_start(finding.line);
-        let group = level.clone().primary_title(&finding.message);
-        let group: Group<'_> = group.element(snippet.annotation(AnnotationKind::Primary.span(from..to)));
-        let group = match &finding.help {
-            Some(help) => group.element(Level::HELP.message(help)),
-            None => group,
-        };
-        writeln!(out, "{}\n", renderer.render(&[group]))?;
+    for Finding { severity, span, message, help, .. } in checked.findings() {
+        let shown = Shown { severity: *severity, span, message, help: help.as_deref() };
+        source::show(out, &source, file, &shown)?;
     }
     Ok(())
 }

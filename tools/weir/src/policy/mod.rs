@@ -9,10 +9,11 @@ mod fold;
 mod model;
 mod parser;
 
+pub use crate::source::Severity;
 pub use command::{CheckArgs, Command, ExplainArgs, TupleArgs, failed_fields, image, run};
-pub use finding::{Finding, Severity};
+pub use finding::Finding;
 
-use finding::Source;
+use crate::source::Source;
 use weir::policy::{Image, Stats};
 
 /// What is used where no policy is named.

@@ -1,8 +1,9 @@
 //! From TOML to the model, with every fault on the way.
 
-use super::finding::{Finding, Severity, Source};
+use super::finding::Finding;
 use super::fold;
 use super::model::{Addresses, IN, Number, OUT, Pattern, Policy, Protocols, Ranges, Rule, normalise};
+use crate::source::{Severity, Source};
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::Range;
