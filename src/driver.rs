@@ -9,8 +9,9 @@
 //!
 //! | step | if it fails |
 //! | --- | --- |
-//! | settings | their defaults hold (see [`crate::config`]); refused only if memory for those is wanting |
 //! | device object | refused |
+//! | guard | told; after too many starts that did not end well, and in safe mode, the start ends here, *passing*: see [`crate::guard`] |
+//! | settings | their defaults hold (see [`crate::config`]); refused only if memory for those is wanting |
 //! | policy | the thread for it is needed; a damaged one is not taken, a store that cannot be read is tried again, and without any the fail mode decides: degraded, not refused |
 //! | rings, table of connections, dispatcher thread | refused: events would be lost unseen |
 //! | control socket | degraded: the policy holds without it |
@@ -22,7 +23,7 @@
 //! sockets, so that nobody steers a driver that is going, and while the policy still holds, for their end may take a
 //! while; the policies' steward, which takes back what was not confirmed; filters, with the subscription to the
 //! engine's state and the session; the gate of the callouts; flow contexts; callouts; rings, of which no more are made for
-//! processors that are added; dispatcher, which delivers what is left; device.
+//! processors that are added; dispatcher, which delivers what is left; guard, for whom the start has ended well by now; device.
 
 use core::ptr::{NonNull, null_mut};
 use core::sync::atomic::{AtomicPtr, Ordering};
@@ -32,6 +33,7 @@ use crate::config::{self, Loaded};
 use crate::control::{self, Control, Host};
 use crate::dispatch::{Dispatching, Memory};
 use crate::flow::Flows;
+use crate::guard::{Guard, Verdict};
 use crate::kernel::device::Device;
 use crate::kernel::irql::Passive;
 use crate::kernel::pool::{self, PoolArc, PoolBox, PoolSlice, tags};
@@ -50,6 +52,7 @@ static DRIVER: AtomicPtr<Driver> = AtomicPtr::new(null_mut());
 /// Every part, in the order in which they start. What is `None` has not been started, or could not be.
 pub struct Driver {
     device: Option<Device>,
+    guard: Option<Guard>,
     policies: Option<PoolArc<Policies>>,
     steward: Option<Steward>,
     memory: Option<Memory>,
@@ -109,7 +112,8 @@ unsafe fn start_traced(passive: &mut Passive, object: *mut DRIVER_OBJECT, servic
     let device = unsafe { Device::try_new(passive, object) };
     match driver.start(passive, device, service) {
         Ok(()) => {
-            let degraded = driver.board.as_ref().map_or(0, |board| board.degraded());
+            // Passing, it has nothing but its device.
+            let degraded = driver.board.as_ref().map_or(1, |board| board.degraded());
             trace::emit(&Event::DriverStarted { degraded });
             DRIVER.store(driver.into_raw().as_ptr(), Ordering::Release);
             Ok(())
@@ -137,6 +141,7 @@ pub fn stop(passive: &mut Passive) {
 impl Driver {
     const NOTHING: Self = Self {
         device: None,
+        guard: None,
         policies: None,
         steward: None,
         memory: None,
@@ -155,6 +160,11 @@ impl Driver {
         service: &[u16],
     ) -> core::result::Result<(), Failed> {
         let device = self.device.insert(step("device", device)?);
+        let (guard, verdict) = Guard::start(passive, device, service);
+        self.guard = Some(guard);
+        if verdict == Verdict::Passing {
+            return Ok(());
+        }
         let board = PoolArc::try_new(tags::DRIVER, Board::new(time::system_time()));
         let board: &PoolArc<Board> = self.board.insert(step("board", board)?);
         let Loaded { settings, identity, policy_image } = step("settings", config::load(passive, service))?;
@@ -261,6 +271,10 @@ impl Driver {
         self.flows = None;
         self.policies = None;
         self.board = None;
+        if let Some(guard) = self.guard.take() {
+            guard.stop(passive);
+            told("guard");
+        }
         if let Some(device) = self.device.take() {
             device.delete(passive);
             told("device");

@@ -19,6 +19,7 @@
 //! | module | what | kernel |
 //! | --- | --- | --- |
 //! | [`driver`] | the order of start and stop; owns every part | yes |
+//! | [`guard`] | what keeps it from keeping a machine from booting | yes |
 //! | [`control`] | the control socket, and its protocol | protocol: no |
 //! | [`wfp`] | engine session, callouts, classification | yes |
 //! | [`board`] | how the driver stands as a whole | yes |
@@ -66,6 +67,8 @@ mod ext {
 }
 #[cfg(kernel)]
 pub mod flow;
+#[cfg(kernel)]
+pub mod guard;
 #[cfg(kernel)]
 pub mod kernel;
 #[cfg(kernel)]

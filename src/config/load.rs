@@ -5,7 +5,7 @@
 
 use zeroize::Zeroizing;
 
-use super::schema::{POLICY_IMAGE, REG_MULTI_SZ, Refused, Setting, Settings, TABLE, parse};
+use super::schema::{self, POLICY_IMAGE, REG_MULTI_SZ, Refused, Setting, Settings, TABLE, find, parse};
 use crate::control::protocol::noise::{KEY, Keys};
 use crate::kernel::irql::Passive;
 use crate::kernel::pool::{PoolBox, tags};
@@ -62,6 +62,35 @@ pub fn load(passive: &Passive, service: &[u16]) -> Result<Loaded> {
         }
     }
     Ok(loaded)
+}
+
+/// What the guard against boot loops asks for, before anything else is read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Guarding {
+    pub starts: u32,
+    pub settle_seconds: u32,
+}
+
+/// Reads the guard's settings alone. What cannot be taken leaves the default, and is told when all are read.
+pub fn guarding(passive: &Passive, service: &[u16]) -> Guarding {
+    let key = open(passive, service).ok();
+    let number = |name: &str, default| {
+        let read = || {
+            let setting = find(name)?;
+            let units = Name::from_text(setting.name).ok()?;
+            let found = key.as_ref()?.value(&units, setting.kind.maximum_size()).ok()?;
+            let Found::Value(value) = found else { return None };
+            match parse(name, value.kind(), value.bytes()) {
+                Ok(schema::Value::Number(number)) => Some(number),
+                _ => None,
+            }
+        };
+        read().unwrap_or(default)
+    };
+    Guarding {
+        starts: number("GuardStarts", DEFAULT.guard_starts),
+        settle_seconds: number("GuardSettleSeconds", DEFAULT.guard_settle_seconds),
+    }
 }
 
 /// What the registry has for a policy.

@@ -18,7 +18,7 @@ pub mod schema;
 #[cfg(kernel)]
 mod load;
 #[cfg(kernel)]
-pub use load::{Loaded, RegistryPolicy, load, policy_image};
+pub use load::{Guarding, Loaded, RegistryPolicy, guarding, load, policy_image};
 pub use schema::Settings;
 
 #[cfg(test)]

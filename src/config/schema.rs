@@ -461,6 +461,16 @@ schema! {
         shutdown_timeout_ms: u32 = "ShutdownTimeoutMs"
             Kind::Number { minimum: 100, maximum: 60_000, power_of_two: false, unit: "milliseconds" },
             5000, "5000", Live;
+        /// How many starts in a row can end badly before weir comes up passing everything, whatever FailMode says: starts
+        /// of which it is not known that they ran for GuardSettleSeconds, or that weir was stopped or the system shut
+        /// down. 0: no such guard.
+        guard_starts: u32 = "GuardStarts"
+            Kind::Number { minimum: 0, maximum: 100, power_of_two: false, unit: "starts" },
+            3, "3", Restart;
+        /// How long weir must have run for its start to count as a good one.
+        guard_settle_seconds: u32 = "GuardSettleSeconds"
+            Kind::Number { minimum: 1, maximum: 86_400, power_of_two: false, unit: "seconds" },
+            300, "300", Restart;
     }
     blocks {
         /// The policy image, as `weir policy check --output` writes it. One that is damaged is refused whole.

@@ -1,12 +1,14 @@
 //! The driver's device object: unnamed, without a link, so that nothing in user mode can open it.
 //!
 //! It is what binds callouts and completion routines to the driver: while one is under way, the device is referenced,
-//! and the driver's image stays. No request comes to it but those that [`super::irp`] takes back.
+//! and the driver's image stays. No request comes to it but those that [`super::irp`] takes back, and the
+//! one that tells of the system's shutdown, which is for [`super::shutdown`].
 
 use core::ptr::NonNull;
 
 use super::irp;
 use super::irql::Passive;
+use super::shutdown;
 use super::status::{Result, Status};
 use crate::sys::nt;
 
@@ -68,6 +70,9 @@ impl Device {
         let functions = unsafe { &mut (*driver).MajorFunction };
         if let Some(function) = functions.get_mut(usize::from(nt::IRP_MJ_INTERNAL_DEVICE_CONTROL)) {
             *function = Some(irp::take_back);
+        }
+        if let Some(function) = functions.get_mut(usize::from(nt::IRP_MJ_SHUTDOWN)) {
+            *function = Some(shutdown::dispatch);
         }
         irp::guard(Some(object));
         Ok(Self { object })

@@ -27,6 +27,9 @@ use crate::sys::nt;
 /// The most that is read or written at once, in bytes.
 const PIECE: usize = 1 << 20;
 
+/// The directory for the driver's data on a system that keeps none.
+static FALLBACK: [u16; 44] = string::from_ascii(br"\SystemRoot\System32\drivers\DriverData\weir");
+
 /// An open handle. Closed when dropped.
 #[derive(Debug)]
 struct Handle<'p> {
@@ -143,6 +146,17 @@ impl<'p> Directory<'p> {
         Ok(Self { handle: Handle { raw, passive: PhantomData } })
     }
 
+    /// As [`Directory::of_driver`]; where the system keeps none, one of the same kind, which is made if it is not there.
+    ///
+    /// # Errors
+    /// As [`Directory::of_driver`], and [`Directory::open`].
+    pub fn of_data(passive: &'p Passive, driver: Option<DriverObject>) -> Result<Self> {
+        match driver.map(|driver| Self::of_driver(passive, driver)) {
+            None | Some(Err(Status::NOT_SUPPORTED)) => Self::open(passive, &FALLBACK),
+            Some(opened) => opened,
+        }
+    }
+
     /// Opens a file in it, for reading.
     ///
     /// # Errors
@@ -173,6 +187,23 @@ impl<'p> Directory<'p> {
                 // Whoever only looks, as a backup does, is in nobody's way.
                 share: nt::FILE_SHARE_READ,
                 disposition: nt::FILE_OVERWRITE_IF,
+                options: nt::FILE_NON_DIRECTORY_FILE | nt::FILE_WRITE_THROUGH,
+            },
+        )
+    }
+
+    /// Opens a file in it, for writing, with what is in it; a new one is empty.
+    ///
+    /// # Errors
+    /// What ZwCreateFile returns.
+    pub fn open_or_make_file(&self, passive: &'p Passive, name: &[u16]) -> Result<File<'p>> {
+        self.file(
+            passive,
+            name,
+            &Opening {
+                access: nt::FILE_GENERIC_WRITE,
+                share: nt::FILE_SHARE_READ,
+                disposition: nt::FILE_OPEN_IF,
                 options: nt::FILE_NON_DIRECTORY_FILE | nt::FILE_WRITE_THROUGH,
             },
         )

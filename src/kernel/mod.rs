@@ -20,6 +20,7 @@
     )
 )]
 
+pub mod boot;
 pub mod device;
 #[cfg(image)]
 pub mod etw;
@@ -35,6 +36,7 @@ pub mod random;
 pub mod registry;
 pub mod rundown;
 pub mod security;
+pub mod shutdown;
 mod status;
 pub mod string;
 pub mod thread;

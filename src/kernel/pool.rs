@@ -132,6 +132,8 @@ tags! {
     EXTENSION = b"WrEx";
     /// Control sessions.
     CONTROL = b"WrCt";
+    /// The guard against boot loops.
+    GUARD = b"WrGu";
 }
 
 /// ExAllocatePool2, or NULL.

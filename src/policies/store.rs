@@ -16,8 +16,6 @@ use crate::trace::{self, Event};
 
 /// The files, by slot.
 static NAMES: [[u16; 8]; 2] = [from_ascii(b"policy.0"), from_ascii(b"policy.1")];
-/// Where they are on a system that keeps no directory for a driver's data.
-static FALLBACK: [u16; 44] = from_ascii(br"\SystemRoot\System32\drivers\DriverData\weir");
 /// What an event calls the directory, among the slots.
 const DIRECTORY: u8 = u8::MAX;
 
@@ -90,11 +88,7 @@ impl Store {
     fn open<'p>(&self, passive: &'p Passive) -> Result<Directory<'p>> {
         match &self.location {
             Location::At(path) => Directory::open(passive, path),
-            Location::Own(Some(driver)) => match Directory::of_driver(passive, *driver) {
-                Err(Status::NOT_SUPPORTED) => Directory::open(passive, &FALLBACK),
-                opened => opened,
-            },
-            Location::Own(None) => Directory::open(passive, &FALLBACK),
+            Location::Own(driver) => Directory::of_data(passive, *driver),
         }
     }
 

@@ -40,6 +40,10 @@ macro_rules! facade {
     KeRegisterProcessorChangeCallback, MM_ANY_NODE_OK, POOL_EXTENDED_PARAMETER, PROCESSOR_NUMBER,
     PoolExtendedParameterNumaNode, RelationNumaNode, SYSTEM_LOGICAL_PROCESSOR_INFORMATION_EX,
 };
+        // The system's shutdown, and safe mode.
+        pub use $($source)::+::{
+    InitSafeBootMode, IoRegisterShutdownNotification, IoUnregisterShutdownNotification,
+};
         // Files, and who may touch what.
         pub use $($source)::+::{
     DACL_SECURITY_INFORMATION, FILE_ATTRIBUTE_NORMAL, FILE_DIRECTORY_FILE, FILE_GENERIC_READ, FILE_GENERIC_WRITE,
@@ -112,6 +116,9 @@ pub const fn prefer_node(node: u32) -> POOL_EXTENDED_PARAMETER {
 
 /// `IRP_MJ_INTERNAL_DEVICE_CONTROL`: requests between drivers.
 pub const IRP_MJ_INTERNAL_DEVICE_CONTROL: u8 = 0x0F;
+
+/// `IRP_MJ_SHUTDOWN`.
+pub const IRP_MJ_SHUTDOWN: u8 = 0x10;
 
 /// Where `Tail.Overlay.CurrentStackLocation` is, within unnamed unions.
 const CURRENT_STACK_LOCATION: usize = 0xB8;

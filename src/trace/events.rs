@@ -151,6 +151,14 @@ named_values! {
         NoList = 6 "no-list",
         Admits = 7 "admits-others",
     }
+    /// How a start ended well, or why it does not count.
+    GuardEnd {
+        Settled = 0 "settled",
+        Stopped = 1 "stopped",
+        ShutDown = 2 "shut-down",
+        OtherVersion = 3 "other-version",
+        Unwatched = 4 "unwatched",
+    }
     /// Why a provisional policy was taken back.
     RollbackReason { Expired = 0 "expired", Asked = 1 "asked", Stopped = 2 "stopped" }
 }
@@ -394,6 +402,44 @@ events! {
         operation: &'a str,
         /// Why.
         status: NtStatus,
+    }
+
+    /// This start has been counted, until it is known that it ended well.
+    10 GuardCounted(Information, LIFECYCLE) {
+        /// How many starts in a row that is, with this one.
+        starts: u32,
+        /// With how many of them weir comes up passing everything.
+        limit: u32,
+    }
+    /// Too many starts in a row did not end well: weir passes everything, and does nothing else, until it is stopped, or
+    /// another version of it is installed.
+    11 GuardTripped(Error, LIFECYCLE) {
+        /// How many starts that were.
+        starts: u32,
+        /// How many are too many.
+        limit: u32,
+    }
+    /// The count of starts went back to zero.
+    12 GuardCleared(Information, LIFECYCLE) {
+        /// How the start ended.
+        end: GuardEnd,
+    }
+    /// The guard against boot loops could not do something. weir starts all the same.
+    13 GuardBlind(Warning, FAULT) {
+        /// What it could not do.
+        operation: &'a str,
+        /// Why.
+        status: NtStatus,
+    }
+    /// The file with the count of starts is damaged, and counts as zero.
+    14 GuardRefused(Warning, FAULT) {
+        /// What is wrong with it.
+        reason: &'a str,
+    }
+    /// The system runs in safe mode: weir passes everything, and does nothing else.
+    15 SafeMode(Warning, LIFECYCLE) {
+        /// 1: minimal, 2: with networking, 3: directory services repair.
+        mode: u32,
     }
 
     /// A value in the registry was refused, and the default holds.

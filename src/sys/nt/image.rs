@@ -76,6 +76,22 @@ unsafe extern "system" {
     ) -> PVOID;
 }
 
+mod variable {
+    #[link(name = "ntoskrnl.exe", kind = "raw-dylib", modifiers = "+verbatim")]
+    unsafe extern "system" {
+        pub static InitSafeBootMode: super::ULONG;
+    }
+}
+
+/// Page "Determining Whether the Operating System Is Running in Safe Mode": 0 outside of it.
+///
+/// # Safety
+/// None beyond the ABI.
+pub unsafe fn InitSafeBootMode() -> ULONG {
+    // SAFETY: the kernel's variable, which was written before any driver was loaded.
+    unsafe { variable::InitSafeBootMode }
+}
+
 // Before Windows 10 2004 the hardware abstraction layer was an image of its own; later ones forward.
 #[link(name = "hal.dll", kind = "raw-dylib", modifiers = "+verbatim")]
 unsafe extern "system" {

@@ -3,7 +3,7 @@
 //! [`boot`] waits for the machine before it to be gone, so tests that run in parallel threads take turns. Everything a
 //! machine held is given back when its [`Sim`] and the drivers loaded in it are dropped.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use crate::sys::nt::{NTSTATUS, PASSIVE_LEVEL};
 use crate::verify::{Report, lock};
 use crate::{
     clock, device, dispatcher, driver, fault, file, irp, irql, object, pool, processors, random, registry,
-    threads, verify, wfp,
+    shutdown, threads, verify, wfp,
 };
 
 /// How a machine is set up.
@@ -42,6 +42,8 @@ pub struct Config {
     pub hang_after: Duration,
     /// Exports that this Windows, an older one, does not have.
     pub absent_routines: &'static [&'static str],
+    /// Safe mode: 1 minimal, 2 with networking, 3 directory services repair; 0: none of them.
+    pub safe_boot: u32,
     /// Seed of the random numbers that the kernel gives; `None`: the host's own.
     pub random: Option<u64>,
     /// How Winsock Kernel behaves.
@@ -61,6 +63,7 @@ impl Default for Config {
             migrate_every: 0,
             hang_after: Duration::from_mins(2),
             absent_routines: &[],
+            safe_boot: 0,
             random: None,
             wsk: crate::wsk::Config::default(),
         }
@@ -69,6 +72,7 @@ impl Default for Config {
 
 static RUNNING: Mutex<bool> = Mutex::new(false);
 static STOPPED: Condvar = Condvar::new();
+static SAFE_BOOT: AtomicU32 = AtomicU32::new(0);
 static GENERATION: AtomicU64 = AtomicU64::new(0);
 static HANG_AFTER_MS: AtomicU64 = AtomicU64::new(0);
 static ABSENT_ROUTINES: Mutex<&[&str]> = Mutex::new(&[]);
@@ -93,6 +97,11 @@ pub(crate) fn routine_is_absent(name: &str) -> bool {
 
 pub(crate) fn hang_after() -> Duration {
     Duration::from_millis(HANG_AFTER_MS.load(Ordering::Relaxed))
+}
+
+/// In which safe mode the machine was started.
+pub(crate) fn safe_boot() -> u32 {
+    SAFE_BOOT.load(Ordering::Relaxed)
 }
 
 /// The machine itself; gone when its last holder is.
@@ -123,6 +132,7 @@ pub fn boot(config: Config) -> Sim {
     GENERATION.fetch_add(1, Ordering::AcqRel);
     HANG_AFTER_MS.store(u64::try_from(config.hang_after.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
     *lock(&ABSENT_ROUTINES) = config.absent_routines;
+    SAFE_BOOT.store(config.safe_boot, Ordering::Relaxed);
     verify::start(config.strict, config.backtraces);
     crate::lock::reset();
     fault::set(Plan::None);
@@ -159,6 +169,7 @@ impl Drop for Machine {
         object::stop();
         pool::stop();
         irp::stop();
+        shutdown::stop();
         registry::clear();
         file::clear();
         fault::set(Plan::None);
@@ -217,6 +228,12 @@ impl Sim {
     pub fn advance(&self, by: Duration) {
         assert!(clock::is_virtual(), "the clock is real: boot with Clock::Virtual");
         dispatcher::advance(by);
+    }
+
+    /// Tells drivers that the system is shut down in good order. They go on until the machine is dropped: a driver in it
+    /// is unloaded then, which no shutdown does.
+    pub fn shut_down(&self) {
+        shutdown::tell();
     }
 
     /// Adds a processor. Returns its index, or `None` when the machine has its maximum, or a driver refuses it.

@@ -134,6 +134,7 @@ pub(crate) unsafe fn create(
 
 /// Unlinks a device object; it goes once no work item holds it.
 pub(crate) fn delete(api: &'static str, device: PDEVICE_OBJECT) {
+    crate::shutdown::deleted(api, device);
     let mut state = state();
     let Some(entry) =
         state.devices.get_or_insert_default().get_mut(&device.addr()).filter(|entry| !entry.deleted)

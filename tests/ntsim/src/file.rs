@@ -380,6 +380,12 @@ pub fn after_power_loss(before: &Contents, journal: &[Entry]) -> impl Iterator<I
     })
 }
 
+/// The disk that a loss of power leaves at the end of the journal, if nothing that was not flushed has come that far.
+pub fn after_losing_power(before: &Contents, journal: &[Entry]) -> Contents {
+    let [old, ..] = forgotten(before, journal);
+    old
+}
+
 fn applied(before: &Contents, journal: &[Entry]) -> Contents {
     let mut disk = before.clone();
     for (path, change) in journal {
@@ -448,6 +454,9 @@ mod tests {
         for expected in ["old", "", "n", "ne", "new", "\0\0\0"] {
             assert!(states.contains(&Some(expected.into())), "{expected:?} of {states:?}");
         }
+        let unflushed = [("f".to_owned(), Change::Written { offset: 0, bytes: b"new".to_vec() })];
+        let before = Contents::from([("f".to_owned(), Some(b"old".to_vec()))]);
+        assert_eq!(after_losing_power(&before, &unflushed), before);
         // Once it is flushed, it is there.
         assert_eq!(states.last(), Some(&Some(b"new".to_vec())));
     }

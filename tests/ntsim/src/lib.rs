@@ -40,6 +40,7 @@ mod rcu;
 pub mod registry;
 mod rt;
 pub mod security;
+pub mod shutdown;
 pub mod sys;
 pub mod tcpip;
 mod threads;

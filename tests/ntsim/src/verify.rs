@@ -52,6 +52,7 @@ pub mod rule {
     pub use crate::processors::{
         PROCESSOR_CALLBACK, PROCESSOR_HANDLE, PROCESSOR_REENTERED, PROCESSOR_STATUS,
     };
+    pub use crate::shutdown::{SHUTDOWN_DEVICE, SHUTDOWN_HANGS, SHUTDOWN_LEFT, SHUTDOWN_UNKNOWN};
     pub use crate::sys::cng::RANDOM_ARGUMENTS;
     pub use crate::sys::nt::rule::{
         DEVICE_OWNER, FILE_ASYNCHRONOUS, FILE_HANDLE, FILE_SYNCHRONOUS, MDL_INVALID, MDL_MEMORY,

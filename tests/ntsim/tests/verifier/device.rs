@@ -7,13 +7,15 @@ use std::time::Duration;
 
 use ntsim::sys::nt::{
     DEVICE_OBJECT, DO_DEVICE_HAS_NAME, DO_DEVICE_INITIALIZING, DO_EXCLUSIVE, DelayedWorkQueue,
-    FILE_DEVICE_NETWORK, FILE_DEVICE_SECURE_OPEN, IoAllocateWorkItem, IoCreateDevice, IoDeleteDevice,
-    IoFreeWorkItem, IoQueueWorkItem, NTSTATUS, PDEVICE_OBJECT, PDRIVER_OBJECT, PIO_WORKITEM, PUNICODE_STRING,
-    PVOID, STATUS_INVALID_PARAMETER, STATUS_OBJECT_NAME_COLLISION, STATUS_SUCCESS,
+    FILE_DEVICE_NETWORK, FILE_DEVICE_SECURE_OPEN, IRP_MJ_SHUTDOWN, IoAllocateWorkItem, IoCreateDevice,
+    IoDeleteDevice, IoFreeWorkItem, IoQueueWorkItem, IoRegisterShutdownNotification,
+    IoUnregisterShutdownNotification, IofCompleteRequest, NTSTATUS, PDEVICE_OBJECT, PDRIVER_OBJECT,
+    PIO_WORKITEM, PIRP, PUNICODE_STRING, PVOID, STATUS_INVALID_PARAMETER, STATUS_OBJECT_NAME_COLLISION,
+    STATUS_SUCCESS,
 };
 use ntsim::verify::rule::{
-    DEVICE_INVALID, DEVICE_OWNER, IRQL_TOO_HIGH, POOL_WRONG_ROUTINE, WORK_ITEM_DEVICE, WORK_ITEM_INVALID,
-    WORK_ITEM_QUEUED,
+    DEVICE_INVALID, DEVICE_OWNER, IRQL_TOO_HIGH, POOL_WRONG_ROUTINE, SHUTDOWN_LEFT, SHUTDOWN_UNKNOWN,
+    WORK_ITEM_DEVICE, WORK_ITEM_INVALID, WORK_ITEM_QUEUED,
 };
 use ntsim::{Driver, Sim, irql};
 
@@ -227,4 +229,54 @@ fn a_work_item_needs_a_device_and_a_routine() {
     driver.unload();
     expect(&sim, &[&WORK_ITEM_DEVICE, &WORK_ITEM_DEVICE, &WORK_ITEM_INVALID, &WORK_ITEM_INVALID]);
     assert_eq!(POOL_WRONG_ROUTINE.page, "");
+}
+
+#[test]
+fn a_device_is_told_of_the_shutdown_until_it_takes_that_back() {
+    static TOLD: AtomicU32 = AtomicU32::new(0);
+    static DEVICE: AtomicPtr<DEVICE_OBJECT> = AtomicPtr::new(ptr::null_mut());
+    unsafe extern "C" fn dispatch(_device: PDEVICE_OBJECT, irp: PIRP) -> NTSTATUS {
+        assert_eq!(ntsim::irql::current(), 1, "APC_LEVEL");
+        TOLD.fetch_add(1, Ordering::SeqCst);
+        unsafe { IofCompleteRequest(irp, 0) };
+        STATUS_SUCCESS
+    }
+    unsafe extern "C" fn unload(_driver: PDRIVER_OBJECT) {
+        let device = DEVICE.load(Ordering::SeqCst);
+        unsafe { IoUnregisterShutdownNotification(device) };
+        unsafe { IoDeleteDevice(device) };
+    }
+    unsafe extern "system" fn entry(driver: PDRIVER_OBJECT, _path: PUNICODE_STRING) -> NTSTATUS {
+        let mut device = ptr::null_mut();
+        unsafe { IoCreateDevice(driver, 0, ptr::null_mut(), 0x12, 0, 0, &raw mut device) };
+        DEVICE.store(device, Ordering::SeqCst);
+        unsafe { (*driver).MajorFunction[IRP_MJ_SHUTDOWN] = Some(dispatch) };
+        unsafe { (*driver).DriverUnload = Some(unload) };
+        unsafe { IoRegisterShutdownNotification(device) }
+    }
+    let sim = machine();
+    let driver = sim.load_driver("sample", entry).unwrap();
+    sim.shut_down();
+    assert_eq!(TOLD.load(Ordering::SeqCst), 1);
+    driver.unload();
+    sim.shut_down();
+    assert_eq!(TOLD.load(Ordering::SeqCst), 1);
+    expect_clean(&sim);
+}
+
+#[test]
+fn a_shutdown_notification_that_stays_or_never_was_is_a_violation() {
+    unsafe extern "C" fn unload(_driver: PDRIVER_OBJECT) {}
+    unsafe extern "system" fn entry(driver: PDRIVER_OBJECT, _path: PUNICODE_STRING) -> NTSTATUS {
+        let mut device = ptr::null_mut();
+        unsafe { IoCreateDevice(driver, 0, ptr::null_mut(), 0x12, 0, 0, &raw mut device) };
+        unsafe { IoUnregisterShutdownNotification(device) };
+        assert_eq!(unsafe { IoRegisterShutdownNotification(device) }, STATUS_SUCCESS);
+        unsafe { IoDeleteDevice(device) };
+        unsafe { (*driver).DriverUnload = Some(unload) };
+        STATUS_SUCCESS
+    }
+    let sim = machine();
+    sim.load_driver("sample", entry).unwrap().unload();
+    expect(&sim, &[&SHUTDOWN_UNKNOWN, &SHUTDOWN_LEFT]);
 }

@@ -54,6 +54,7 @@ const ROOTS: &[(&str, Kind)] = &[
     ("weir::kernel::thread::start", Kind::Thread),
     ("weir::control::worker::run", Kind::Thread),
     ("weir::dispatch::run", Kind::Thread),
+    ("weir::guard::run", Kind::Thread),
     ("weir::policies::steward::run", Kind::Thread),
     ("weir::wfp::keeper::run", Kind::Thread),
 ];

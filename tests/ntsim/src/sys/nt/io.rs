@@ -2,15 +2,15 @@
 
 use super::types::{
     BOOLEAN, CCHAR, DEVICE_TYPE, DISPATCH_LEVEL, KIRQL, MDL, MDL_MAPPED_TO_SYSTEM_VA, MDL_PAGES_LOCKED,
-    MDL_PARTIAL, MDL_SOURCE_IS_NONPAGED_POOL, NTSTATUS, PAGE_SIZE, PDEVICE_OBJECT, PDRIVER_OBJECT,
-    PIO_COMPLETION_ROUTINE, PIO_WORKITEM, PIO_WORKITEM_ROUTINE, PIRP, PKIRQL, PMDL, PUNICODE_STRING, PVOID,
-    ULONG, WORK_QUEUE_TYPE,
+    MDL_PARTIAL, MDL_SOURCE_IS_NONPAGED_POOL, NTSTATUS, PAGE_SIZE, PASSIVE_LEVEL, PDEVICE_OBJECT,
+    PDRIVER_OBJECT, PIO_COMPLETION_ROUTINE, PIO_WORKITEM, PIO_WORKITEM_ROUTINE, PIRP, PKIRQL, PMDL,
+    PUNICODE_STRING, PVOID, ULONG, WORK_QUEUE_TYPE,
 };
 use super::{APC_LEVEL, FALSE, STATUS_INSUFFICIENT_RESOURCES, STATUS_SUCCESS, TRUE};
 use crate::irql::require_at_most;
 use crate::pool::{self, Kind, Range, Request};
 use crate::verify::violation;
-use crate::{device, fault, irp, rules};
+use crate::{device, fault, irp, rules, shutdown};
 
 rules! {
     MDL_INVALID = ("MDL that is not there", "IoFreeMdl");
@@ -146,6 +146,26 @@ pub unsafe extern "system-unwind" fn IoAcquireCancelSpinLock(level: PKIRQL) {
 /// The caller holds the cancel spin lock.
 pub unsafe extern "system-unwind" fn IoReleaseCancelSpinLock(level: KIRQL) {
     irp::release_cancel_lock("IoReleaseCancelSpinLock", level);
+}
+
+/// Page "IoRegisterShutdownNotification": PASSIVE_LEVEL.
+///
+/// # Safety
+/// The device is the caller's.
+pub unsafe extern "system-unwind" fn IoRegisterShutdownNotification(device: PDEVICE_OBJECT) -> NTSTATUS {
+    const API: &str = "IoRegisterShutdownNotification";
+    require_at_most(API, PASSIVE_LEVEL);
+    if fault::fail(API) { STATUS_INSUFFICIENT_RESOURCES } else { shutdown::register(API, device) }
+}
+
+/// Page "IoUnregisterShutdownNotification": PASSIVE_LEVEL; all that was registered for the device goes.
+///
+/// # Safety
+/// The device is the caller's.
+pub unsafe extern "system-unwind" fn IoUnregisterShutdownNotification(device: PDEVICE_OBJECT) {
+    const API: &str = "IoUnregisterShutdownNotification";
+    require_at_most(API, PASSIVE_LEVEL);
+    shutdown::unregister(API, device);
 }
 
 /// The pages that a buffer touches (page "ADDRESS_AND_SIZE_TO_SPAN_PAGES").

@@ -46,9 +46,10 @@ pub use file::{
 };
 pub use io::{
     IoAcquireCancelSpinLock, IoAllocateIrp, IoAllocateMdl, IoAllocateWorkItem, IoCancelIrp, IoCreateDevice,
-    IoDeleteDevice, IoFreeIrp, IoFreeMdl, IoFreeWorkItem, IoQueueWorkItem, IoReleaseCancelSpinLock,
-    IoReuseIrp, IoSetCompletionRoutine, IoSetCompletionRoutineEx, IofCallDriver, IofCompleteRequest,
-    MmBuildMdlForNonPagedPool, MmGetSystemAddressForMdlSafe,
+    IoDeleteDevice, IoFreeIrp, IoFreeMdl, IoFreeWorkItem, IoQueueWorkItem, IoRegisterShutdownNotification,
+    IoReleaseCancelSpinLock, IoReuseIrp, IoSetCompletionRoutine, IoSetCompletionRoutineEx,
+    IoUnregisterShutdownNotification, IofCallDriver, IofCompleteRequest, MmBuildMdlForNonPagedPool,
+    MmGetSystemAddressForMdlSafe,
 };
 pub use irql::{
     KeGetCurrentIrql, KeGetCurrentProcessorIndex, KeGetCurrentProcessorNumberEx, KeLowerIrql,
@@ -68,7 +69,7 @@ pub use processor::{
     KeRegisterProcessorChangeCallback,
 };
 pub use registry::{ZwEnumerateKey, ZwEnumerateValueKey, ZwOpenKey, ZwQueryValueKey};
-pub use routine::MmGetSystemRoutineAddress;
+pub use routine::{InitSafeBootMode, MmGetSystemRoutineAddress};
 pub use rundown::{
     ExAcquireRundownProtection, ExInitializeRundownProtection, ExReInitializeRundownProtection,
     ExReleaseRundownProtection, ExRundownCompleted, ExWaitForRundownProtectionRelease,

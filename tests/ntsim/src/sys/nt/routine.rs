@@ -1,11 +1,11 @@
-//! Exports that are looked up: wdm.h `MmGetSystemRoutineAddress`.
+//! Exports that are looked up: wdm.h `MmGetSystemRoutineAddress`; and the kernel's variables.
 
 use core::ptr::null_mut;
 
 use super::file::IoGetDriverDirectory;
 use super::pool::{EX_ALLOCATE_POOL2, EX_ALLOCATE_POOL3, ExAllocatePool2, ExAllocatePool3};
 use super::string::text;
-use super::types::{IO_GET_DRIVER_DIRECTORY, PASSIVE_LEVEL, PUNICODE_STRING, PVOID};
+use super::types::{IO_GET_DRIVER_DIRECTORY, PASSIVE_LEVEL, PUNICODE_STRING, PVOID, ULONG};
 use crate::irql::require_at_most;
 
 /// Page "MmGetSystemRoutineAddress": IRQL = PASSIVE_LEVEL; NULL for what the system does not export. Here that is all but
@@ -28,4 +28,13 @@ pub unsafe extern "system-unwind" fn MmGetSystemRoutineAddress(name: PUNICODE_ST
         }
         _ => null_mut(),
     }
+}
+
+/// Page "Determining Whether the Operating System Is Running in Safe Mode": what the kernel's variable of that name holds,
+/// 0 outside of safe mode ([`Config::safe_boot`](crate::Config::safe_boot)).
+///
+/// # Safety
+/// None needed.
+pub unsafe fn InitSafeBootMode() -> ULONG {
+    crate::boot::safe_boot()
 }

@@ -184,6 +184,7 @@ pub const IRP_MJ_CREATE: usize = 0x00;
 pub const IRP_MJ_CLOSE: usize = 0x02;
 pub const IRP_MJ_DEVICE_CONTROL: usize = 0x0e;
 pub const IRP_MJ_INTERNAL_DEVICE_CONTROL: usize = 0x0f;
+pub const IRP_MJ_SHUTDOWN: usize = 0x10;
 pub const IRP_MJ_MAXIMUM_FUNCTION: usize = 0x1b;
 
 pub const IO_TYPE_DEVICE: CSHORT = 3;

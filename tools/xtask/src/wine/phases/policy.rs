@@ -51,12 +51,13 @@ fn decides(session: &Session, port: u16, blocked: bool, when: &str) -> Result<()
     })
 }
 
-/// What the driver has stored, the newest last.
+/// The policies that the driver has stored, the newest last.
 fn stored(session: &Session) -> Result<Vec<PathBuf>, String> {
     let folder = session.data();
     let entries = fs::read_dir(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
     let mut files: Vec<(SystemTime, PathBuf)> = entries
         .flatten()
+        .filter(|entry| entry.file_name().to_string_lossy().starts_with("policy."))
         .filter_map(|entry| Some((entry.metadata().ok()?.modified().ok()?, entry.path())))
         .collect();
     files.sort();
