@@ -11,6 +11,7 @@
 //! | --- | --- |
 //! | device object | refused |
 //! | guard | told; after too many starts that did not end well, and in safe mode, the start ends here, *passing*: see [`crate::guard`] |
+//! | dump | degraded: a crash dump has nothing of weir's own |
 //! | settings | their defaults hold (see [`crate::config`]); refused only if memory for those is wanting |
 //! | policy | the thread for it is needed; a damaged one is not taken, a store that cannot be read is tried again, and without any the fail mode decides: degraded, not refused |
 //! | rings, table of connections, dispatcher thread | refused: events would be lost unseen |
@@ -23,7 +24,7 @@
 //! sockets, so that nobody steers a driver that is going, and while the policy still holds, for their end may take a
 //! while; the policies' steward, which takes back what was not confirmed; filters, with the subscription to the
 //! engine's state and the session; the gate of the callouts; flow contexts; callouts; rings, of which no more are made for
-//! processors that are added; dispatcher, which delivers what is left; guard, for whom the start has ended well by now; device.
+//! processors that are added; dispatcher, which delivers what is left; what would go into a dump; guard, for whom the start has ended well by now; device.
 
 use core::ptr::{NonNull, null_mut};
 use core::sync::atomic::{AtomicPtr, Ordering};
@@ -32,6 +33,7 @@ use crate::board::Board;
 use crate::config::{self, Loaded};
 use crate::control::{self, Control, Host};
 use crate::dispatch::{Dispatching, Memory};
+use crate::dump::{self, Recorder};
 use crate::flow::Flows;
 use crate::guard::{Guard, Verdict};
 use crate::kernel::device::Device;
@@ -53,6 +55,7 @@ static DRIVER: AtomicPtr<Driver> = AtomicPtr::new(null_mut());
 pub struct Driver {
     device: Option<Device>,
     guard: Option<Guard>,
+    recorder: Option<Recorder>,
     policies: Option<PoolArc<Policies>>,
     steward: Option<Steward>,
     memory: Option<Memory>,
@@ -73,6 +76,7 @@ struct Failed {
 /// Names the step in which something failed, and tells how each ended.
 fn step<T>(step: &'static str, result: Result<T>) -> core::result::Result<T, Failed> {
     let status = result.as_ref().map_or_else(|status| *status, |_| Status::SUCCESS);
+    dump::note(step, status, false);
     trace::emit(&Event::StartStep { step, status: status.into() });
     result.map_err(|status| Failed { step, status })
 }
@@ -85,6 +89,7 @@ fn step<T>(step: &'static str, result: Result<T>) -> core::result::Result<T, Fai
 /// # Errors
 /// Why the driver does not start; nothing of it is left then.
 pub unsafe fn start(passive: &mut Passive, object: *mut DRIVER_OBJECT, service: &[u16]) -> Result {
+    dump::begin();
     pool::look_up(passive);
     trace::open(passive);
     // SAFETY: the caller's driver object.
@@ -142,6 +147,7 @@ impl Driver {
     const NOTHING: Self = Self {
         device: None,
         guard: None,
+        recorder: None,
         policies: None,
         steward: None,
         memory: None,
@@ -167,6 +173,10 @@ impl Driver {
         }
         let board = PoolArc::try_new(tags::DRIVER, Board::new(time::system_time()));
         let board: &PoolArc<Board> = self.board.insert(step("board", board)?);
+        match step("dump", Recorder::start(passive)) {
+            Ok(recorder) => self.recorder = Some(recorder),
+            Err(Failed { step, status }) => degrade(board, step, status),
+        }
         let Loaded { settings, identity, policy_image } = step("settings", config::load(passive, service))?;
         let fail_mode = settings.fail_mode;
 
@@ -186,6 +196,9 @@ impl Driver {
         let memory = Memory::start(passive, settings.ring_records, settings.ring_order);
         let memory = self.memory.insert(step("rings", memory)?);
         let rings = memory.rings();
+        if let Some(recorder) = &self.recorder {
+            recorder.show(rings, policies);
+        }
         let flows = step("connections", Flows::try_new(passive, settings.max_connections))?;
         let flows = self.flows.insert(step("connections", PoolArc::try_new(tags::FLOW_TABLE, flows))?);
         // Without a key there is nothing to speak with, which has been told.
@@ -268,6 +281,10 @@ impl Driver {
                 told("dispatcher");
             }
         }
+        if let Some(recorder) = self.recorder.take() {
+            recorder.stop(passive);
+            told("dump");
+        }
         self.flows = None;
         self.policies = None;
         self.board = None;
@@ -304,5 +321,6 @@ fn degrade(board: &Board, part: &'static str, status: Status) {
 
 /// Tells that a step of the stop is done.
 fn told(step: &'static str) {
+    dump::note(step, Status::SUCCESS, true);
     trace::emit(&Event::StopStep { step, status: Status::SUCCESS.into() });
 }

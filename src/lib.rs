@@ -20,6 +20,7 @@
 //! | --- | --- | --- |
 //! | [`driver`] | the order of start and stop; owns every part | yes |
 //! | [`guard`] | what keeps it from keeping a machine from booting | yes |
+//! | [`dump`] | what it leaves in a crash dump | layout: no |
 //! | [`control`] | the control socket, and its protocol | protocol: no |
 //! | [`wfp`] | engine session, callouts, classification | yes |
 //! | [`board`] | how the driver stands as a whole | yes |
@@ -47,6 +48,7 @@ mod image;
 
 pub mod config;
 pub mod control;
+pub mod dump;
 pub mod policy;
 pub mod ring;
 pub mod trace;

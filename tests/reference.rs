@@ -117,6 +117,22 @@ fn the_events_page_is_what_the_table_says() {
     hold(path, &events::page());
 }
 
+#[cfg(feature = "sim")]
+#[test]
+fn the_page_of_pool_tags_is_what_the_driver_allocates_with() {
+    let mut page = String::from(
+        "# Pool tags\n\nAll of weir's memory is non-paged pool, with these tags. In a kernel debugger, `!poolused 2 Wr*`; on \
+         the host, `poolmon /iWr*`.\n\n| tag | what |\n| --- | --- |\n",
+    );
+    let mut seen = std::collections::BTreeSet::new();
+    for (tag, what) in weir::kernel::pool::tags::ALL {
+        let characters = String::from_utf8(tag.characters().to_vec()).unwrap();
+        assert!(characters.starts_with("Wr") && seen.insert(characters.clone()), "{characters}");
+        writeln!(page, "| `{characters}` | {} |", what.trim()).unwrap();
+    }
+    hold(concat!(env!("CARGO_MANIFEST_DIR"), "/inf/POOLTAGS.md"), &page);
+}
+
 #[test]
 fn the_protocols_page_is_what_the_code_says() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/src/control/PROTOCOL.md");

@@ -5,6 +5,7 @@
 //! | [`Passive`] | PASSIVE_LEVEL, APCs aside | DriverEntry, DriverUnload, a thread's entry |
 //! | [`AtMostDispatch`] | some level up to DISPATCH_LEVEL; may be preempted and migrate | every callback |
 //! | [`AtDispatch`] | DISPATCH_LEVEL: this code owns its processor | a raise, or a lock held |
+//! | [`HighLevel`](super::bugcheck::HighLevel) | HIGH_LEVEL, in a bug check: nobody else runs | its callback |
 //!
 //! Tokens have no size and no cost. They are neither `Copy`, `Send` nor `Sync`, and safe code is only ever lent
 //! one (`&` or `&mut`), so that none can be kept. A call that waits takes `&Passive`; raising takes `&mut`,

@@ -1,7 +1,7 @@
 //! Safe primitives over the kernel API: what the rest of the driver is written in.
 //!
 //! Rules that hold for everything below:
-//! - weir has no code above DISPATCH_LEVEL, so a function that the documentation allows up to DISPATCH_LEVEL
+//! - weir has no code above DISPATCH_LEVEL but for a bug check's ([`bugcheck`]), so a function that the documentation allows up to DISPATCH_LEVEL
 //!   takes no proof of it. A function that waits, or that is bound to PASSIVE_LEVEL, takes [`irql::Passive`];
 //!   one that needs the processor to stay put takes [`irql::AtDispatch`]; see [`irql`].
 //! - Whatever can fail returns a [`Status`]; nothing panics, and no memory comes from anywhere but [`pool`].
@@ -21,6 +21,7 @@
 )]
 
 pub mod boot;
+pub mod bugcheck;
 pub mod device;
 #[cfg(image)]
 pub mod etw;

@@ -134,6 +134,8 @@ tags! {
     CONTROL = b"WrCt";
     /// The guard against boot loops.
     GUARD = b"WrGu";
+    /// What goes into a crash dump.
+    DUMP = b"WrDu";
 }
 
 /// ExAllocatePool2, or NULL.

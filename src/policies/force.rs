@@ -108,6 +108,11 @@ impl Policies {
         Ok(Self { snapshot: Snapshot::new(epochs), generation: AtomicU32::new(0) })
     }
 
+    /// The generation that was given last; 0: none. Any level.
+    pub fn last_generation(&self) -> u32 {
+        self.generation.load(Ordering::Relaxed)
+    }
+
     /// Makes a policy of an image, which the caller has the digest of, and gives it the next generation. Tells why it
     /// cannot.
     ///

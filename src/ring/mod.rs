@@ -33,3 +33,9 @@ pub unsafe trait OnProcessor {
     /// The processor's system-wide number.
     fn processor(&self) -> u32;
 }
+
+/// Proof that nobody but the caller runs.
+///
+/// # Safety
+/// While a value of the type exists, no other processor executes anything, and the caller is not interrupted.
+pub unsafe trait Alone {}

@@ -13,6 +13,7 @@ use core::{
 };
 
 use super::{
+    Alone,
     life::{Object, take_number},
     line::{BEFORE, FILLER, Frame, Header, LINE, Line, MAX_LINES, SEQUENCE, Sequence, Stamp, StampBytes},
     record::{Kind, Kinds, Payload},
@@ -185,6 +186,30 @@ impl<S: Supply> Ring<S> {
     /// Records of this processor that were delivered, so far.
     pub fn delivered(&self) -> u64 {
         self.reader.delivered.load(Ordering::Relaxed)
+    }
+
+    /// Lines that the owner has published since the start.
+    pub fn written(&self) -> usize {
+        self.writer.tail.load(Ordering::Acquire)
+    }
+
+    /// Lines that the dispatcher has given back since the start.
+    pub fn given_back(&self) -> usize {
+        self.reader.head.load(Ordering::Acquire)
+    }
+
+    /// Copies the lines that were published last, the oldest first, whether they have been given back or not, and returns
+    /// how many they are.
+    pub fn copy_latest(&self, _alone: &impl Alone, into: &mut [[u8; LINE]]) -> usize {
+        let written = self.written();
+        let count = into.len().min(written).min(self.capacity());
+        let first = written.wrapping_sub(count);
+        for (index, place) in into.iter_mut().take(count).enumerate() {
+            let line = self.line(first.wrapping_add(index)).cast::<[u8; LINE]>();
+            // SAFETY: a line of the ring, which was zeroed when it was made; nobody writes to it now.
+            *place = unsafe { line.read() };
+        }
+        count
     }
 
     #[inline(always)]

@@ -40,6 +40,11 @@ macro_rules! facade {
     KeRegisterProcessorChangeCallback, MM_ANY_NODE_OK, POOL_EXTENDED_PARAMETER, PROCESSOR_NUMBER,
     PoolExtendedParameterNumaNode, RelationNumaNode, SYSTEM_LOGICAL_PROCESSOR_INFORMATION_EX,
 };
+        // Bug checks.
+        pub use $($source)::+::{
+    KBUGCHECK_CALLBACK_REASON, KBUGCHECK_REASON_CALLBACK_RECORD, KBUGCHECK_SECONDARY_DUMP_DATA,
+    KbCallbackSecondaryDumpData, KeDeregisterBugCheckReasonCallback, KeRegisterBugCheckReasonCallback,
+};
         // The system's shutdown, and safe mode.
         pub use $($source)::+::{
     InitSafeBootMode, IoRegisterShutdownNotification, IoUnregisterShutdownNotification,

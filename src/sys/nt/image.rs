@@ -21,6 +21,7 @@ pub const KernelMode: KPROCESSOR_MODE = 0;
 pub const MdlMappingNoExecute: ULONG = 0x4000_0000;
 pub use wdk_sys::_EVENT_TYPE::{NotificationEvent, SynchronizationEvent};
 pub use wdk_sys::_FILE_INFORMATION_CLASS::FileStandardInformation;
+pub use wdk_sys::_KBUGCHECK_CALLBACK_REASON::KbCallbackSecondaryDumpData;
 pub use wdk_sys::_KE_PROCESSOR_CHANGE_NOTIFY_STATE::{
     KeProcessorAddCompleteNotify, KeProcessorAddStartNotify,
 };

@@ -134,6 +134,12 @@ layouts! {
         Relationship: 0, Size: 4,
         ; NumaNode: 8, Others: 0x30,
     }
+    KBUGCHECK_REASON_CALLBACK_RECORD: size 0x30, align 8 {
+        Entry: 0, CallbackRoutine: 0x10, Component: 0x18, Checksum: 0x20, Reason: 0x28, State: 0x2C,
+    }
+    KBUGCHECK_SECONDARY_DUMP_DATA: size 0x30, align 8 {
+        InBuffer: 0, InBufferLength: 8, MaximumAllowed: 0xC, Guid: 0x10, OutBuffer: 0x20, OutBufferLength: 0x28,
+    }
     POOL_EXTENDED_PARAMETER: size 0x10, align 8 { Type: 0, PreferredNode: 8, Rest: 0xC, }
 }
 
@@ -184,6 +190,7 @@ constants! {
     RelationNumaNode = 1,
     MM_ANY_NODE_OK = 0x8000_0000,
     PoolExtendedParameterNumaNode = 3,
+    KbCallbackSecondaryDumpData = 2,
     DACL_SECURITY_INFORMATION = 4,
     FILE_ATTRIBUTE_NORMAL = 0x80,
     FILE_DIRECTORY_FILE = 1,

@@ -15,8 +15,8 @@ use crate::registry::Registry;
 use crate::sys::nt::{NTSTATUS, PASSIVE_LEVEL};
 use crate::verify::{Report, lock};
 use crate::{
-    clock, device, dispatcher, driver, fault, file, irp, irql, object, pool, processors, random, registry,
-    shutdown, threads, verify, wfp,
+    bugcheck, clock, device, dispatcher, driver, fault, file, irp, irql, object, pool, processors, random,
+    registry, shutdown, threads, verify, wfp,
 };
 
 /// How a machine is set up.
@@ -170,6 +170,7 @@ impl Drop for Machine {
         pool::stop();
         irp::stop();
         shutdown::stop();
+        bugcheck::stop();
         registry::clear();
         file::clear();
         fault::set(Plan::None);

@@ -14,7 +14,7 @@ use crate::sys::nt::{
     STATUS_INVALID_DEVICE_REQUEST, UNICODE_STRING,
 };
 use crate::verify::violation;
-use crate::{device, dispatcher, irql, object, processors, rules, threads};
+use crate::{bugcheck, device, dispatcher, irql, object, processors, rules, threads};
 
 rules! {
     DRIVER_LEFT_DEVICES = ("device objects left behind", "DRIVER_UNLOAD");
@@ -22,6 +22,10 @@ rules! {
     DRIVER_LEFT_TIMERS = ("timers still set when the driver's image goes", "DRIVER_UNLOAD");
     DRIVER_LEFT_CALLBACKS =
         ("processor change callbacks still registered when the driver's image goes", "KeDeregisterProcessorChangeCallback");
+    DRIVER_LEFT_BUGCHECK = (
+        "bug check callbacks still registered when the driver's image goes",
+        "KeRegisterBugCheckReasonCallback"
+    );
     DRIVER_HANGS = ("routine of the driver does not return", "DRIVER_UNLOAD");
     DRIVER_NO_UNLOAD = ("driver without an unload routine", "DRIVER_UNLOAD");
 }
@@ -271,6 +275,10 @@ impl Driver {
         let callbacks = processors::registered();
         if callbacks != 0 {
             violation(&DRIVER_LEFT_CALLBACKS, api, format!("{callbacks}"));
+        }
+        let callbacks = bugcheck::registered();
+        if callbacks != 0 {
+            violation(&DRIVER_LEFT_BUGCHECK, api, format!("{callbacks}"));
         }
         let timers = dispatcher::timers_set();
         if timers != 0 {

@@ -196,6 +196,35 @@ pub fn raise_scope() -> Raised {
     Raised { old: raise_to_dispatch(), _this_thread: PhantomData }
 }
 
+/// Keeps all processors but the calling thread's from running anything at DISPATCH_LEVEL, until dropped.
+pub(crate) struct Frozen(Vec<usize>);
+
+/// See [`Frozen`]. The calling thread is at DISPATCH_LEVEL or above, and owns its processor.
+pub(crate) fn freeze() -> Frozen {
+    /// No thread's number: they count from 1, and a machine has not so many.
+    const NOBODY: u32 = u32::MAX;
+    let own = processor() as usize;
+    let others = (0..active_processors() as usize).filter(|&index| index != own);
+    Frozen(
+        others
+            .inspect(|&index| {
+                let owner = &PROCESSORS[index].owner;
+                while owner.compare_exchange(0, NOBODY, Ordering::Acquire, Ordering::Relaxed).is_err() {
+                    std::thread::yield_now();
+                }
+            })
+            .collect(),
+    )
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        for &index in &self.0 {
+            PROCESSORS[index].owner.store(0, Ordering::Release);
+        }
+    }
+}
+
 /// Checks the documented upper limit of `api`. Returns whether it was kept.
 #[inline]
 pub fn require_at_most(api: &'static str, limit: KIRQL) -> bool {

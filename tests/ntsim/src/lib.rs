@@ -21,6 +21,7 @@
 extern crate alloc;
 
 pub mod boot;
+pub mod bugcheck;
 pub mod clock;
 pub mod debug;
 mod device;

@@ -18,6 +18,9 @@ use crate::sys::nt::KIRQL;
 
 /// The rules of the NT kernel that are checked.
 pub mod rule {
+    pub use crate::bugcheck::{
+        BUGCHECK_BUFFER, BUGCHECK_REASON, BUGCHECK_RECORD, BUGCHECK_TAG, BUGCHECK_TOO_LONG,
+    };
     pub use crate::device::{
         DEVICE_INVALID, WORK_ITEM_DEVICE, WORK_ITEM_HANGS, WORK_ITEM_INVALID, WORK_ITEM_QUEUED,
     };
@@ -26,8 +29,8 @@ pub mod rule {
         TIMER_STILL_SET, WAIT_ARGUMENTS,
     };
     pub use crate::driver::{
-        DRIVER_HANGS, DRIVER_LEFT_CALLBACKS, DRIVER_LEFT_DEVICES, DRIVER_LEFT_THREADS, DRIVER_LEFT_TIMERS,
-        DRIVER_NO_UNLOAD,
+        DRIVER_HANGS, DRIVER_LEFT_BUGCHECK, DRIVER_LEFT_CALLBACKS, DRIVER_LEFT_DEVICES, DRIVER_LEFT_THREADS,
+        DRIVER_LEFT_TIMERS, DRIVER_NO_UNLOAD,
     };
     pub use crate::irp::{
         CALL_DEVICE, CANCEL_LOCK, COMPLETION_DEVICE, COMPLETION_LOST, IRP_CANCEL_ROUTINE,

@@ -112,7 +112,7 @@ fn steps(area: Area) -> Vec<Step> {
             step(
                 "the driver starts, filters, survives faults and unloads",
                 "cargo test --locked -p weir --test driver --test start_path --test unload \
-                 --test processors",
+                 --test processors --test guard --test dump",
             ),
         ],
         Area::Control => vec![

@@ -7,6 +7,7 @@
     reason = "tests call the kernel's functions as a driver written in C would, on objects that do not move"
 )]
 
+mod bugcheck;
 mod device;
 mod driver;
 mod event;

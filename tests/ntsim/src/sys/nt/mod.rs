@@ -12,6 +12,7 @@
     reason = "names and signatures are those of the Windows headers"
 )]
 
+mod bugcheck;
 mod event;
 mod file;
 mod io;
@@ -37,6 +38,7 @@ pub(crate) mod rule {
     pub use super::rundown::{RUNDOWN_RELEASE, RUNDOWN_STATE};
 }
 
+pub use bugcheck::{KeDeregisterBugCheckReasonCallback, KeRegisterBugCheckReasonCallback};
 pub use event::{
     KeClearEvent, KeDelayExecutionThread, KeInitializeEvent, KeReadStateEvent, KeResetEvent, KeSetEvent,
     KeWaitForMultipleObjects, KeWaitForSingleObject,

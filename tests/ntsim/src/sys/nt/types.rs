@@ -232,6 +232,38 @@ pub const DPFLTR_WARNING_LEVEL: ULONG = 1;
 pub const DPFLTR_TRACE_LEVEL: ULONG = 2;
 pub const DPFLTR_INFO_LEVEL: ULONG = 3;
 
+pub type KBUGCHECK_CALLBACK_REASON = i32;
+pub const KbCallbackSecondaryDumpData: KBUGCHECK_CALLBACK_REASON = 2;
+
+#[repr(C)]
+pub struct KBUGCHECK_REASON_CALLBACK_RECORD {
+    pub Entry: LIST_ENTRY,
+    pub CallbackRoutine: KBUGCHECK_REASON_CALLBACK_ROUTINE,
+    pub Component: PUCHAR,
+    pub Checksum: ULONG_PTR,
+    pub Reason: KBUGCHECK_CALLBACK_REASON,
+    pub State: UCHAR,
+}
+pub type PKBUGCHECK_REASON_CALLBACK_RECORD = *mut KBUGCHECK_REASON_CALLBACK_RECORD;
+pub type KBUGCHECK_REASON_CALLBACK_ROUTINE = Option<
+    unsafe extern "C" fn(
+        Reason: KBUGCHECK_CALLBACK_REASON,
+        Record: PKBUGCHECK_REASON_CALLBACK_RECORD,
+        ReasonSpecificData: PVOID,
+        ReasonSpecificDataLength: ULONG,
+    ),
+>;
+
+#[repr(C)]
+pub struct KBUGCHECK_SECONDARY_DUMP_DATA {
+    pub InBuffer: PVOID,
+    pub InBufferLength: ULONG,
+    pub MaximumAllowed: ULONG,
+    pub Guid: GUID,
+    pub OutBuffer: PVOID,
+    pub OutBufferLength: ULONG,
+}
+
 /// Opaque kernel structures, known by pointer only.
 macro_rules! opaque {
     ($($name:ident, $pointer:ident;)+) => {

@@ -54,7 +54,7 @@ macro_rules! functions {
 
 /// All of the kernel's.
 static TABLE: &[Function] = functions! {
-    bugcheck { KeBugCheck, KeBugCheckEx }
+    bugcheck { KeBugCheck, KeBugCheckEx, KeDeregisterBugCheckReasonCallback, KeRegisterBugCheckReasonCallback }
     checked {
         IoAllocateIrp, IoAllocateMdl, IoCreateDevice, IoDeleteDevice, KeDelayExecutionThread, KeWaitForMultipleObjects, KeWaitForSingleObject,
         PsCreateSystemThread, ZwClose, ZwEnumerateKey, ZwEnumerateValueKey, ZwOpenKey, ZwQueryValueKey,
@@ -137,6 +137,10 @@ pub(crate) fn report(leaks: &mut Vec<Leak>) {
     if callbacks != 0 {
         let made_by = "KeRegisterProcessorChangeCallback".into();
         leaks.push(Leak::new("processor change callbacks", callbacks, made_by));
+    }
+    if bugcheck::registered() != 0 {
+        let made_by = "KeRegisterBugCheckReasonCallback".into();
+        leaks.push(Leak::new("bug check callbacks", bugcheck::registered(), made_by));
     }
     if irp::waiting() != 0 {
         let made_by = "IoSetCompletionRoutineEx, of routines that were never called".into();
