@@ -18,6 +18,9 @@
 //! `CmpNoWrite`). The volume is there: drivers of this start type are themselves read from it. No file stays open.
 //!
 //! # What it cannot see
+//! A fast startup, after which the system goes on where it was, is no start, and the shutdown before it none that is told
+//! ("not called for transitions to any other power states"): the settling time goes on with it.
+//!
 //! A power cut within the settling time is an unclean start like any other. If the count cannot be read or written the
 //! driver starts as usual, and [`Event::GuardBlind`] tells; a file that is damaged counts as zero, and is told as well.
 #![cfg_attr(
