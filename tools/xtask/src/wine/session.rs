@@ -66,7 +66,7 @@ fn private_key() -> String {
 }
 
 /// The name by which Windows programs know a file of this machine.
-fn windows_path(path: &Path) -> String {
+pub fn windows_path(path: &Path) -> String {
     format!("Z:{}", path.display().to_string().replace('/', "\\"))
 }
 
@@ -160,6 +160,21 @@ impl<'a> Session<'a> {
         Err(format!("ended with {code:?}: {}", String::from_utf8_lossy(&printed).trim()))
     }
 
+    /// What Wine's `reg` or `regedit` writes of a key, with all below it.
+    ///
+    /// # Errors
+    /// The program's message.
+    pub fn export(&self, program: &str, key: &str) -> Result<Vec<u8>, String> {
+        let path = self.logs.join("export.reg");
+        let name = windows_path(&path);
+        if program == "reg" {
+            self.program(&["reg", "export", key, &name, "/y"])?;
+        } else {
+            self.program(&["regedit", "/E", &name, key])?;
+        }
+        fs::read(&path).map_err(failed(&path))
+    }
+
     fn import(&self, keys: &[(&str, Vec<(&str, Value)>)]) -> Result<(), String> {
         let path = self.logs.join("import.reg");
         fs::write(&path, registry::file(keys)).map_err(failed(&path))?;
@@ -191,10 +206,8 @@ impl<'a> Session<'a> {
     /// # Errors
     /// There is no service, or Wine's program wrote something that is not understood.
     pub fn service_keys(&self) -> Result<BTreeMap<String, registry::Values>, String> {
-        let path = self.logs.join("export.reg");
         let key = format!(r"{MACHINE}\{SERVICES}\{SERVICE}");
-        self.program(&["reg", "export", &key, &windows_path(&path), "/y"])?;
-        let keys = registry::read(&fs::read(&path).map_err(failed(&path))?)?;
+        let keys = registry::read(&self.export("reg", &key)?)?;
         let below = |name: &str| {
             let (first, rest) = name.split_at_checked(key.len())?;
             first.eq_ignore_ascii_case(&key).then(|| rest.trim_start_matches('\\').to_owned())

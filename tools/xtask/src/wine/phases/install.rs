@@ -16,7 +16,7 @@ use super::super::prefix::failed;
 use super::super::registry::{Value, Values};
 use super::super::report::Report;
 use super::super::session::{Netio, SERVICE, Session};
-use super::{ensure, told, unload};
+use super::{ensure, registration, told, unload};
 use crate::build::Arch;
 use crate::inf::{self, stamp};
 
@@ -87,6 +87,7 @@ fn by_inf(run: &Run, logs: PathBuf, report: &mut Report) -> Result<(), String> {
     session.delete_service()?;
     let left = session.program(&["sc", "query", SERVICE]);
     ensure(left.is_err() && session.service_keys().is_err(), || format!("the service is there: {left:?}"))?;
+    registration::run(&session, report)?;
     let searched = super::super::logs::search(&session.logs, &[GAP])?;
     report.held(&format!("the service is removed, with all below its key; {searched} logs tell of no crash"));
     // With the session the registry is written.

@@ -11,6 +11,7 @@ mod hostile;
 mod install;
 mod keys;
 mod policy;
+mod registration;
 mod settings;
 mod subscribers;
 mod vendors;
