@@ -24,7 +24,7 @@ pub use memory::Memory;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use core::ptr::NonNull;
 
-use crate::config::Settings;
+use crate::config::Live;
 use crate::config::schema::RingOrder;
 use crate::ext::{Slot, Sockets};
 use crate::flow::{Address, Connection, Ended, Flows};
@@ -160,7 +160,7 @@ struct Work {
     sockets: Option<PoolArc<Sockets>>,
     /// Losses that have been told, by processor and kind.
     told: PoolSlice<[u64; Kind::COUNT]>,
-    spin: u32,
+    live: PoolArc<Live>,
     order: RingOrder,
 }
 
@@ -189,14 +189,13 @@ impl Dispatching {
         rings: PoolArc<Rings>,
         flows: PoolArc<Flows>,
         sockets: Option<PoolArc<Sockets>>,
-        settings: &Settings,
+        live: PoolArc<Live>,
+        order: RingOrder,
     ) -> Result<Self> {
         let processors =
             usize::try_from(irql::maximum_processors()).map_err(|_| Status::INVALID_PARAMETER)?;
         let told = PoolSlice::try_from_fn(tags::RING, processors, |_| [0; Kind::COUNT])?;
-        let spin = settings.dispatch_spin_microseconds.saturating_mul(POLLS_PER_MICROSECOND);
-        let order = settings.ring_order;
-        let work = PoolBox::try_new(tags::RING, Work { rings, flows, sockets, told, spin, order })?;
+        let work = PoolBox::try_new(tags::RING, Work { rings, flows, sockets, told, live, order })?;
         Ok(Self { thread: Thread::start(passive, work, run)? })
     }
 
@@ -208,11 +207,11 @@ impl Dispatching {
 }
 
 fn run(_passive: &mut Passive, mut work: PoolBox<Work>) {
-    let Work { rings, flows, sockets, told, spin, order } = &mut *work;
-    let mut consumer = Consumer { rings, flows, sockets: sockets.as_deref(), told };
+    let Work { rings, flows, sockets, told, live, order } = &mut *work;
+    let mut consumer = Consumer { rings, flows, sockets: sockets.as_deref(), told, live };
     // There is no other dispatcher: this is the only place that asks for one, once for each `Rings`.
     let Ok(dispatcher) = rings.dispatcher() else { return };
-    let dispatcher = dispatcher.with_bounds(Bounds { spin: *spin, ..Bounds::default() });
+    let dispatcher = dispatcher.with_bounds(Bounds { spin: polls(live), ..Bounds::default() });
     let mut dispatcher = match order {
         RingOrder::Processor => dispatcher,
         RingOrder::Time => dispatcher.in_order_of_time(time::counter_frequency() / SETTLING),
@@ -221,12 +220,18 @@ fn run(_passive: &mut Passive, mut work: PoolBox<Work>) {
     consumer.finish(late);
 }
 
+/// Polls before the dispatcher sleeps, as the settings have it now.
+fn polls(live: &Live) -> u32 {
+    live.dispatch_spin().saturating_mul(POLLS_PER_MICROSECOND)
+}
+
 /// Turns records and events into what weir tells.
 struct Consumer<'a> {
     rings: &'a Rings,
     flows: &'a Flows,
     sockets: Option<&'a Sockets>,
     told: &'a mut [[u64; Kind::COUNT]],
+    live: &'a Live,
 }
 
 impl Handler<Weir> for Consumer<'_> {
@@ -276,6 +281,10 @@ impl Handler<Weir> for Consumer<'_> {
         if count != 0 {
             trace::emit(&Trace::FlowsUntracked { count });
         }
+    }
+
+    fn spin(&self, _bound: u32) -> u32 {
+        polls(self.live)
     }
 }
 

@@ -18,9 +18,11 @@
 //! | control socket | degraded: the policy holds without it |
 //! | callouts | refused: nothing would be decided |
 //! | filters | the thread for them is needed; that the engine does not run or refuses is degraded, and tried again |
+//! | settings watch | degraded: what was read holds until the next start |
 //!
 //! # Stop
-//! The one order in which nothing is left behind, also for a start that failed half-way (`Driver::stop`): control
+//! The one order in which nothing is left behind, also for a start that failed half-way (`Driver::stop`): the watch of
+//! the settings, so that nothing changes any more; control
 //! sockets, so that nobody steers a driver that is going, and while the policy still holds, for their end may take a
 //! while; the policies' steward, which takes back what was not confirmed; filters, with the subscription to the
 //! engine's state and the session; the gate of the callouts; flow contexts; callouts; rings, of which no more are made for
@@ -30,7 +32,7 @@ use core::ptr::{NonNull, null_mut};
 use core::sync::atomic::{AtomicPtr, Ordering};
 
 use crate::board::Board;
-use crate::config::{self, Loaded};
+use crate::config::{self, Live, Loaded, Watcher};
 use crate::control::{self, Control, Host};
 use crate::dispatch::{Dispatching, Memory};
 use crate::dump::{self, Recorder};
@@ -64,6 +66,8 @@ pub struct Driver {
     control: Option<Control>,
     callouts: Option<PoolBox<Callouts>>,
     keeper: Option<Keeper>,
+    watcher: Option<Watcher>,
+    live: Option<PoolArc<Live>>,
     board: Option<PoolArc<Board>>,
 }
 
@@ -156,6 +160,8 @@ impl Driver {
         control: None,
         callouts: None,
         keeper: None,
+        watcher: None,
+        live: None,
         board: None,
     };
 
@@ -177,7 +183,9 @@ impl Driver {
             Ok(recorder) => self.recorder = Some(recorder),
             Err(Failed { step, status }) => degrade(board, step, status),
         }
-        let Loaded { settings, identity, policy_image } = step("settings", config::load(passive, service))?;
+        let Loaded { book, identity, policy_image } = step("settings", config::load(passive, service))?;
+        let live = self.live.insert(step("settings", Live::try_new(book.page()))?);
+        let settings = live.running(passive);
         let fail_mode = settings.fail_mode;
 
         let policies = step("policy", Policies::try_new(passive))?;
@@ -213,20 +221,25 @@ impl Driver {
                 }
             },
         };
-        let dispatching =
-            Dispatching::start(passive, rings.clone(), flows.clone(), control.clone(), &settings);
+        let dispatching = Dispatching::start(
+            passive,
+            rings.clone(),
+            flows.clone(),
+            control.clone(),
+            live.clone(),
+            settings.ring_order,
+        );
         self.dispatching = Some(step("dispatcher", dispatching)?);
 
         let (fail, fail_open) = match fail_mode {
             FailMode::Open => (Action::Allow, true),
             FailMode::Closed => (Action::Block, false),
         };
-        let sampling = settings.verdict_sampling;
-        let handler = Handler::new(policies.clone(), rings.clone(), flows.clone(), fail, sampling);
+        let handler = Handler::new(policies.clone(), rings.clone(), flows.clone(), fail, live.clone());
 
         if let (Some(keys), Some(sockets), Some(steward)) = (identity, control, &self.steward) {
             let host = Host {
-                settings,
+                live: live.clone(),
                 keys,
                 rings: rings.clone(),
                 flows: flows.clone(),
@@ -248,11 +261,22 @@ impl Driver {
             board.degrade(1);
         }
         self.keeper = Some(keeper);
+        if let Some(steward) = &self.steward {
+            match step("settings watch", Watcher::start(passive, book, live.clone(), steward.desk())) {
+                Ok(watcher) => self.watcher = Some(watcher),
+                // What was read holds until the next start.
+                Err(Failed { step, status }) => degrade(board, step, status),
+            }
+        }
         Ok(())
     }
 
     /// Takes down what has been started. See the module.
     fn stop(&mut self, passive: &mut Passive) {
+        if let Some(watcher) = self.watcher.take() {
+            watcher.stop(passive);
+            told("settings watch");
+        }
         if let Some(control) = self.control.take() {
             control.stop(passive);
             told("control");
@@ -287,6 +311,7 @@ impl Driver {
         }
         self.flows = None;
         self.policies = None;
+        self.live = None;
         self.board = None;
         if let Some(guard) = self.guard.take() {
             guard.stop(passive);

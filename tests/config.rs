@@ -7,7 +7,9 @@ use std::sync::{Arc, Mutex};
 use ntsim::fault::Plan;
 use ntsim::registry::Value;
 use ntsim::security::{Ace, Descriptor, READ, Sid};
-use weir::config::schema::{FailMode, POLICY_IMAGE, Provider, Requirement, SPOKEN, TABLE};
+use weir::config::schema::{
+    self, FailMode, Kind, Origin, POLICY_IMAGE, Provider, Refused, Requirement, SPOKEN, TABLE,
+};
 use weir::config::{self, Loaded, Settings};
 use weir::control::protocol::noise::Keys;
 use weir::kernel::Status;
@@ -17,6 +19,7 @@ use weir::trace::{Keywords, Level, sink};
 
 const SERVICE: &str = r"\Registry\Machine\SYSTEM\CurrentControlSet\Services\weir";
 const PARAMETERS: &str = r"\Registry\Machine\SYSTEM\CurrentControlSet\Services\weir\Parameters";
+const POLICIES: &str = r"\Registry\Machine\SYSTEM\CurrentControlSet\Policies\weir";
 
 /// Test threads run at PASSIVE_LEVEL.
 fn passive() -> Passive {
@@ -36,15 +39,20 @@ fn utf16(text: &str) -> Vec<u16> {
 
 /// Loads the settings, with what was traced, one line an event.
 fn load() -> (Loaded, Vec<String>) {
+    try_load().unwrap()
+}
+
+/// The same, where there may be no memory for them.
+fn try_load() -> Result<(Loaded, Vec<String>), Status> {
     let lines = Arc::new(Mutex::new(Vec::new()));
     let into = Arc::clone(&lines);
     let installed = sink::install(Level::Verbose, Keywords::all(), move |event| {
         into.lock().unwrap().push(format!("{event:?}"));
     });
-    let loaded = config::load(&passive(), &utf16(SERVICE)).unwrap();
+    let loaded = config::load(&passive(), &utf16(SERVICE))?;
     drop(installed);
     let lines = lines.lock().unwrap().clone();
-    (loaded, lines)
+    Ok((loaded, lines))
 }
 
 #[track_caller]
@@ -57,7 +65,7 @@ fn assert_clean(sim: &ntsim::Sim) {
 fn without_a_key_the_defaults_hold() {
     let sim = ntsim::boot(ntsim::Config::default());
     let (loaded, events) = load();
-    assert_eq!(*loaded.settings, Settings::DEFAULT);
+    assert_eq!(loaded.book.page().settings, Settings::DEFAULT);
     assert!(loaded.policy_image.is_none());
     assert!(loaded.identity.is_none());
     assert_eq!(events, ["SettingsRead { taken: 0, refused: 0 }", "ControlKeyAbsent"]);
@@ -88,7 +96,7 @@ fn what_stands_in_the_registry_is_taken() {
     set("SendBacklogMark", Value::Dword(65_536));
     set("ReceiveBacklogMark", Value::Dword(16_777_216));
     let (loaded, events) = load();
-    let settings = &loaded.settings;
+    let settings = &loaded.book.page().settings;
     assert_eq!(settings.control_listen.as_slice(), ["[::1]:0".parse::<SocketAddr>().unwrap()]);
     assert_eq!(settings.control_max_sessions, 3);
     assert_eq!(settings.fail_mode, FailMode::Closed);
@@ -124,9 +132,9 @@ fn with_one_interface_that_is_refused_none_is_taken_and_the_reason_is_told() {
         let size = 2 * (entries.iter().map(|entry| entry.len() + 1).sum::<usize>() + 1);
         sim.registry().set(PARAMETERS, "ExtensionInterfaces", Value::MultiSz(entries));
         let (loaded, events) = load();
-        assert_eq!(*loaded.settings, Settings::DEFAULT);
+        assert_eq!(loaded.book.page().settings, Settings::DEFAULT);
         let told = format!(
-            "SettingRefused {{ name: \"ExtensionInterfaces\", reason: {reason}, registry_type: 7, size: {size} }}"
+            "SettingRefused {{ name: \"ExtensionInterfaces\", reason: {reason}, registry_type: 7, size: {size}, origin: Registry }}"
         );
         assert_eq!(events[0], told);
         drop(loaded);
@@ -147,17 +155,17 @@ fn a_refused_value_is_told_and_leaves_the_default() {
     set("PolicyImage", Value::Binary(vec![]));
     set("RingRecord", Value::Dword(512));
     let (loaded, events) = load();
-    assert_eq!(*loaded.settings, Settings::DEFAULT);
+    assert_eq!(loaded.book.page().settings, Settings::DEFAULT);
     assert!(loaded.policy_image.is_none());
     let expected = [
-        r#"SettingRefused { name: "ControlListen", reason: BadAddress, registry_type: 1, size: 16 }"#,
-        r#"SettingRefused { name: "FailMode", reason: OutOfRange, registry_type: 4, size: 4 }"#,
-        r#"SettingRefused { name: "RingRecords", reason: NotPowerOfTwo, registry_type: 4, size: 4 }"#,
-        r#"SettingRefused { name: "MaxConnections", reason: WrongType, registry_type: 1, size: 10 }"#,
-        r#"SettingRefused { name: "VerdictSampling", reason: WrongType, registry_type: 3, size: 1000 }"#,
-        r#"SettingRefused { name: "ShutdownTimeoutMs", reason: WrongType, registry_type: 3, size: 3 }"#,
-        r#"SettingRefused { name: "PolicyImage", reason: WrongSize, registry_type: 3, size: 0 }"#,
-        "SettingUnknown { name: [82, 105, 110, 103, 82, 101, 99, 111, 114, 100] }",
+        r#"SettingRefused { name: "ControlListen", reason: BadAddress, registry_type: 1, size: 16, origin: Registry }"#,
+        r#"SettingRefused { name: "FailMode", reason: OutOfRange, registry_type: 4, size: 4, origin: Registry }"#,
+        r#"SettingRefused { name: "RingRecords", reason: NotPowerOfTwo, registry_type: 4, size: 4, origin: Registry }"#,
+        r#"SettingRefused { name: "MaxConnections", reason: WrongType, registry_type: 1, size: 10, origin: Registry }"#,
+        r#"SettingRefused { name: "VerdictSampling", reason: WrongType, registry_type: 3, size: 1000, origin: Registry }"#,
+        r#"SettingRefused { name: "ShutdownTimeoutMs", reason: WrongType, registry_type: 3, size: 3, origin: Registry }"#,
+        r#"SettingRefused { name: "PolicyImage", reason: WrongSize, registry_type: 3, size: 0, origin: Registry }"#,
+        "SettingUnknown { name: [82, 105, 110, 103, 82, 101, 99, 111, 114, 100], origin: Registry }",
         "SettingsRead { taken: 0, refused: 7 }",
         "ControlKeyAbsent",
     ];
@@ -172,10 +180,14 @@ fn every_type_and_length_of_every_value_is_survived() {
     for setting in TABLE {
         for registry_type in [0, 1, 2, 3, 4, 5, 7, 11, 99, u32::MAX] {
             for length in (0..=20).chain([130, 131, 132, 255, 256, 257, 1538, 1539, 4096]) {
+                if (setting.name, registry_type, length) == ("TraceKeywords", 4, 4) {
+                    // Any number is one.
+                    continue;
+                }
                 let value = Value::Raw { kind: registry_type, data: vec![0xd8; length] };
                 sim.registry().set(PARAMETERS, setting.name, value);
                 let (loaded, events) = load();
-                assert_eq!(*loaded.settings, Settings::DEFAULT, "{}", setting.name);
+                assert_eq!(loaded.book.page().settings, Settings::DEFAULT, "{}", setting.name);
                 let taken = loaded.policy_image.is_some();
                 assert_eq!(taken, setting.name == POLICY_IMAGE.name && registry_type == 3 && length != 0);
                 let refused = events.iter().filter(|event| event.starts_with("SettingRefused")).count();
@@ -184,6 +196,189 @@ fn every_type_and_length_of_every_value_is_survived() {
         }
         sim.registry().remove(PARAMETERS, setting.name);
     }
+    assert_clean(&sim);
+}
+
+/// Every type and length that somebody may write, over a value that holds, in one key and in the other.
+#[test]
+fn nothing_that_is_written_in_either_key_changes_what_held_before() {
+    for (key, other, origin) in
+        [(PARAMETERS, POLICIES, Origin::Registry), (POLICIES, PARAMETERS, Origin::Policy)]
+    {
+        let sim = boot();
+        let mut book = load().0.book;
+        for (name, value) in good() {
+            sim.registry().set(key, name, value);
+        }
+        let read = book.read(&passive()).unwrap();
+        assert_eq!((read.taken as usize, read.refused), (good().len(), 0));
+        book.keep(read);
+        let held = book.page().settings;
+        for (index, setting) in TABLE.iter().enumerate() {
+            assert_eq!(book.page().rows[index].origin, origin, "{}", setting.name);
+            assert!(setting.name == POLICY_IMAGE.name || !held.agrees(&Settings::DEFAULT, setting.name));
+            let good = sim.registry().get(key, setting.name).unwrap();
+            for registry_type in [0, 1, 2, 3, 4, 5, 7, 11, 99, u32::MAX] {
+                for length in (0..=20).chain([130, 131, 255, 256, 257, 1538, 1539, 4096]) {
+                    let data = vec![0xd8; length];
+                    if schema::parse(setting.name, registry_type, &data).is_ok() {
+                        continue;
+                    }
+                    sim.registry().set(key, setting.name, Value::Raw { kind: registry_type, data });
+                    let read = book.read(&passive()).unwrap();
+                    let row = read.page.rows[index];
+                    assert!(!read.is_other_image, "{}", setting.name);
+                    assert_eq!((read.page.settings, row.origin), (held, origin), "{}", setting.name);
+                    let refused = if key == POLICIES { row.policy } else { row.registry };
+                    assert!(refused.is_some(), "{} {registry_type} {length}", setting.name);
+                    book.keep(read);
+                }
+            }
+            let (kind, data) = good;
+            sim.registry().set(key, setting.name, Value::Raw { kind, data });
+        }
+        // What one key gives and the other refuses holds.
+        for setting in TABLE {
+            sim.registry().set(other, setting.name, Value::Raw { kind: 99, data: vec![1] });
+        }
+        let (loaded, _) = load();
+        assert_eq!(loaded.book.page().settings, held);
+        sim.registry().delete_key(POLICIES);
+        sim.registry().delete_key(PARAMETERS);
+        let read = book.read(&passive()).unwrap();
+        assert_eq!(read.page.settings, Settings::DEFAULT, "what is not there any more is the default");
+        drop((read, loaded, book));
+        assert_clean(&sim);
+    }
+}
+
+/// A value of each setting that can be taken and is not the default.
+fn good() -> Vec<(&'static str, Value)> {
+    let peers = vec![format!("root=operator:{:064x}", 9)];
+    TABLE
+        .iter()
+        .map(|setting| {
+            let value = match setting.kind {
+                Kind::Number { power_of_two: true, minimum, .. } => Value::Dword(minimum),
+                Kind::Number { minimum, .. } if (minimum + 1).to_string() == setting.default => {
+                    Value::Dword(minimum)
+                }
+                Kind::Number { minimum, .. } => Value::Dword(minimum + 1),
+                Kind::Choice(values) => {
+                    let other = values.iter().find(|(number, _)| number.to_string() != setting.default);
+                    Value::Dword(other.unwrap().0.into())
+                }
+                Kind::Endpoints => Value::Sz("[::1]:1".into()),
+                Kind::Dials => Value::MultiSz(vec!["root@192.0.2.1:1".into()]),
+                Kind::Peers => Value::MultiSz(peers.clone()),
+                Kind::Directory => Value::Sz(r"\??\C:\weir".into()),
+                Kind::Extensions => {
+                    Value::MultiSz(vec!["{00000000-0000-0000-0000-000000000001}=optional".into()])
+                }
+                Kind::Binary { .. } => Value::Binary(vec![1, 2, 3]),
+            };
+            (setting.name, value)
+        })
+        .collect()
+}
+
+#[test]
+fn policies_come_first_and_what_is_refused_there_leaves_the_other_key() {
+    let sim = boot();
+    sim.registry().set(PARAMETERS, "VerdictSampling", Value::Dword(7));
+    sim.registry().set(PARAMETERS, "FailMode", Value::Dword(1));
+    sim.registry().set(POLICIES, "verdictsampling", Value::Dword(9));
+    sim.registry().set(POLICIES, "FailMode", Value::Dword(2));
+    sim.registry().set(POLICIES, "VerdictSamplin", Value::Dword(2));
+    let (loaded, events) = load();
+    let page = loaded.book.page();
+    assert_eq!((page.settings.verdict_sampling, page.settings.fail_mode), (9, FailMode::Closed));
+    let row = |name| {
+        let index = TABLE.iter().position(|setting| setting.name == name).unwrap();
+        (page.rows[index].origin, page.rows[index].policy.map(|rejected| rejected.reason))
+    };
+    assert_eq!(row("VerdictSampling"), (Origin::Policy, None));
+    assert_eq!(row("FailMode"), (Origin::Registry, Some(Refused::OutOfRange)));
+    assert_eq!(row("RingRecords"), (Origin::Default, None));
+    let name: Vec<u16> = utf16("VerdictSamplin");
+    let expected = [
+        r#"SettingRefused { name: "FailMode", reason: OutOfRange, registry_type: 4, size: 4, origin: Policy }"#
+            .to_owned(),
+        format!("SettingUnknown {{ name: {name:?}, origin: Policy }}"),
+        "SettingsRead { taken: 2, refused: 1 }".into(),
+        "ControlKeyAbsent".into(),
+    ];
+    assert_eq!(events, expected);
+    drop(loaded);
+    assert_clean(&sim);
+}
+
+#[test]
+fn the_private_key_is_not_taken_from_the_policies() {
+    let sim = boot();
+    let key = format!(r"{POLICIES}\Key");
+    sim.registry().set(&key, "PrivateKey", Value::Binary(PRIVATE.into()));
+    assert!(sim.registry().set_security(&key, Descriptor::closed().bytes()));
+    assert_eq!(told_of_key().unwrap(), "ControlKeyAbsent");
+    assert_clean(&sim);
+}
+
+#[test]
+fn what_is_refused_or_not_known_is_told_once_and_another_one_anew() {
+    let sim = boot();
+    sim.registry().set(PARAMETERS, "FailMode", Value::Dword(9));
+    sim.registry().set(PARAMETERS, "Nonsense", Value::Dword(9));
+    let (loaded, events) = load();
+    assert_eq!(events.len(), 4, "{events:?}");
+    let mut book = loaded.book;
+    let lines = Arc::new(Mutex::new(Vec::new()));
+    let installed = sink::install(Level::Verbose, Keywords::all(), {
+        let lines = Arc::clone(&lines);
+        move |event| lines.lock().unwrap().push(event.name())
+    });
+    let mut again = || {
+        let read = book.read(&passive()).unwrap();
+        book.keep(read);
+        std::mem::take(&mut *lines.lock().unwrap())
+    };
+    assert!(again().is_empty());
+    sim.registry().set(PARAMETERS, "FailMode", Value::Dword(8));
+    assert_eq!(again(), ["SettingRefused"]);
+    assert!(again().is_empty());
+    sim.registry().set(PARAMETERS, "nonsense2", Value::Dword(9));
+    assert_eq!(again(), ["SettingUnknown"]);
+    sim.registry().set(POLICIES, "Nonsense", Value::Dword(9));
+    assert_eq!(again(), ["SettingUnknown"]);
+    assert!(again().is_empty());
+    drop((installed, book));
+    assert_clean(&sim);
+}
+
+#[test]
+fn whom_to_dial_is_held_against_the_peers_that_come_with_it() {
+    let sim = boot();
+    let peers = |names: &[&str]| {
+        let entry = |name: &&str| format!("{name}=observer:{:064x}", name.as_bytes()[0]);
+        Value::MultiSz(names.iter().map(entry).collect())
+    };
+    let dials = |name: &str| Value::MultiSz(vec![format!("{name}@192.0.2.1:1")]);
+    sim.registry().set(PARAMETERS, "ControlPeers", peers(&["a", "b"]));
+    sim.registry().set(PARAMETERS, "ControlDial", dials("a"));
+    let mut book = load().0.book;
+    let mut again = || {
+        let read = book.read(&passive()).unwrap();
+        book.keep(read);
+        let dials = book.page().settings.control_dial;
+        (dials.as_slice().iter().map(|dial| dial.peer.to_string()).collect::<String>(), book.page().settings)
+    };
+    sim.registry().set(PARAMETERS, "ControlDial", dials("c"));
+    assert_eq!(again().0, "a", "who is no peer is not dialled, and who was is");
+    sim.registry().set(PARAMETERS, "ControlPeers", peers(&["b", "c"]));
+    assert_eq!(again().0, "c", "both come together");
+    sim.registry().set(PARAMETERS, "ControlPeers", peers(&["b"]));
+    let (dials, settings) = again();
+    assert_eq!((dials.as_str(), settings.control_peers.as_slice().len()), ("", 1), "nobody is left");
+    drop(book);
     assert_clean(&sim);
 }
 
@@ -198,15 +393,21 @@ fn whatever_call_fails_the_load_ends_with_settings_that_hold() {
     drop(load());
     let calls = sim.fault_calls();
     assert!(calls > 20, "{calls} calls");
+    let mut wanting = 0;
     for call in 1..=calls {
         sim.fault(Plan::Nth(call));
         match config::load(&passive(), &utf16(SERVICE)) {
-            Ok(loaded) => assert_eq!(*loaded.settings, Settings::DEFAULT, "call {call}"),
-            Err(status) => assert_eq!((call, status), (1, Status::INSUFFICIENT_RESOURCES)),
+            Ok(loaded) => assert_eq!(loaded.book.page().settings, Settings::DEFAULT, "call {call}"),
+            Err(status) => {
+                assert_eq!(status, Status::INSUFFICIENT_RESOURCES, "call {call}");
+                wanting += 1;
+            }
         }
         sim.fault(Plan::None);
         assert_clean(&sim);
     }
+    // The path, two pages that are shared, and names that are remembered.
+    assert_eq!(wanting, 6);
 }
 
 const KEY: &str = r"\Registry\Machine\SYSTEM\CurrentControlSet\Services\weir\Parameters\Key";
@@ -255,9 +456,9 @@ fn the_private_key_is_left_in_no_memory_that_is_freed() {
             drop(load());
             sim.fault_calls()
         };
-        for call in 2..=calls {
+        for call in 1..=calls {
             sim.fault(Plan::Nth(call));
-            drop(load());
+            drop(try_load());
         }
         sim.fault(Plan::None);
         assert_clean(&sim);
@@ -335,7 +536,11 @@ fn whatever_call_fails_there_is_the_key_or_an_event_that_says_why_not() {
     assert_eq!(told_of_key(), None);
     let calls = sim.fault_calls();
     let mut refused = 0;
-    for call in 2..=calls {
+    for call in 1..=calls {
+        sim.fault(Plan::Nth(call));
+        if try_load().is_err() {
+            continue;
+        }
         sim.fault(Plan::Nth(call));
         if let Some(told) = told_of_key() {
             // Without the settings' key nothing below it is looked for.
@@ -360,13 +565,13 @@ fn whom_the_driver_connects_to_must_be_a_peer() {
     set("ControlPeers", &[&format!("fleet=operator:{key}")]);
     set("ControlDial", &["FLEET@192.0.2.7:47474", "fleet@[2001:db8::7]:1"]);
     let (loaded, events) = load();
-    assert_eq!(loaded.settings.control_dial.as_slice().len(), 2);
+    assert_eq!(loaded.book.page().settings.control_dial.as_slice().len(), 2);
     assert_eq!(events[0], "SettingsRead { taken: 2, refused: 0 }");
     drop(loaded);
     set("ControlDial", &["fleet@192.0.2.7:47474", "other@192.0.2.8:47474"]);
     let (loaded, events) = load();
-    assert_eq!(loaded.settings.control_dial.as_slice(), []);
-    let refused = r#"SettingRefused { name: "ControlDial", reason: UnknownPeer, registry_type: 7, size: 0 }"#;
+    assert_eq!(loaded.book.page().settings.control_dial.as_slice(), []);
+    let refused = r#"SettingRefused { name: "ControlDial", reason: UnknownPeer, registry_type: 7, size: 0, origin: Registry }"#;
     assert_eq!(events, [refused, "SettingsRead { taken: 1, refused: 1 }", "ControlKeyAbsent"]);
     drop(loaded);
     assert_clean(&sim);

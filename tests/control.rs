@@ -15,7 +15,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use weir::config::Settings;
 use weir::control::End;
-use weir::control::protocol::message::{Empty, Reply, Request, Subscribe};
+use weir::control::protocol::message::{Begin, Chunk, Empty, ErrorCode, Hello, Reply, Request, Subscribe};
+use weir::control::protocol::noise::Keys;
+use weir::control::protocol::role::Role;
 
 fn status(end: End) -> i32 {
     end.status().0
@@ -706,4 +708,144 @@ fn when_much_fails_nothing_is_left_behind() {
         plane.sim.fault(fault::Plan::None);
         plane.end();
     }
+}
+
+/// The settings with these peers, by name, role and private key.
+fn with_peers(peers: &[(&str, Role, &[u8; 32])]) -> Settings {
+    let mut settings = parameters();
+    let texts: Vec<_> =
+        peers.iter().map(|(name, role, key)| format!("{name}={role}:{}", Keys::new(key).public())).collect();
+    set_list(&mut settings, "ControlPeers", &texts.iter().map(String::as_str).collect::<Vec<_>>());
+    settings
+}
+
+#[test]
+fn a_peer_that_is_none_any_more_is_ended_and_a_new_one_may_come() {
+    const OTHER: [u8; 32] = [0x55; 32];
+    let plane = Plane::start(wsk::Config::default(), &parameters());
+    let mut operator = plane.client();
+    let mut observer = Client::connect(plane.connect(), &OBSERVER).unwrap();
+    ping(&mut operator);
+    ping(&mut observer);
+    // Another order, another name.
+    plane.change(&with_peers(&[("new", Role::Operator, &OTHER), ("eyes", Role::Observer, &OBSERVER)]));
+    operator.peer.wait_reset().unwrap();
+    plane.wait_told("the end is told", |told| *told == Told::Closed(1, status(End::Dismissed)));
+    ping(&mut observer);
+    observer.ask(&Request::Hello(Hello { version: 1, client: None }), |answer| {
+        let Ok(Reply::Hello(welcome)) = answer else { panic!("{answer:?}") };
+        assert_eq!((welcome.peer, welcome.role), ("eyes", Role::Observer));
+    });
+    assert!(Client::connect(plane.connect(), &OPERATOR).is_err(), "it is a stranger by now");
+    ping(&mut Client::connect(plane.connect(), &OTHER).unwrap());
+    plane.end();
+}
+
+#[test]
+fn a_peer_whose_role_is_another_has_the_others_rights_at_once() {
+    let plane = Plane::start(wsk::Config::default(), &parameters());
+    let mut client = plane.client();
+    let begin = Request::PolicyBegin(Begin { size: 1000, digest: [1; 32] });
+    let begins =
+        |client: &mut Client| client.ask(&begin, |answer| answer.map(drop).map_err(|failure| failure.code));
+    assert_eq!(begins(&mut client), Ok(()));
+    plane.change(&with_peers(&[("root", Role::Observer, &OPERATOR), ("eye", Role::Operator, &OBSERVER)]));
+    let chunk = Request::PolicyChunk(Chunk { upload: 1, offset: 0, bytes: &[0; 10] });
+    eventually("the right is gone", || begins(&mut client) == Err(ErrorCode::NotPermitted));
+    assert_eq!(client.refused(&chunk), ErrorCode::NotPermitted);
+    // What the one had begun is not in the way of the other.
+    let mut other = Client::connect(plane.connect(), &OBSERVER).unwrap();
+    assert_eq!(begins(&mut other), Ok(()));
+    plane.change(&parameters());
+    eventually("the right is back", || begins(&mut client) == Ok(()));
+    plane.end();
+}
+
+/// Comes true once the worker has taken the settings over: whoever connects now is turned away.
+#[track_caller]
+fn turns_away(plane: &Plane) {
+    eventually("another one is turned away", || {
+        let mut peer = plane.connect();
+        peer.set_patience(Duration::from_millis(100));
+        peer.wait_reset().is_ok()
+    });
+}
+
+#[test]
+fn limits_and_times_that_change_hold_at_once() {
+    let plane = Plane::start(wsk::Config::default(), &parameters());
+    let (mut first, mut second) = (plane.client(), plane.client());
+    ping(&mut first);
+    ping(&mut second);
+    plane.change(&Settings { control_max_sessions: 2, ..parameters() });
+    turns_away(&plane);
+    // Never more than there were places for at the start.
+    plane.change(&Settings { control_max_sessions: 1024, ..parameters() });
+    let mut more = Vec::new();
+    eventually("there is room for two more", || {
+        if let Ok(client) = Client::connect(plane.connect(), &OPERATOR) {
+            more.push(client);
+        }
+        more.len() == 2
+    });
+    turns_away(&plane);
+    drop(more);
+    plane.change(&Settings { control_max_unauthenticated: 1, ..parameters() });
+    let silent = plane.connect();
+    turns_away(&plane);
+    drop(silent);
+    plane.change(&Settings { control_connect_burst: 1, control_connect_rate: 1, ..parameters() });
+    turns_away(&plane);
+    ping(&mut first);
+    plane.change(&Settings { control_idle_timeout_ms: 100, ..parameters() });
+    assert_eq!(second.peer.recv_to_end().unwrap(), []);
+    plane.wait_told(
+        "it was silent for too long",
+        |told| matches!(told, Told::Closed(2, end) if *end == status(End::Idle)),
+    );
+    plane.end();
+}
+
+#[test]
+fn who_is_to_be_dialled_and_is_no_peer_any_more_is_not_until_he_is_one_again() {
+    let sim = boot(wsk::Config::default());
+    let listener = memory::listen("192.0.2.1:443".parse().unwrap()).unwrap();
+    let settings = dialling("192.0.2.1:443");
+    let plane = Plane::start_on(sim, &settings);
+    let mut first = Client::answer(listener.accept().unwrap(), &OPERATOR).unwrap();
+    ping(&mut first);
+    let mut without = with_peers(&[("eye", Role::Observer, &OBSERVER)]);
+    (without.control_listen, without.control_dial) = (settings.control_listen, settings.control_dial);
+    plane.change(&without);
+    first.peer.wait_reset().unwrap();
+    eventually("its session is gone", || plane.control().counters().closed == 1);
+    std::thread::sleep(Duration::from_millis(1500));
+    assert_eq!(plane.control().counters().dialled, 1, "nobody is dialled");
+    plane.change(&settings);
+    ping(&mut Client::answer(listener.accept().unwrap(), &OPERATOR).unwrap());
+    plane.end();
+}
+
+#[test]
+fn who_asks_is_told_which_settings_are_not_the_defaults_and_which_wait() {
+    let plane = Plane::start(wsk::Config::default(), &parameters());
+    let mut client = plane.client();
+    ping(&mut client);
+    plane.change(&Settings { ring_records: 512, verdict_sampling: 7, ..parameters() });
+    let from = weir::control::protocol::message::From { from: None };
+    let mut told = Vec::new();
+    eventually("what waits is told", || {
+        client.ask(&Request::Settings(from), |answer| {
+            let Ok(Reply::Settings(settings)) = answer else { panic!("{answer:?}") };
+            assert_eq!(settings.next, None);
+            told = settings
+                .settings
+                .iter()
+                .map(|it| (it.name.to_owned(), it.pending, it.value, it.next))
+                .collect();
+        });
+        !told.is_empty()
+    });
+    assert_eq!(told, [("RingRecords".to_owned(), true, Some(4096), Some(512))]);
+    plane.end();
 }

@@ -65,9 +65,9 @@ struct House<'m> {
 impl<'m> House<'m> {
     fn try_start(machine: &'m Machine, store: Place<'_>) -> Result<Self, Status> {
         let mut passive = passive();
-        let Loaded { settings, policy_image, .. } = config::load(&passive, &utf16(SERVICE))?;
+        let Loaded { book, policy_image, .. } = config::load(&passive, &utf16(SERVICE))?;
         let policies = PoolArc::try_new(tags::POLICY, Policies::try_new(&passive)?)?;
-        let fail_mode = settings.fail_mode;
+        let fail_mode = book.page().settings.fail_mode;
         let service = utf16(SERVICE);
         let sources = Sources { service: &service, registry: policy_image, store, driver: None, fail_mode };
         let (steward, unusable) = Steward::start(&mut passive, policies.clone(), sources)?;

@@ -28,6 +28,16 @@ A policy that was confirmed over the control socket is kept in the directory of 
 of `PolicyImage` at that time. After a start it decides for as long as `PolicyImage` is the same. Once that is another \
 one, or gone, the registry has the newer policy, and the stored one waits (event PolicyStoreOutdated). If the registry's is \
 damaged or cannot be read, the stored one decides.
+
+While the driver runs, another `PolicyImage` is taken in the same way, at once: but one that is damaged leaves the decision \
+where it is (event PolicyRefused), and a policy that awaits its confirmation is not disturbed. Once that one is confirmed, \
+it is the newer one; if it is rolled back, the registry's decides.
+
+## Taking effect
+
+`ControlPeers`: connections of a peer that is not listed any more are ended; one whose role is another has the other's \
+rights from its next request on. A key is who a peer is: with another name it stays the same one. `ControlListen`, \
+`ControlDial` and `FailMode` are part of the filters that are made at the start, by which weir's own connections pass.
 ";
 
 fn extensions() -> String {
@@ -80,10 +90,17 @@ fn registry() -> String {
     let mut page = String::from(
         "# Registry values\n\n\
          Under `HKEY_LOCAL_MACHINE\\SYSTEM\\CurrentControlSet\\Services\\weir\\Parameters`. A value of the wrong type, \
-         size, form or range is refused whole: the default holds, and the event SettingRefused says which value and \
-         why; a name that is not here gives SettingUnknown. The start never fails for a value. All values are read when \
-         the driver starts.\n\n\
-         | name | type | range | default | meaning |\n| --- | --- | --- | --- | --- |\n",
+         size, form or range is refused whole: what held before holds on, at the start the default, and the event \
+         SettingRefused says which value and why; a name that is not here gives SettingUnknown. The start never fails for \
+         a value.\n\n\
+         All values are read when the driver starts, and again when something in there has changed. What has changed is \
+         told by the event SettingChanged, one for each setting, which says when it takes effect; `weir ctl status` says \
+         what waits for the next start.\n\n\
+         For managed fleets there is a second key, `HKEY_LOCAL_MACHINE\\SYSTEM\\CurrentControlSet\\Policies\\weir`, with the \
+         same names and types. A value in there comes before that of `Parameters`. One that is refused leaves what that key \
+         gave before, or, if it gave nothing, the value of `Parameters`. The driver's key is never taken from there. Make the \
+         key with a list of who may write to it: whoever may, decides.\n\n\
+         | name | type | range | default | takes effect | meaning |\n| --- | --- | --- | --- | --- | --- |\n",
     );
     for setting in TABLE {
         let (kind, range) = (form::types(setting.kind), form::range(setting.kind));
@@ -91,7 +108,8 @@ fn registry() -> String {
             if setting.default.is_empty() { "none".into() } else { format!("`{}`", setting.default) };
         let doc = setting.doc.replace('\n', " ");
         let doc = doc.split_whitespace().collect::<Vec<_>>().join(" ");
-        writeln!(page, "| `{}` | {kind} | {range} | {default} | {doc} |", setting.name).unwrap();
+        let effect = form::changes(setting.applies).1;
+        writeln!(page, "| `{}` | {kind} | {range} | {default} | {effect} | {doc} |", setting.name).unwrap();
     }
     page + &extensions() + KEY
 }

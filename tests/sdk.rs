@@ -543,6 +543,6 @@ fn the_guides_settings_are_taken() {
         let passive = unsafe { weir::kernel::irql::Passive::assume() };
         let name: Vec<_> = SERVICE.encode_utf16().collect();
         let loaded = weir::config::load(&passive, &name).unwrap();
-        assert_eq!(loaded.settings.extension_interfaces.as_slice().len(), count);
+        assert_eq!(loaded.book.page().settings.extension_interfaces.as_slice().len(), count);
     }
 }

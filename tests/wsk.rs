@@ -10,8 +10,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex};
 use std::time::Duration;
-use weir::config::Settings;
 use weir::config::schema::REG_MULTI_SZ;
+use weir::config::{Live, Page, Settings};
 use weir::dispatch::{Dispatching, Memory};
 use weir::ext::connection_v1::{
     CONNECTION_METRIC_V1, CONNECTION_V1, CONNECTION_V1_PROVIDER_DISPATCH, ConnectionV1, NPI_CONNECTION_V1,
@@ -127,8 +127,11 @@ fn with_connection(script: Script, body: impl FnOnce(&PoolArc<Connection>, memor
     let rings = memory.rings().clone();
     let flows = PoolArc::try_new(tags::FLOW_TABLE, Flows::try_new(&passive, 16).unwrap()).unwrap();
     let sockets = Sockets::try_new(&passive, 4, plan, rings.clone()).unwrap();
-    let dispatching =
-        Dispatching::start(&passive, rings.clone(), flows, Some(sockets.clone()), &settings).unwrap();
+    let dispatching = {
+        let live = Live::try_new(&Page::of(&settings).unwrap()).unwrap();
+        Dispatching::start(&passive, rings.clone(), flows, Some(sockets.clone()), live, settings.ring_order)
+            .unwrap()
+    };
     let registration = Registration::new(&passive, WSK_VERSION).unwrap();
     {
         let provider = registration.capture(&passive, Interval::from_millis(1000)).unwrap();

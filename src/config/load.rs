@@ -1,14 +1,17 @@
 //! Reads the settings from the registry. PASSIVE_LEVEL.
 //!
-//! Nothing that stands there, or does not, can fail the driver's start: what is refused leaves the default, and is told
-//! by an event.
+//! They stand in two keys: the service's own, and that of policies for managed fleets, which comes first. Nothing that
+//! stands there, or does not, can fail the driver's start, or take away a value that holds: what is refused is told by an
+//! event, and what held before holds on.
 
 use zeroize::Zeroizing;
 
-use super::schema::{self, POLICY_IMAGE, REG_MULTI_SZ, Refused, Setting, Settings, TABLE, find, parse};
+use super::schema::{
+    self, Kind, Origin, POLICY_IMAGE, REG_MULTI_SZ, Refused, Setting, Settings, TABLE, find, parse,
+};
 use crate::control::protocol::noise::{KEY, Keys};
 use crate::kernel::irql::Passive;
-use crate::kernel::pool::{PoolBox, tags};
+use crate::kernel::pool::{PoolArc, PoolBox, PoolSlice, tags};
 use crate::kernel::registry::{Found, Key, Secret, Value};
 use crate::kernel::security::Flaw;
 use crate::kernel::string::Utf16;
@@ -19,49 +22,89 @@ use crate::trace::{self, Event};
 /// What the registry holds for weir.
 #[derive(Debug)]
 pub struct Loaded {
-    pub settings: PoolBox<Settings>,
+    /// What has been read, to be read again.
+    pub book: Book,
     /// The driver's keys. Without them there is no control socket, which an event has told.
     pub identity: Option<PoolBox<Keys>>,
     /// The bytes of `PolicyImage`; believed in nothing but their size.
     pub policy_image: Option<Value>,
 }
 
-/// Too large to be on the stack.
-static DEFAULT: Settings = Settings::DEFAULT;
-
 /// The subkey of the service's key that holds the settings.
 const PARAMETERS: &str = "Parameters";
+/// The key that holds settings which come before those: for managed fleets. It stands in the hive that is there when
+/// drivers of the system start.
+pub const POLICIES: &str = r"\Registry\Machine\SYSTEM\CurrentControlSet\Policies\weir";
 /// The subkey of the settings that holds the driver's private key, alone, for a list of its own of who may see it.
 const KEY_KEY: &str = "Key";
 /// The value in it: REG_BINARY, [`KEY`] bytes.
 const PRIVATE_KEY: &str = "PrivateKey";
-/// How many values are looked at for names that weir does not know.
+/// How many values of a key are looked at for names that weir does not know.
 const MAX_VALUES: u32 = 256;
+/// How many unknown names are remembered, of both keys.
+const MAX_UNKNOWN: usize = 64;
 
-/// Reads everything below the service's key, whose absolute path DriverEntry is given.
+/// A value that was refused.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Rejected {
+    pub reason: Refused,
+    registry_type: u32,
+    size: u32,
+    /// Of its bytes, so that another one is told anew.
+    digest: u64,
+}
+
+/// How a setting stands in the registry.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Row {
+    /// Where its value comes from.
+    pub origin: Origin,
+    /// What is refused, in the service's own key.
+    pub registry: Option<Rejected>,
+    /// What is refused, in that of policies.
+    pub policy: Option<Rejected>,
+}
+
+/// All settings: what the driver would have after a start now.
+#[derive(Clone, Copy, Debug)]
+pub struct Page {
+    pub settings: Settings,
+    /// In the table's order.
+    pub rows: [Row; TABLE.len()],
+}
+
+/// A page that does not change any more.
+pub type Shared = PoolArc<PoolBox<Page>>;
+
+/// What holds where nothing has been read.
+static BLANK: Page = Page {
+    settings: Settings::DEFAULT,
+    rows: [Row { origin: Origin::Default, registry: None, policy: None }; TABLE.len()],
+};
+
+impl Page {
+    /// These settings, wherever they come from.
+    ///
+    /// # Errors
+    /// `STATUS_INSUFFICIENT_RESOURCES`.
+    pub fn of(settings: &Settings) -> Result<Shared> {
+        let mut page = PoolBox::try_copy(tags::CONFIGURATION, &BLANK)?;
+        page.settings = *settings;
+        share(page)
+    }
+}
+
+/// Reads everything below the service's key, whose absolute path DriverEntry is given, and below that of policies.
 ///
 /// # Errors
 /// `STATUS_INSUFFICIENT_RESOURCES` where not even the defaults can be held.
 pub fn load(passive: &Passive, service: &[u16]) -> Result<Loaded> {
-    let settings = PoolBox::try_copy(tags::CONFIGURATION, &DEFAULT)?;
-    let mut loaded = Loaded { settings, identity: None, policy_image: None };
-    match open(passive, service) {
-        Ok(key) => {
-            read(&key, &mut loaded);
-            loaded.identity = identity(passive, &key);
-        }
-        // Without the key there is nothing to read: the defaults are what an administrator gets who sets nothing.
-        Err(Status::OBJECT_NAME_NOT_FOUND) => {
-            trace::emit(&Event::SettingsRead { taken: 0, refused: 0 });
-            trace::emit(&Event::ControlKeyAbsent {});
-        }
-        Err(status) => {
-            trace::emit(&Event::Degraded { part: "settings", status: status.into() });
-            let reason = RefusedKey::Unreadable;
-            trace::emit(&Event::ControlKeyRefused { reason, status: status.into() });
-        }
-    }
-    Ok(loaded)
+    let mut book = Book::try_new(service)?;
+    let mut read = book.read(passive)?;
+    trace::emit(&Event::SettingsRead { taken: read.taken, refused: read.refused });
+    let policy_image = read.image.take();
+    book.keep(read);
+    Ok(Loaded { book, identity: identity(passive, service), policy_image })
 }
 
 /// What the guard against boot loops asks for, before anything else is read.
@@ -73,23 +116,23 @@ pub struct Guarding {
 
 /// Reads the guard's settings alone. What cannot be taken leaves the default, and is told when all are read.
 pub fn guarding(passive: &Passive, service: &[u16]) -> Guarding {
-    let key = open(passive, service).ok();
+    let keys = [open_policies(passive).ok(), open(passive, service).ok()];
     let number = |name: &str, default| {
-        let read = || {
+        let read = |key: &Key<'_>| {
             let setting = find(name)?;
             let units = Name::from_text(setting.name).ok()?;
-            let found = key.as_ref()?.value(&units, setting.kind.maximum_size()).ok()?;
+            let found = key.value(&units, setting.kind.maximum_size()).ok()?;
             let Found::Value(value) = found else { return None };
             match parse(name, value.kind(), value.bytes()) {
                 Ok(schema::Value::Number(number)) => Some(number),
                 _ => None,
             }
         };
-        read().unwrap_or(default)
+        keys.iter().flatten().find_map(read).unwrap_or(default)
     };
     Guarding {
-        starts: number("GuardStarts", DEFAULT.guard_starts),
-        settle_seconds: number("GuardSettleSeconds", DEFAULT.guard_settle_seconds),
+        starts: number("GuardStarts", BLANK.settings.guard_starts),
+        settle_seconds: number("GuardSettleSeconds", BLANK.settings.guard_settle_seconds),
     }
 }
 
@@ -107,18 +150,22 @@ pub enum RegistryPolicy {
 /// # Errors
 /// What the registry answers, but for what is not there; `STATUS_INSUFFICIENT_RESOURCES`.
 pub fn policy_image(passive: &Passive, service: &[u16]) -> Result<RegistryPolicy> {
-    let key = match open(passive, service) {
-        Err(Status::OBJECT_NAME_NOT_FOUND) => return Ok(RegistryPolicy::Absent),
-        opened => opened?,
-    };
-    let name = Name::from_text(POLICY_IMAGE.name)?;
-    Ok(match key.value(&name, POLICY_IMAGE.kind.maximum_size())? {
-        Found::Absent => RegistryPolicy::Absent,
-        Found::Value(value) if parse(POLICY_IMAGE.name, value.kind(), value.bytes()).is_ok() => {
-            RegistryPolicy::Image(value)
+    let mut refused = false;
+    for source in [open_policies(passive), open(passive, service)] {
+        let key = match source {
+            Err(Status::OBJECT_NAME_NOT_FOUND) => continue,
+            opened => opened?,
+        };
+        let name = Name::from_text(POLICY_IMAGE.name)?;
+        match key.value(&name, POLICY_IMAGE.kind.maximum_size())? {
+            Found::Absent => {}
+            Found::Value(value) if parse(POLICY_IMAGE.name, value.kind(), value.bytes()).is_ok() => {
+                return Ok(RegistryPolicy::Image(value));
+            }
+            Found::Value(_) | Found::TooLong { .. } => refused = true,
         }
-        Found::Value(_) | Found::TooLong { .. } => RegistryPolicy::Refused,
-    })
+    }
+    Ok(if refused { RegistryPolicy::Refused } else { RegistryPolicy::Absent })
 }
 
 fn open<'p>(passive: &'p Passive, service: &[u16]) -> Result<Key<'p>> {
@@ -127,9 +174,18 @@ fn open<'p>(passive: &'p Passive, service: &[u16]) -> Result<Key<'p>> {
     service.open_subkey(passive, &name)
 }
 
-/// The driver's keys, if the private one is there, and nobody else can know it.
-fn identity(passive: &Passive, parameters: &Key<'_>) -> Option<PoolBox<Keys>> {
-    match keys(passive, parameters) {
+fn open_policies(passive: &Passive) -> Result<Key<'_>> {
+    Key::open(passive, &Utf16::<{ POLICIES.len() }>::from_text(POLICIES)?)
+}
+
+/// The driver's keys, if the private one is there, and nobody else can know it. It is never taken from the policies.
+fn identity(passive: &Passive, service: &[u16]) -> Option<PoolBox<Keys>> {
+    let keys = match open(passive, service) {
+        Ok(parameters) => keys(passive, &parameters),
+        Err(Status::OBJECT_NAME_NOT_FOUND) => Ok(None),
+        Err(status) => Err((RefusedKey::Unreadable, status)),
+    };
+    match keys {
         Ok(Some(keys)) => Some(keys),
         Ok(None) => {
             trace::emit(&Event::ControlKeyAbsent {});
@@ -177,81 +233,302 @@ fn keys(
     PoolBox::try_new(tags::CONFIGURATION, Keys::new(&private)).map(Some).map_err(unreadable)
 }
 
-fn read(key: &Key<'_>, loaded: &mut Loaded) {
-    let (mut taken, mut refused) = (0_u32, 0_u32);
-    for setting in TABLE {
-        match take(key, setting, loaded) {
-            Ok(true) => taken = taken.saturating_add(1),
-            Ok(false) => {}
-            Err(Told) => refused = refused.saturating_add(1),
-        }
-    }
-    if !dials_are_peers(&mut loaded.settings) {
-        (taken, refused) = (taken.saturating_sub(1), refused.saturating_add(1));
-    }
-    name_unknown(key);
-    trace::emit(&Event::SettingsRead { taken, refused });
+/// Names that weir does not know and that have been told, as digests.
+#[derive(Clone, Copy, Debug)]
+struct Unknown {
+    names: [u64; MAX_UNKNOWN],
+    count: usize,
 }
 
-/// Whether those to connect to are peers; if not, which is told, nobody is connected to.
-fn dials_are_peers(settings: &mut Settings) -> bool {
-    let known = settings.stranger().is_none();
-    if !known {
+impl Unknown {
+    const NONE: Self = Self { names: [0; MAX_UNKNOWN], count: 0 };
+
+    fn has(&self, name: u64) -> bool {
+        self.names.iter().take(self.count).any(|known| *known == name)
+    }
+
+    /// False: there are too many.
+    fn add(&mut self, name: u64) -> bool {
+        let Some(place) = self.names.get_mut(self.count) else { return false };
+        *place = name;
+        self.count = self.count.saturating_add(1);
+        true
+    }
+}
+
+/// The settings as they were read last, and what has been told of them.
+#[derive(Debug)]
+pub struct Book {
+    /// The path of the service's registry key.
+    service: PoolSlice<u16>,
+    page: Shared,
+    unknown: PoolBox<Unknown>,
+    /// The digest of `PolicyImage`, where one can be taken.
+    image: Option<u64>,
+    /// That a key could not be opened has been told.
+    unreadable: bool,
+}
+
+/// What stands in the registry now.
+#[derive(Debug)]
+pub struct Read {
+    pub page: Shared,
+    /// The bytes of `PolicyImage`, if they can be taken.
+    pub image: Option<Value>,
+    /// They are others than were kept.
+    pub is_other_image: bool,
+    /// How many values were taken, and refused.
+    pub taken: u32,
+    pub refused: u32,
+    digest: Option<u64>,
+}
+
+/// A key that settings stand in.
+enum Source<'p> {
+    Absent,
+    /// It cannot be opened: whatever stands in it is not known.
+    Unreadable,
+    Key(Key<'p>),
+}
+
+impl Source<'_> {
+    /// The setting's value in there.
+    fn look(&self, setting: &Setting) -> Looked {
+        let key = match self {
+            Self::Absent => return Looked::Absent,
+            Self::Unreadable => return Looked::Unknown,
+            Self::Key(key) => key,
+        };
+        let rejected = |reason, registry_type, size: usize, bytes: &[u8]| {
+            let size = u32::try_from(size).unwrap_or(u32::MAX);
+            Looked::Refused(Rejected { reason, registry_type, size, digest: digest(bytes) })
+        };
+        let found =
+            Name::from_text(setting.name).and_then(|name| key.value(&name, setting.kind.maximum_size()));
+        match found {
+            Ok(Found::Value(value)) => match parse(setting.name, value.kind(), value.bytes()) {
+                Ok(_) => Looked::Value(value),
+                Err(reason) => rejected(reason, value.kind(), value.bytes().len(), value.bytes()),
+            },
+            Ok(Found::Absent) => Looked::Absent,
+            Ok(Found::TooLong { kind, size }) if setting.kind.registry_types().contains(&kind) => {
+                rejected(Refused::TooLong, kind, size, &[])
+            }
+            Ok(Found::TooLong { kind, size }) => rejected(Refused::WrongType, kind, size, &[]),
+            Err(_) => rejected(Refused::Unreadable, 0, 0, &[]),
+        }
+    }
+}
+
+/// What a key says of a setting.
+enum Looked {
+    Absent,
+    Unknown,
+    /// One that can be taken.
+    Value(Value),
+    Refused(Rejected),
+}
+
+/// What a setting comes to be.
+enum Choice {
+    /// What it was.
+    Kept,
+    Default,
+    Taken(Value),
+}
+
+impl Book {
+    fn try_new(service: &[u16]) -> Result<Self> {
+        let unit = |index: usize| service.get(index).copied().unwrap_or_default();
+        Ok(Self {
+            service: PoolSlice::try_from_fn(tags::CONFIGURATION, service.len(), unit)?,
+            page: Page::of(&BLANK.settings)?,
+            unknown: PoolBox::try_copy(tags::CONFIGURATION, &Unknown::NONE)?,
+            image: None,
+            unreadable: false,
+        })
+    }
+
+    /// What was kept last.
+    pub const fn page(&self) -> &Shared {
+        &self.page
+    }
+
+    /// The path of the service's registry key.
+    pub fn service(&self) -> &[u16] {
+        &self.service
+    }
+
+    /// Keeps what was read: the next time, what holds now is what holds then.
+    pub fn keep(&mut self, read: Read) {
+        self.image = read.digest;
+        self.page = read.page;
+    }
+
+    /// Reads both keys, and tells of what is refused or not known, each once.
+    ///
+    /// # Errors
+    /// `STATUS_INSUFFICIENT_RESOURCES`; nothing has been told.
+    pub fn read(&mut self, passive: &Passive) -> Result<Read> {
+        let before = self.page.clone();
+        let mut page = PoolBox::try_copy(tags::CONFIGURATION, &**before)?;
+        let mut unreadable = None;
+        let mut source = |opened| match opened {
+            Ok(key) => Source::Key(key),
+            // Without the key there is nothing to read: the defaults are what an administrator gets who sets nothing.
+            Err(Status::OBJECT_NAME_NOT_FOUND) => Source::Absent,
+            Err(status) => {
+                unreadable = Some(status);
+                Source::Unreadable
+            }
+        };
+        let policies = source(open_policies(passive));
+        let registry = source(open(passive, &self.service));
+        if let Some(status) = unreadable.filter(|_| !self.unreadable) {
+            trace::emit(&Event::Degraded { part: "settings", status: status.into() });
+        }
+        self.unreadable = unreadable.is_some();
+
+        let (mut taken, mut refused) = (0_u32, 0_u32);
+        let (mut image, mut image_digest) = (None, self.image);
+        let Page { settings, rows } = &mut *page;
+        for ((setting, row), told) in TABLE.iter().zip(rows.iter_mut()).zip(&before.rows) {
+            let is_image = setting.name == POLICY_IMAGE.name;
+            match choose(setting, row, &policies, &registry) {
+                Choice::Kept => {}
+                Choice::Default if is_image => image_digest = None,
+                Choice::Default => settings.adopt(&BLANK.settings, setting.name),
+                Choice::Taken(value) if is_image => {
+                    taken = taken.saturating_add(1);
+                    image_digest = Some(digest(value.bytes()));
+                    image = Some(value);
+                }
+                Choice::Taken(value) => {
+                    taken = taken.saturating_add(1);
+                    // It can be taken, as was seen.
+                    _ = settings.set(setting.name, value.kind(), value.bytes());
+                }
+            }
+            refused = refused.saturating_add(tell(setting, row, told));
+        }
+        if !dials_are_peers(settings, rows, &before) {
+            (taken, refused) = (taken.saturating_sub(1), refused.saturating_add(1));
+        }
+        self.name_unknown(&policies, Origin::Policy);
+        self.name_unknown(&registry, Origin::Registry);
+        let is_other_image = image_digest != self.image;
+        Ok(Read { page: share(page)?, image, is_other_image, taken, refused, digest: image_digest })
+    }
+
+    /// Names the values that no setting reads: mostly a name misspelt. Each once, as far as they can be remembered.
+    fn name_unknown(&mut self, source: &Source<'_>, origin: Origin) {
+        let Source::Key(key) = source else { return };
+        for index in 0..MAX_VALUES {
+            // A value that cannot be named is not worth another event: every known one has been read by its name.
+            let Ok(Some(name)) = key.value_name(index) else { return };
+            if TABLE.iter().any(|setting| is(&name, setting.name)) {
+                continue;
+            }
+            let place = [u16::from(origin as u8)];
+            let digest = hash(place.iter().chain(name.iter()).flat_map(|unit| unit.to_le_bytes()));
+            if !self.unknown.has(digest) && self.unknown.add(digest) {
+                trace::emit(&Event::SettingUnknown { name: &name, origin });
+            }
+        }
+    }
+}
+
+fn share(page: PoolBox<Page>) -> Result<Shared> {
+    PoolArc::try_new(tags::CONFIGURATION, page)
+}
+
+/// What a setting comes to be, of what stands in both keys; notes what is refused. What comes before is not asked when
+/// the one that comes first can be taken.
+fn choose(setting: &Setting, row: &mut Row, policies: &Source<'_>, registry: &Source<'_>) -> Choice {
+    let held = row.policy.take();
+    match policies.look(setting) {
+        Looked::Value(value) => {
+            (row.origin, row.registry) = (Origin::Policy, None);
+            return Choice::Taken(value);
+        }
+        Looked::Refused(rejected) => {
+            row.policy = Some(rejected);
+            // What a key gave holds on when it gives something that cannot be taken.
+            if row.origin == Origin::Policy {
+                return Choice::Kept;
+            }
+        }
+        Looked::Unknown => {
+            row.policy = held;
+            if row.origin == Origin::Policy {
+                return Choice::Kept;
+            }
+        }
+        Looked::Absent => {}
+    }
+    match registry.look(setting) {
+        Looked::Value(value) => {
+            (row.origin, row.registry) = (Origin::Registry, None);
+            Choice::Taken(value)
+        }
+        Looked::Refused(rejected) => {
+            row.registry = Some(rejected);
+            Choice::Kept
+        }
+        Looked::Unknown => Choice::Kept,
+        Looked::Absent => {
+            (row.origin, row.registry) = (Origin::Default, None);
+            Choice::Default
+        }
+    }
+}
+
+/// Tells of what is refused and was not before. Returns how much is refused.
+fn tell(setting: &Setting, row: &Row, told: &Row) -> u32 {
+    let mut count = 0_u32;
+    for (origin, rejected, before) in
+        [(Origin::Policy, row.policy, told.policy), (Origin::Registry, row.registry, told.registry)]
+    {
+        let Some(rejected) = rejected else { continue };
+        count = count.saturating_add(1);
+        if before != Some(rejected) {
+            let Rejected { reason, registry_type, size, .. } = rejected;
+            trace::emit(&Event::SettingRefused { name: setting.name, reason, registry_type, size, origin });
+        }
+    }
+    count
+}
+
+/// Whether those to connect to are peers; if not, which is told, the ones before are connected to, if they are, or nobody.
+fn dials_are_peers(settings: &mut Settings, rows: &mut [Row], before: &Page) -> bool {
+    const NAME: &str = "ControlDial";
+    if settings.stranger().is_none() {
+        return true;
+    }
+    let rejected = Rejected { reason: Refused::UnknownPeer, registry_type: REG_MULTI_SZ, size: 0, digest: 0 };
+    let places = TABLE.iter().zip(rows).zip(&before.rows);
+    for ((setting, row), told) in places.filter(|((setting, _), _)| setting.name == NAME) {
+        // What else is refused has been told.
+        let mut told = *told;
+        match row.origin {
+            Origin::Policy => row.policy = Some(rejected),
+            Origin::Registry | Origin::Default => {
+                told.policy = row.policy;
+                row.registry = Some(rejected);
+            }
+        }
+        tell(setting, row, &told);
+        row.origin = told.origin;
+    }
+    settings.adopt(&before.settings, NAME);
+    if settings.stranger().is_some() {
         settings.control_dial.clear();
-        let (name, reason) = ("ControlDial", Refused::UnknownPeer);
-        trace::emit(&Event::SettingRefused { name, reason, registry_type: REG_MULTI_SZ, size: 0 });
     }
-    known
-}
-
-/// A value was refused, and an event has told so.
-struct Told;
-
-/// Takes one value; `false` where there is none.
-fn take(key: &Key<'_>, setting: &Setting, loaded: &mut Loaded) -> core::result::Result<bool, Told> {
-    let refuse = |reason, registry_type, size: usize| {
-        let size = u32::try_from(size).unwrap_or(u32::MAX);
-        trace::emit(&Event::SettingRefused { name: setting.name, reason, registry_type, size });
-        Err(Told)
-    };
-    let found = Name::from_text(setting.name).and_then(|name| key.value(&name, setting.kind.maximum_size()));
-    let value = match found {
-        Ok(Found::Value(value)) => value,
-        Ok(Found::Absent) => return Ok(false),
-        Ok(Found::TooLong { kind, size }) if setting.kind.registry_types().contains(&kind) => {
-            return refuse(Refused::TooLong, kind, size);
-        }
-        Ok(Found::TooLong { kind, size }) => return refuse(Refused::WrongType, kind, size),
-        Err(_) => return refuse(Refused::Unreadable, 0, 0),
-    };
-    let is_policy = setting.name == POLICY_IMAGE.name;
-    let taken = if is_policy {
-        parse(setting.name, value.kind(), value.bytes()).map(drop)
-    } else {
-        loaded.settings.set(setting.name, value.kind(), value.bytes())
-    };
-    if let Err(reason) = taken {
-        return refuse(reason, value.kind(), value.bytes().len());
-    }
-    if is_policy {
-        loaded.policy_image = Some(value);
-    }
-    Ok(true)
+    false
 }
 
 /// Room for the longest name in the table.
 type Name = Utf16<32>;
-
-/// Names the values that no setting reads: mostly a name misspelt.
-fn name_unknown(key: &Key<'_>) {
-    for index in 0..MAX_VALUES {
-        // A value that cannot be named is not worth another event: every known one has been read by its name.
-        let Ok(Some(name)) = key.value_name(index) else { return };
-        if !TABLE.iter().any(|setting| is(&name, setting.name)) {
-            trace::emit(&Event::SettingUnknown { name: &name });
-        }
-    }
-}
 
 /// Whether a registry name is this one; case does not matter.
 fn is(units: &[u16], name: &str) -> bool {
@@ -261,10 +538,23 @@ fn is(units: &[u16], name: &str) -> bool {
         })
 }
 
+/// A number by which different bytes are mostly told apart; nothing is believed for it.
+fn digest(bytes: &[u8]) -> u64 {
+    hash(bytes.iter().copied())
+}
+
+/// FNV-1a.
+fn hash(bytes: impl Iterator<Item = u8>) -> u64 {
+    bytes.fold(0xCBF2_9CE4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01B3)
+    })
+}
+
 const _: () = {
     let mut rest = TABLE;
     while let [setting, others @ ..] = rest {
         assert!(setting.name.len() <= 32);
+        assert!(!matches!(setting.kind, Kind::Binary { maximum: 0 }));
         rest = others;
     }
 };

@@ -1,4 +1,4 @@
-//! Settings: the registry's schema, and how the driver reads it.
+//! Settings: the registry's schema, how the driver reads it, and how it follows changes of it.
 #![cfg_attr(
     not(test),
     deny(
@@ -16,10 +16,18 @@ pub mod interface;
 pub mod schema;
 
 #[cfg(kernel)]
+mod live;
+#[cfg(kernel)]
 mod load;
 #[cfg(kernel)]
-pub use load::{Guarding, Loaded, RegistryPolicy, guarding, load, policy_image};
+mod watch;
+#[cfg(kernel)]
+pub use live::{Live, Running};
+#[cfg(kernel)]
+pub use load::{Book, Guarding, Loaded, POLICIES, Page, RegistryPolicy, Rejected, Row, Shared, guarding, load, policy_image};
 pub use schema::Settings;
+#[cfg(kernel)]
+pub use watch::{Rereads, Watcher};
 
 #[cfg(test)]
 mod tests;

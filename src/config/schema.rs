@@ -2,8 +2,8 @@
 //! packaging and tools say of them ([`TABLE`]).
 //!
 //! Pure. The values stand under `HKLM\SYSTEM\CurrentControlSet\Services\weir\Parameters`, and whoever can write there
-//! writes what he likes: a value of the wrong type, size, form or range is refused whole, and the setting keeps its
-//! default. Nothing in here fails otherwise, whatever the bytes.
+//! writes what he likes: a value of the wrong type, size, form or range is refused whole, and what held before holds
+//! on, at the start the default. Nothing in here fails otherwise, whatever the bytes.
 #![forbid(unsafe_code)]
 
 use core::fmt;
@@ -11,9 +11,12 @@ use core::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 
 use super::interface;
 pub use super::interface::{Extension, Providers, Requirement, SPOKEN};
+use crate::control::protocol::noise::PublicKey;
 use crate::control::protocol::role::{self, MAX_PEERS, Name, Peer};
 pub use crate::trace::Guid;
-pub use crate::trace::events::{FailMode, Provider, RefusedSetting as Refused, RingOrder};
+pub use crate::trace::events::{
+    FailMode, Origin, Provider, RefusedSetting as Refused, RingOrder, TraceLevel,
+};
 
 pub const REG_SZ: u32 = 1;
 pub const REG_BINARY: u32 = 3;
@@ -98,8 +101,10 @@ pub enum Value<'a> {
 pub enum Applies {
     /// At the driver's next start.
     Restart,
-    /// May change while the driver runs: nothing is sized or opened by it.
+    /// At once, while the driver runs.
     Live,
+    /// At once, but for what is more than at the driver's start: that at the next one.
+    Lowered,
 }
 
 /// What is known of a setting.
@@ -182,6 +187,25 @@ impl Dials {
 
 impl Peers {
     pub const EMPTY: Self = Self::empty(Peer::NOBODY);
+
+    /// The peer with that number.
+    pub fn numbered(&self, number: Option<u8>) -> Option<&Peer> {
+        self.as_slice().get(usize::from(number?))
+    }
+
+    /// The number of the peer with that key.
+    pub fn with_key(&self, key: &PublicKey) -> Option<u8> {
+        self.position(|peer| peer.key == *key)
+    }
+
+    /// The number of the peer with that name.
+    pub fn named(&self, name: &Name) -> Option<u8> {
+        self.position(|peer| peer.name.is(name))
+    }
+
+    fn position(&self, is: impl FnMut(&Peer) -> bool) -> Option<u8> {
+        u8::try_from(self.as_slice().iter().position(is)?).ok()
+    }
 }
 
 impl Extensions {
@@ -248,10 +272,15 @@ impl fmt::Debug for Directory {
 trait Typed {
     /// Becomes the value; `false` for a value of another kind, which changes nothing.
     fn take(&mut self, value: &Value<'_>) -> bool;
+
+    /// The value as the number that stands for it in the registry, if one does.
+    fn number(&self) -> Option<u32> {
+        None
+    }
 }
 
 macro_rules! typed {
-    ($($type:ty, $kind:ident($value:ident) => $becomes:expr;)+) => {$(
+    ($($type:ty, $kind:ident($value:ident) => $becomes:expr, $self:ident => $number:expr;)+) => {$(
         impl Typed for $type {
             fn take(&mut self, value: &Value<'_>) -> bool {
                 let Value::$kind($value) = *value else { return false };
@@ -259,14 +288,20 @@ macro_rules! typed {
                 *self = becomes;
                 true
             }
+
+            fn number(&self) -> Option<u32> {
+                let $self = *self;
+                Some($number)
+            }
         }
     )+};
 }
 
 typed! {
-    u32, Number(number) => Some(number);
-    FailMode, Choice(number) => Self::from_number(number);
-    RingOrder, Choice(number) => Self::from_number(number);
+    u32, Number(number) => Some(number), it => it;
+    FailMode, Choice(number) => Self::from_number(number), it => u32::from(it as u8);
+    RingOrder, Choice(number) => Self::from_number(number), it => u32::from(it as u8);
+    TraceLevel, Choice(number) => Self::from_number(number), it => u32::from(it as u8);
 }
 
 macro_rules! listed {
@@ -336,6 +371,29 @@ macro_rules! schema {
                 })+
                 Err(Refused::UnknownName)
             }
+
+            /// Whether both have the same value of that name.
+            pub fn agrees(&self, other: &Self, name: &str) -> bool {
+                $(if name.eq_ignore_ascii_case($name) {
+                    return self.$field == other.$field;
+                })+
+                true
+            }
+
+            /// Takes over the value of that name.
+            pub fn adopt(&mut self, other: &Self, name: &str) {
+                $(if name.eq_ignore_ascii_case($name) {
+                    self.$field = other.$field;
+                })+
+            }
+
+            /// The value of that name as the number that stands for it in the registry, if one does.
+            pub fn number(&self, name: &str) -> Option<u32> {
+                $(if name.eq_ignore_ascii_case($name) {
+                    return self.$field.number();
+                })+
+                None
+            }
         }
 
         $($(#[doc = $block_doc])+ pub const $constant: Setting = Setting {
@@ -365,7 +423,7 @@ schema! {
         /// Who may connect, as `NAME=ROLE:KEY`: a name of letters, digits, `.`, `-`, `_` and `@`; `observer`, which may
         /// look, or `operator`, which may change the policy as well; the public key as 64 hexadecimal digits. At most
         /// 64. With one that is wrong none is taken.
-        control_peers: Peers = "ControlPeers" Kind::Peers, Peers::EMPTY, "", Restart;
+        control_peers: Peers = "ControlPeers" Kind::Peers, Peers::EMPTY, "", Live;
         /// Where control sockets listen, as `ADDRESS:PORT`; an IPv6 address stands in brackets. Port 0 takes any free
         /// port. Several stand in a REG_MULTI_SZ, at most 8. Empty: nowhere.
         control_listen: Endpoints = "ControlListen" Kind::Endpoints, Endpoints::DEFAULT, "127.0.0.1:47474", Restart;
@@ -376,7 +434,7 @@ schema! {
         /// operators.
         control_max_sessions: u32 = "ControlMaxSessions"
             Kind::Number { minimum: 1, maximum: 1024, power_of_two: false, unit: "connections" },
-            128, "128", Live;
+            128, "128", Lowered;
         /// How many of them can be there before it is known who they are. Further ones are refused.
         control_max_unauthenticated: u32 = "ControlMaxUnauthenticated"
             Kind::Number { minimum: 1, maximum: 1024, power_of_two: false, unit: "connections" },
@@ -410,7 +468,7 @@ schema! {
         policy_store: Directory = "PolicyStore" Kind::Directory, Directory::OWN, ".", Restart;
         /// What happens to connections while no policy is loaded: open lets them pass, closed blocks them.
         fail_mode: FailMode = "FailMode" Kind::Choice(FailMode::NAMES),
-            FailMode::Open, "0", Live;
+            FailMode::Open, "0", Restart;
         /// Extension interfaces that each control connection is registered for, at most 16: `{NPIID}=required`,
         /// `{NPIID}=optional` or `{NPIID}=off`, then options; see below. A connection that cannot have a required one is
         /// closed. Those that weir speaks are asked for in any case, as optional ones, unless they are off.
@@ -420,7 +478,7 @@ schema! {
         /// all.
         extension_metric_seconds: u32 = "ExtensionMetricSeconds"
             Kind::Number { minimum: 0, maximum: 86_400, power_of_two: false, unit: "seconds" },
-            60, "60", Restart;
+            60, "60", Live;
         /// How much may wait to be sent on a control connection before extensions are told, and again when half of it
         /// is left; above it, a connection has no more than one buffer under way. 0: no mark.
         send_backlog_mark: u32 = "SendBacklogMark"
@@ -471,6 +529,14 @@ schema! {
         guard_settle_seconds: u32 = "GuardSettleSeconds"
             Kind::Number { minimum: 1, maximum: 86_400, power_of_two: false, unit: "seconds" },
             300, "300", Restart;
+        /// The most that is told: events up to this level, whatever a trace session or a subscriber asks for.
+        trace_level: TraceLevel = "TraceLevel" Kind::Choice(TraceLevel::NAMES),
+            TraceLevel::Verbose, "5", Live;
+        /// What is told at most: events with one of these keywords, a bit each, whatever a trace session or a subscriber
+        /// asks for.
+        trace_keywords: u32 = "TraceKeywords"
+            Kind::Number { minimum: 0, maximum: u32::MAX, power_of_two: false, unit: "(a mask)" },
+            u32::MAX, "4294967295", Live;
     }
     blocks {
         /// The policy image, as `weir policy check --output` writes it. One that is damaged is refused whole.

@@ -15,8 +15,8 @@ const GOOD: u64 = Interval::from_millis(30_000).as_100ns();
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Target {
     remote: SocketAddr,
-    /// The peer, by its number.
-    peer: u8,
+    /// The peer, by its number; `None`: there is no such peer any more, and it is not tried.
+    peer: Option<u8>,
     state: State,
     back_off: u64,
 }
@@ -30,7 +30,7 @@ enum State {
 }
 
 impl Target {
-    pub(super) const fn new(remote: SocketAddr, peer: u8) -> Self {
+    pub(super) const fn new(remote: SocketAddr, peer: Option<u8>) -> Self {
         Self { remote, peer, state: State::Waiting(0), back_off: BACK_OFF_FIRST }
     }
 
@@ -38,15 +38,23 @@ impl Target {
         self.remote
     }
 
-    pub(super) const fn peer(&self) -> u8 {
+    pub(super) const fn peer(&self) -> Option<u8> {
         self.peer
     }
 
-    /// When it is to be tried; `None`: it has a session.
+    /// The peer has this number now, or is gone. One that has come is tried at once.
+    pub(super) fn set_peer(&mut self, peer: Option<u8>, now: u64) {
+        if peer.is_some() && self.peer.is_none() {
+            self.hope_again(now);
+        }
+        self.peer = peer;
+    }
+
+    /// When it is to be tried; `None`: it has a session, or is nobody.
     pub(super) const fn due(&self) -> Option<u64> {
-        match self.state {
-            State::Waiting(at) => Some(at),
-            State::Busy(_) => None,
+        match (self.state, self.peer) {
+            (State::Waiting(at), Some(_)) => Some(at),
+            (State::Busy(_), _) | (_, None) => None,
         }
     }
 
@@ -88,7 +96,7 @@ mod tests {
     use super::{BACK_OFF_FIRST, BACK_OFF_LAST, GOOD, Target};
 
     fn target() -> Target {
-        Target::new("127.0.0.1:1".parse().unwrap(), 0)
+        Target::new("127.0.0.1:1".parse().unwrap(), Some(0))
     }
 
     #[test]

@@ -1,12 +1,11 @@
 //! The control plane's start and stop, and what it is started with.
 
 use super::hub::Hub;
-use super::protocol::noise::{Keys, PublicKey};
-use super::protocol::role::{Name, Peer};
+use super::protocol::noise::Keys;
 use super::shared::{Counters, Shared, max_sessions};
 use super::worker;
 use crate::board::Board;
-use crate::config::Settings;
+use crate::config::{Live, Running, Settings};
 use crate::dispatch::Rings;
 use crate::ext::{self, Marks, Plan, Sockets};
 use crate::flow::Flows;
@@ -26,7 +25,8 @@ use core::net::SocketAddr;
 
 /// What the control plane is started with: who it is, and the parts of the driver that it speaks of.
 pub struct Host {
-    pub settings: PoolBox<Settings>,
+    /// The settings that hold.
+    pub live: PoolArc<Live>,
     /// The driver's own keys.
     pub keys: PoolBox<Keys>,
     pub rings: PoolArc<Rings>,
@@ -36,32 +36,11 @@ pub struct Host {
     pub board: PoolArc<Board>,
 }
 
-impl Host {
-    /// The peer with that number.
-    pub(super) fn peer(&self, number: Option<u8>) -> Option<&Peer> {
-        self.settings.control_peers.as_slice().get(usize::from(number?))
-    }
-
-    /// The number of the peer with that key.
-    pub(super) fn peer_with(&self, key: &PublicKey) -> Option<u8> {
-        self.peer_where(|peer| peer.key == *key)
-    }
-
-    /// The number of the peer with that name.
-    pub(super) fn peer_named(&self, name: &Name) -> Option<u8> {
-        self.peer_where(|peer| peer.name.is(name))
-    }
-
-    fn peer_where(&self, is: impl FnMut(&Peer) -> bool) -> Option<u8> {
-        u8::try_from(self.settings.control_peers.as_slice().iter().position(is)?).ok()
-    }
-
-    /// What is done with connections while there is no policy.
-    pub(super) fn fail_action(&self) -> Action {
-        match self.settings.fail_mode {
-            FailMode::Open => Action::Allow,
-            FailMode::Closed => Action::Block,
-        }
+/// What is done with connections while there is no policy.
+pub(super) const fn fail_action(settings: &Settings) -> Action {
+    match settings.fail_mode {
+        FailMode::Open => Action::Allow,
+        FailMode::Closed => Action::Block,
     }
 }
 
@@ -91,6 +70,8 @@ pub struct Control {
     worker: Thread,
     following: Following,
     host: PoolArc<Host>,
+    /// As they were at the start: where to listen, and whom to connect to, does not change.
+    settings: Running,
 }
 
 impl Control {
@@ -102,16 +83,24 @@ impl Control {
     /// # Errors
     /// `STATUS_INSUFFICIENT_RESOURCES`, and what WskRegister and PsCreateSystemThread return. Nothing is left behind.
     pub fn start(passive: &mut Passive, host: Host, sockets: PoolArc<Sockets>) -> Result<Self> {
-        let shared = Shared::try_new(sockets, host.rings.clone(), &host.settings)?;
+        let settings = host.live.running(passive);
+        let shared = Shared::try_new(sockets, host.rings.clone(), &settings)?;
         let host = PoolArc::try_new(tags::CONTROL, host)?;
         let registration = Registration::new(passive, WSK_VERSION)?;
-        let context = worker::Context { shared: shared.clone(), registration, host: host.clone() };
+        let context = worker::Context {
+            shared: shared.clone(),
+            registration,
+            host: host.clone(),
+            settings: settings.clone(),
+        };
         let context = PoolBox::try_new(tags::CONTROL, context)?;
         let following = follow::follow::<Hub>(shared.hub.clone())?;
         host.desk.set_wake(passive, Some(shared.awaited().clone()));
+        host.live.set_wake(passive, Some(shared.awaited().clone()));
         match Thread::start(passive, context, worker::run) {
-            Ok(worker) => Ok(Self { shared, worker, following, host }),
+            Ok(worker) => Ok(Self { shared, worker, following, host, settings }),
             Err(status) => {
+                host.live.set_wake(passive, None);
                 host.desk.set_wake(passive, None);
                 following.end(passive);
                 Err(status)
@@ -122,7 +111,7 @@ impl Control {
     /// The addresses that control sockets are bound to, or will be. Where any port will do, this waits for the first
     /// attempts to listen, for a second at most.
     pub fn local_addresses<'a>(&'a self, passive: &'a mut Passive) -> impl Iterator<Item = SocketAddr> + 'a {
-        let wanted = self.host.settings.control_listen.as_slice();
+        let wanted = self.settings.control_listen.as_slice();
         if wanted.iter().any(|address| address.port() == 0) {
             // After that, an address without a port is not known.
             let _waited: Waited = self.shared.settled.wait(passive, Some(SETTLING));
@@ -135,7 +124,7 @@ impl Control {
 
     /// The controllers that weir connects to.
     pub fn targets(&self) -> impl ExactSizeIterator<Item = SocketAddr> {
-        self.host.settings.control_dial.as_slice().iter().map(|dial| dial.address)
+        self.settings.control_dial.as_slice().iter().map(|dial| dial.address)
     }
 
     /// What has happened so far.
@@ -150,9 +139,10 @@ impl Control {
 
     /// Closes every socket, gracefully where the peers allow it in time, detaches from WSK, and ends the threads.
     pub fn stop(self, passive: &mut Passive) {
-        let Self { shared, worker, following, host } = self;
+        let Self { shared, worker, following, host, .. } = self;
         shared.stop();
         worker.join(passive);
+        host.live.set_wake(passive, None);
         host.desk.set_wake(passive, None);
         following.end(passive);
     }

@@ -6,20 +6,22 @@
 
 use super::conversation::{Conversation, Uploading};
 use super::hub::NotTaken;
-use super::plane::Host;
+use super::plane::{Host, fail_action};
 use super::protocol::common_version;
 use super::protocol::message::{
     Applied, Begin, Begun, Capabilities, Chunk, Commit, Connection, Connections, Control, Controlled,
     Counter, Counters, Credit, Empty, ErrorCode, Explanation, Extended, Extension, ExtensionState,
     Extensions, Failure, From, Generation, Hello, Image, List, ListWriter, MAX_CONTROL, MAX_LIST, Metric,
-    NoRoom, Policy, PolicyState, ReadImage, Reply, Request, Rule, Session as Listed, Sessions, SocketKind,
-    Status as Standing, Step, Subscribe, Time, Tuple, Unsubscribe, Unsubscribed, Uploaded, Welcome,
+    NoRoom, Policy, PolicyState, ReadImage, Reply, Request, Rule, Session as Listed, Sessions,
+    Setting as Standard, Settings as Standards, SocketKind, Status as Standing, Step, Subscribe, Time, Tuple,
+    Unsubscribe, Unsubscribed, Uploaded, Welcome,
 };
 use super::protocol::subscription::{Refused, Subscription};
 use super::protocol::upload::Upload;
 use super::session::Session;
 use super::shared::Shared;
-use crate::config::schema::Requirement;
+use crate::config::Settings;
+use crate::config::schema::{Origin, Requirement, TABLE};
 use crate::dispatch::address;
 use crate::ext;
 use crate::ext::connection_v1::{CONNECTION_METRIC_ROUND_TRIP, CONNECTION_VENDOR_DATA_MAX};
@@ -52,6 +54,7 @@ type Answered<'l> = core::result::Result<Reply<'l>, Failed>;
 pub(super) struct Office<'o> {
     pub(super) host: &'o Host,
     pub(super) shared: &'o Shared,
+    pub(super) settings: &'o Settings,
 }
 
 /// A failure without more to say.
@@ -109,7 +112,7 @@ impl Office<'_> {
             Ok(decoded) => decoded,
             Err(rejected) => return write(rejected.id, &Err(rejected.failure()), into),
         };
-        let Some(role) = self.host.peer(session.peer()).map(|peer| peer.role) else {
+        let Some(role) = self.settings.control_peers.numbered(session.peer()).map(|peer| peer.role) else {
             return write(id, &Err(failure(ErrorCode::NotPermitted)), into);
         };
         if !role.includes(request.role()) {
@@ -141,6 +144,7 @@ impl Office<'_> {
                 return self.order(passive, session, conversation, id, what, into);
             }
             Request::Explain(tuple) => self.explain(passive, tuple, list),
+            Request::Settings(from) => Ok(Reply::Settings(self.settings(passive, *from, list))),
             Request::Subscribe(subscribe) => match id {
                 Some(id) => self.subscribe(passive, session, conversation, id, subscribe),
                 None => return None,
@@ -165,7 +169,8 @@ impl Office<'_> {
 
     fn hello<'l>(&'l self, passive: &mut Passive, session: &Session, hello: &Hello<'_>) -> Answered<'l> {
         let version = common_version(hello.version).ok_or(failure(ErrorCode::Version))?;
-        let peer = self.host.peer(session.peer()).ok_or(failure(ErrorCode::NotPermitted))?;
+        let peer =
+            self.settings.control_peers.numbered(session.peer()).ok_or(failure(ErrorCode::NotPermitted))?;
         let mut capabilities = Capabilities::APPLY | Capabilities::SNAPSHOT;
         capabilities.set(Capabilities::STORE, self.host.desk.stores(passive));
         Ok(Reply::Hello(Welcome {
@@ -179,7 +184,7 @@ impl Office<'_> {
     }
 
     fn status(&self, passive: &mut Passive) -> Standing<'static> {
-        let Host { desk, flows, board, settings, .. } = self.host;
+        let Host { desk, flows, board, .. } = self.host;
         let policy = desk.status(passive);
         Standing {
             driver: VERSION,
@@ -191,7 +196,7 @@ impl Office<'_> {
             rules: policy.rules,
             digest: policy.digest,
             rollback_in: policy.rollback_in,
-            fail_mode: settings.fail_mode,
+            fail_mode: self.settings.fail_mode,
             connections: flows.population().into(),
             sessions: u32::try_from(self.shared.sessions(passive)).unwrap_or(u32::MAX),
             degraded: board.degraded(),
@@ -272,7 +277,7 @@ impl Office<'_> {
         let mut index = start(from);
         let mut next = None;
         while let Some((session, after)) = self.shared.session_from(passive, index) {
-            let peer = self.host.peer(session.peer());
+            let peer = self.settings.control_peers.numbered(session.peer());
             let totals = self.shared.hub.totals(passive, session.index());
             let listed = Listed {
                 session: session.number(),
@@ -295,6 +300,33 @@ impl Office<'_> {
             index = after;
         }
         Sessions { sessions: list.finish(), next }
+    }
+
+    fn settings<'l>(&self, passive: &mut Passive, From { from }: From, list: &'l mut [u8]) -> Standards<'l> {
+        let page = self.host.live.page(passive);
+        let mut list = ListWriter::new(list);
+        let mut next = None;
+        for (index, (setting, row)) in TABLE.iter().zip(&page.rows).enumerate().skip(start(from)) {
+            let pending = !self.settings.agrees(&page.settings, setting.name);
+            let is_default = row.origin == Origin::Default && row.registry.is_none() && row.policy.is_none();
+            if is_default && !pending {
+                continue;
+            }
+            let standard = Standard {
+                name: setting.name,
+                origin: row.origin,
+                pending,
+                value: self.settings.number(setting.name),
+                next: page.settings.number(setting.name).filter(|_| pending),
+                refused: row.registry.map(|rejected| rejected.reason.name()),
+                refused_policy: row.policy.map(|rejected| rejected.reason.name()),
+            };
+            if list.push(&standard).is_err() {
+                next = u32::try_from(index).ok();
+                break;
+            }
+        }
+        Standards { settings: list.finish(), next }
     }
 
     fn extensions<'l>(&self, From { from }: From, list: &'l mut [u8]) -> Extensions<'l> {
@@ -546,7 +578,7 @@ impl Office<'_> {
         let mut list = ListWriter::new(list);
         let Some(current) = self.host.policies.current(passive) else {
             return Ok(Reply::Explain(Explanation {
-                action: self.host.fail_action(),
+                action: fail_action(self.settings),
                 rule: None,
                 generation: 0,
                 steps: List::default(),

@@ -78,6 +78,8 @@ pub enum End {
     Late,
     /// Whoever it is, it is no peer, or does not mean this driver.
     Stranger,
+    /// It is no peer any more.
+    Dismissed,
     /// What came is no frame, or no message of this connection.
     Nonsense,
     /// weir stops.
@@ -100,7 +102,7 @@ impl End {
             Self::Reset => status::CONNECTION_RESET,
             Self::Dead | Self::GivenUp => status::CONNECTION_DISCONNECTED,
             Self::Idle | Self::Late => status::IO_TIMEOUT,
-            Self::Stranger => ended::ACCESS_DENIED,
+            Self::Stranger | Self::Dismissed => ended::ACCESS_DENIED,
             Self::Nonsense => ended::INVALID_NETWORK_RESPONSE,
             Self::Stopping => Status::CANCELLED,
             Self::Extension(status) | Self::Unreachable(status) | Self::Failed(status) => status,
@@ -116,6 +118,7 @@ impl End {
             Self::GivenUp | Self::Extension(_) => CONNECTION_REASON_PROVIDER_LEAVES,
             Self::Dead
             | Self::Stranger
+            | Self::Dismissed
             | Self::Nonsense
             | Self::Stopping
             | Self::Unreachable(_)
@@ -385,6 +388,13 @@ impl Session {
         Some(self.peer.load(Ordering::Relaxed)).filter(|peer| *peer != NOBODY)
     }
 
+    /// Its peer, if it is known, has another number now. The worker's.
+    pub(super) fn renumber(&self, peer: u8) {
+        if self.peer().is_some() {
+            self.peer.store(peer, Ordering::Relaxed);
+        }
+    }
+
     /// It is known who the other side is. The worker's.
     pub(super) fn authenticated(&self, peer: u8) {
         if self.peer.swap(peer, Ordering::Relaxed) == NOBODY && !self.is_dialled() {
@@ -466,7 +476,7 @@ impl Session {
     }
 
     fn sample_later(&self, now: u64) {
-        let period = self.shared.metric_period;
+        let period = self.shared.metric_period();
         let at = if period == 0 { u64::MAX } else { now.saturating_add(period) };
         self.sample_at.store(at, Ordering::Relaxed);
     }

@@ -107,15 +107,16 @@ pub(super) struct Shared {
     uploader: AtomicU64,
     /// Sessions that others have opened and of which it is not known who they are.
     pub(super) unauthenticated: AtomicU32,
-    max_unauthenticated: u32,
+    max_unauthenticated: AtomicU32,
+    /// How many sessions there can be now.
+    max_sessions: AtomicUsize,
     limiter: SpinLock<Limiter<PoolSlice<Entry>>>,
     /// Where the listeners are bound, in the order of the settings.
     pub(super) listening: SpinLock<PoolSlice<Option<SocketAddr>>>,
     /// Set when the first attempt to listen is over, everywhere.
     pub(super) settled: Event,
     pub(super) counts: Counts,
-    /// How often a connection's counters are told where weir itself does, in units of 100 ns; 0: not at all.
-    pub(super) metric_period: u64,
+    metric_period: AtomicU64,
 }
 
 struct Table {
@@ -129,6 +130,12 @@ struct Table {
     waiting: usize,
 }
 
+impl Table {
+    fn taken(&self) -> usize {
+        self.places.len().saturating_sub(self.free)
+    }
+}
+
 /// A place in the table that nobody else has.
 #[derive(Clone)]
 pub(super) struct Place(usize);
@@ -137,6 +144,18 @@ impl Place {
     pub(super) const fn index(&self) -> usize {
         self.0
     }
+}
+
+/// How often one address may connect.
+fn connect_rate(settings: &Settings) -> Rate {
+    Rate {
+        burst: settings.control_connect_burst,
+        interval: MINUTE.checked_div(settings.control_connect_rate.into()).unwrap_or(MINUTE),
+    }
+}
+
+fn metric_period(settings: &Settings) -> u64 {
+    u64::from(settings.extension_metric_seconds).saturating_mul(SECOND)
 }
 
 /// The most sessions, as the settings have it.
@@ -161,10 +180,6 @@ impl Shared {
             first: 0,
             waiting: 0,
         };
-        let rate = Rate {
-            burst: settings.control_connect_burst,
-            interval: MINUTE.checked_div(settings.control_connect_rate.into()).unwrap_or(MINUTE),
-        };
         let sources = PoolSlice::try_from_fn(tags::CONTROL, SOURCES, |_| Entry::default())?;
         let addresses = settings.control_listen.as_slice().len();
         let shared = Self {
@@ -179,17 +194,36 @@ impl Shared {
             next_session: AtomicU64::new(1),
             uploader: AtomicU64::new(0),
             unauthenticated: AtomicU32::new(0),
-            max_unauthenticated: settings.control_max_unauthenticated,
-            limiter: SpinLock::new("control sources", Limiter::new(rate, sources)),
+            max_unauthenticated: AtomicU32::new(settings.control_max_unauthenticated),
+            max_sessions: AtomicUsize::new(max_sessions),
+            limiter: SpinLock::new("control sources", Limiter::new(connect_rate(settings), sources)),
             listening: SpinLock::new(
                 "control addresses",
                 PoolSlice::try_from_fn(tags::CONTROL, addresses, |_| None)?,
             ),
             settled: Event::try_new(Kind::Notification)?,
             counts: Counts::default(),
-            metric_period: u64::from(settings.extension_metric_seconds).saturating_mul(SECOND),
+            metric_period: AtomicU64::new(metric_period(settings)),
         };
         PoolArc::try_new(tags::CONTROL, shared)
+    }
+
+    /// Other settings hold.
+    pub(super) fn adopt(&self, irql: &mut AtMostDispatch, settings: &Settings) {
+        self.max_unauthenticated.store(settings.control_max_unauthenticated, Ordering::Relaxed);
+        self.max_sessions.store(max_sessions(settings), Ordering::Relaxed);
+        self.metric_period.store(metric_period(settings), Ordering::Relaxed);
+        self.limiter.lock(irql).set_rate(connect_rate(settings));
+    }
+
+    /// How many sessions there are places for.
+    pub(super) fn places(&self, irql: &mut AtMostDispatch) -> usize {
+        self.table.lock(irql).places.len()
+    }
+
+    /// How often a connection's counters are told where weir itself does, in units of 100 ns; 0: not at all.
+    pub(super) fn metric_period(&self) -> u64 {
+        self.metric_period.load(Ordering::Relaxed)
     }
 
     pub(super) fn counters(&self) -> Counters {
@@ -229,7 +263,7 @@ impl Shared {
         if self.is_stopping() {
             return Err(Status::CANCELLED);
         }
-        if self.unauthenticated.load(Ordering::Relaxed) >= self.max_unauthenticated {
+        if self.unauthenticated.load(Ordering::Relaxed) >= self.max_unauthenticated.load(Ordering::Relaxed) {
             return Err(Status::INSUFFICIENT_RESOURCES);
         }
         let now = time::since_boot().as_100ns();
@@ -241,7 +275,11 @@ impl Shared {
     /// # Errors
     /// `STATUS_INSUFFICIENT_RESOURCES`: all are taken.
     pub(super) fn reserve(&self, irql: &mut AtMostDispatch) -> Result<Place> {
+        let most = self.max_sessions.load(Ordering::Relaxed);
         let mut table = self.table.lock(irql);
+        if table.taken() >= most {
+            return Err(Status::INSUFFICIENT_RESOURCES);
+        }
         let last = table.free.checked_sub(1).ok_or(Status::INSUFFICIENT_RESOURCES)?;
         let index = table.vacant.get(last).copied().ok_or(Status::INSUFFICIENT_RESOURCES)?;
         table.free = last;
@@ -330,8 +368,9 @@ impl Shared {
 
     /// Whether only those places are left that are kept for operators: one of eight.
     pub(super) fn is_nearly_full(&self, irql: &mut AtMostDispatch) -> bool {
-        let table = self.table.lock(irql);
-        table.free < table.places.len() / 8
+        let most = self.max_sessions.load(Ordering::Relaxed);
+        let taken = self.table.lock(irql).taken();
+        most.saturating_sub(taken) < most / 8
     }
 
     /// Makes the session the one that sends a policy up, unless another one does.
@@ -348,7 +387,6 @@ impl Shared {
 
     /// How many sessions there are, those under way included.
     pub(super) fn sessions(&self, irql: &mut AtMostDispatch) -> usize {
-        let table = self.table.lock(irql);
-        table.places.len().saturating_sub(table.free)
+        self.table.lock(irql).taken()
     }
 }

@@ -16,6 +16,7 @@ use super::protocol::{MAX_FRAME, MAX_MESSAGE, seal};
 use super::requests::{self, Office};
 use super::session::{End, Phase, Session};
 use super::shared::Shared;
+use crate::config::{Running, Settings};
 use crate::dispatch::opened_event;
 use crate::kernel::irql::Passive;
 use crate::kernel::pool::{PoolArc, PoolBox, PoolSlice, tags};
@@ -58,6 +59,8 @@ impl Left {
 pub(super) struct Speaker<'w> {
     shared: &'w Shared,
     host: &'w Host,
+    /// The settings that hold.
+    settings: Running,
     rate: Option<Rate>,
     frame: PoolSlice<u8>,
     list: PoolSlice<u8>,
@@ -66,16 +69,26 @@ pub(super) struct Speaker<'w> {
 impl<'w> Speaker<'w> {
     /// # Errors
     /// `STATUS_INSUFFICIENT_RESOURCES`.
-    pub(super) fn try_new(shared: &'w Shared, host: &'w Host) -> Result<Self> {
-        let rate = host.settings.control_message_rate;
-        let interval = SECOND_100NS.checked_div(rate.into());
+    pub(super) fn try_new(shared: &'w Shared, host: &'w Host, settings: Running) -> Result<Self> {
         Ok(Self {
             shared,
             host,
-            rate: interval.map(|interval| Rate { burst: rate, interval }),
+            rate: message_rate(&settings),
+            settings,
             frame: PoolSlice::try_zeroed(tags::CONTROL, MAX_FRAME)?,
             list: PoolSlice::try_zeroed(tags::CONTROL, MAX_LIST)?,
         })
+    }
+
+    /// The settings that hold.
+    pub(super) const fn settings(&self) -> &Running {
+        &self.settings
+    }
+
+    /// Other settings hold.
+    pub(super) fn adopt(&mut self, settings: Running) {
+        self.rate = message_rate(&settings);
+        self.settings = settings;
     }
 
     /// Goes on with a session as far as it can be gone on with now.
@@ -115,7 +128,7 @@ impl<'w> Speaker<'w> {
         };
         let message = self.frame.get_mut(..length).unwrap_or_default();
         let responder = Responder::read(&self.host.keys, message).map_err(|_| End::Stranger)?;
-        let peer = self.host.peer_with(responder.peer()).ok_or(End::Stranger)?;
+        let peer = self.settings.control_peers.with_key(responder.peer()).ok_or(End::Stranger)?;
         let ephemeral = ephemeral(passive)?;
         let mut buffer =
             session.buffer(passive).map_err(End::Failed)?.ok_or(End::Failed(Status::UNSUCCESSFUL))?;
@@ -143,7 +156,7 @@ impl<'w> Speaker<'w> {
         conversation: &mut Conversation,
         peer: u8,
     ) -> core::result::Result<(), End> {
-        let responder = self.host.peer(Some(peer)).ok_or(End::Stranger)?;
+        let responder = self.settings.control_peers.numbered(Some(peer)).ok_or(End::Stranger)?;
         let ephemeral = ephemeral(passive)?;
         let mut buffer =
             session.buffer(passive).map_err(End::Failed)?.ok_or(End::Failed(Status::UNSUCCESSFUL))?;
@@ -190,7 +203,9 @@ impl<'w> Speaker<'w> {
         session: &PoolArc<Session>,
         conversation: &Conversation,
     ) -> core::result::Result<(), End> {
-        let (Some(number), Some(peer)) = (conversation.peer, self.host.peer(conversation.peer)) else {
+        let (Some(number), Some(peer)) =
+            (conversation.peer, self.settings.control_peers.numbered(conversation.peer))
+        else {
             return Err(End::Stranger);
         };
         if peer.role != Role::Operator && self.shared.is_nearly_full(passive) {
@@ -277,7 +292,7 @@ impl<'w> Speaker<'w> {
             }
             let message = self.frame.get(..length).unwrap_or_default();
             self.shared.counts.requests.fetch_add(1, Ordering::Relaxed);
-            let office = Office { host: self.host, shared: self.shared };
+            let office = Office { host: self.host, shared: self.shared, settings: &self.settings };
             let answered = office.answer(passive, session, conversation, message, &mut self.list, into);
             if let Some(length) = answered {
                 return Ok(Next::Message(length));
@@ -348,6 +363,12 @@ impl<'w> Speaker<'w> {
             }
         }
     }
+}
+
+/// How often a session may ask; `None`: as often as it likes.
+fn message_rate(settings: &Settings) -> Option<Rate> {
+    let burst = settings.control_message_rate;
+    SECOND_100NS.checked_div(burst.into()).map(|interval| Rate { burst, interval })
 }
 
 /// What was written.

@@ -7,9 +7,11 @@ use super::conversation::{Conversation, Stage};
 use super::dialler::Target;
 use super::listener::Listener;
 use super::plane::Host;
+use super::protocol::role::Role;
 use super::session::{End, Phase, Session, note};
-use super::shared::{Shared, max_sessions};
+use super::shared::Shared;
 use super::speech::{Left, Speaker};
+use crate::config::{Running, Settings};
 use crate::ext::Tended;
 use crate::kernel::irql::Passive;
 use crate::kernel::pool::{PoolArc, PoolBox, PoolSlice, tags};
@@ -25,6 +27,8 @@ pub(super) struct Context {
     pub(super) shared: PoolArc<Shared>,
     pub(super) registration: Registration,
     pub(super) host: PoolArc<Host>,
+    /// As they are at the start.
+    pub(super) settings: Running,
 }
 
 /// How long one wait for WSK's readiness is.
@@ -42,12 +46,12 @@ const NEVER: u64 = u64::MAX;
 
 /// The thread.
 pub(super) fn run(passive: &mut Passive, context: PoolBox<Context>) {
-    let Context { shared, mut registration, host } = context.into_inner();
+    let Context { shared, mut registration, host, settings } = context.into_inner();
     let mut told = false;
     shared.sockets.connect(passive);
     while !shared.is_stopping() {
         let captured = registration.capture(passive, CAPTURE_SLICE);
-        match captured.map(|provider| work(passive, &shared, &provider, &host)) {
+        match captured.map(|provider| work(passive, &shared, &provider, &host, &settings)) {
             Ok(Ok(())) => break,
             Ok(Err(status)) => {
                 trace::emit(&trace::Event::Degraded { part: "control", status: status.into() });
@@ -94,8 +98,14 @@ fn other_version(passive: &Passive, registration: &Registration) -> Result<Regis
     Registration::new(passive, version)
 }
 
-fn work(passive: &mut Passive, shared: &PoolArc<Shared>, provider: &Provider<'_>, host: &Host) -> Result {
-    Worker::try_new(shared, provider, host)?.run(passive);
+fn work(
+    passive: &mut Passive,
+    shared: &PoolArc<Shared>,
+    provider: &Provider<'_>,
+    host: &Host,
+    settings: &Running,
+) -> Result {
+    Worker::try_new(passive, shared, provider, host, settings.clone())?.run(passive);
     Ok(())
 }
 
@@ -108,6 +118,23 @@ struct Port {
     address: SocketAddr,
     back_off: u64,
     tried: bool,
+}
+
+/// How long things may take.
+struct Times {
+    idle: Interval,
+    ending: Interval,
+    handshake: Interval,
+}
+
+impl Times {
+    const fn of(settings: &Settings) -> Self {
+        Self {
+            idle: Interval::from_millis(settings.control_idle_timeout_ms),
+            ending: Interval::from_millis(settings.shutdown_timeout_ms),
+            handshake: Interval::from_millis(settings.control_handshake_timeout_ms),
+        }
+    }
 }
 
 /// How a listener stands.
@@ -130,6 +157,8 @@ struct Worker<'w> {
     targets: PoolSlice<Target>,
     /// By the sessions' places.
     conversations: PoolSlice<Option<PoolBox<Conversation>>>,
+    /// Which settings have been taken over.
+    version: u32,
     idle: Interval,
     ending: Interval,
     handshake: Interval,
@@ -144,8 +173,13 @@ struct Worker<'w> {
 }
 
 impl<'w> Worker<'w> {
-    fn try_new(shared: &'w PoolArc<Shared>, provider: &'w Provider<'w>, host: &'w Host) -> Result<Self> {
-        let settings = &host.settings;
+    fn try_new(
+        passive: &mut Passive,
+        shared: &'w PoolArc<Shared>,
+        provider: &'w Provider<'w>,
+        host: &'w Host,
+        settings: Running,
+    ) -> Result<Self> {
         let addresses = settings.control_listen.as_slice();
         let nowhere = SocketAddr::new(core::net::IpAddr::V4(core::net::Ipv4Addr::UNSPECIFIED), 0);
         let ports = PoolSlice::try_from_fn(tags::CONTROL, addresses.len(), |index| {
@@ -156,25 +190,25 @@ impl<'w> Worker<'w> {
         let dials = settings.control_dial.as_slice();
         let targets = PoolSlice::try_from_fallible(tags::CONTROL, dials.len(), |index| {
             let dial = dials.get(index).ok_or(Status::INVALID_PARAMETER)?;
-            let peer = host.peer_named(&dial.peer).ok_or(Status::INVALID_PARAMETER)?;
-            Ok(Target::new(dial.address, peer))
+            Ok(Target::new(dial.address, settings.control_peers.named(&dial.peer)))
         })?;
-        let conversations = PoolSlice::try_from_fn(tags::CONTROL, max_sessions(settings), |_| None)?;
-        let speaker = Speaker::try_new(shared, host)?;
+        let conversations = PoolSlice::try_from_fn(tags::CONTROL, shared.places(passive), |_| None)?;
         // Before any socket. A provider that cannot is asked socket by socket.
         let static_events = provider.set_static_event_callbacks(EVENTS).is_ok();
+        let Times { idle, ending, handshake } = Times::of(&settings);
         Ok(Self {
             shared,
             provider,
             host,
-            speaker,
+            speaker: Speaker::try_new(shared, host, settings)?,
             static_events,
             ports,
             targets,
             conversations,
-            idle: Interval::from_millis(settings.control_idle_timeout_ms),
-            ending: Interval::from_millis(settings.shutdown_timeout_ms),
-            handshake: Interval::from_millis(settings.control_handshake_timeout_ms),
+            version: 0,
+            idle,
+            ending,
+            handshake,
             due: NEVER,
             modules: 0,
             arrivals: 0,
@@ -186,6 +220,7 @@ impl<'w> Worker<'w> {
         loop {
             let stopping = self.shared.is_stopping();
             let mut due = NEVER;
+            self.adopt_settings(passive);
             for index in 0..self.ports.len() {
                 self.tend_listener(passive, index);
             }
@@ -215,6 +250,58 @@ impl<'w> Worker<'w> {
             let bound = (due != NEVER).then_some(left);
             // Signalled or not, everything is looked at.
             let _waited = self.shared.awaited().wait(passive, bound);
+        }
+    }
+
+    /// Takes over the settings that hold by now, if they are others.
+    fn adopt_settings(&mut self, passive: &mut Passive) {
+        let version = self.host.live.version();
+        if core::mem::replace(&mut self.version, version) == version {
+            return;
+        }
+        let settings = self.host.live.running(passive);
+        self.shared.adopt(passive, &settings);
+        Times { idle: self.idle, ending: self.ending, handshake: self.handshake } = Times::of(&settings);
+        let before = self.speaker.settings().clone();
+        self.speaker.adopt(settings.clone());
+        let mut from = 0;
+        while let Some((session, next)) = self.shared.session_from(passive, from) {
+            from = next;
+            self.recognise(passive, &session, (&before, &settings));
+        }
+        let now = time::since_boot().as_100ns();
+        for (target, dial) in self.targets.iter_mut().zip(settings.control_dial.as_slice()) {
+            target.set_peer(settings.control_peers.named(&dial.peer), now);
+        }
+        // Times may be up earlier than they were.
+        self.due = 0;
+    }
+
+    /// Finds a session's peer among those that there are now: one that is not there any more is ended, and one that may
+    /// not change the policy any more does not.
+    fn recognise(
+        &mut self,
+        passive: &mut Passive,
+        session: &PoolArc<Session>,
+        (before, now): (&Settings, &Settings),
+    ) {
+        let Some(conversation) = self.conversation(session) else { return };
+        let Some(known) = before.control_peers.numbered(conversation.peer) else { return };
+        let number = now.control_peers.with_key(&known.key);
+        let role = now.control_peers.numbered(number).map(|peer| peer.role);
+        conversation.peer = number;
+        if role != Some(Role::Operator) {
+            conversation.upload = None;
+        }
+        if let Some(number) = number {
+            session.renumber(number);
+        }
+        if role != Some(Role::Operator) {
+            self.shared.end_upload(session.number());
+        }
+        if role.is_none() {
+            session.close(passive, End::Dismissed);
+            self.forget(passive, session);
         }
     }
 
@@ -457,7 +544,8 @@ impl<'w> Worker<'w> {
         {
             let wsk = (self.provider.version(), self.static_events);
             session.connected(passive, wsk, self.handshake)?;
-            self.speaker.initiate(passive, session, conversation, target.peer())?;
+            let peer = target.peer().ok_or(End::Stranger)?;
+            self.speaker.initiate(passive, session, conversation, peer)?;
             Session::go_on_receiving(session, passive);
         }
         conversation.finished |= notes & note::FINISHED != 0;

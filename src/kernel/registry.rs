@@ -13,15 +13,19 @@
 //! }
 //! ```
 
+use core::cell::UnsafeCell;
 use core::marker::PhantomData;
+use core::mem::{ManuallyDrop, MaybeUninit};
 
 use zeroize::Zeroize as _;
 
+use super::event::{Awaited, Signal, Waited};
 use super::irql::Passive;
-use super::pool::{PoolSlice, tags};
+use super::pool::{PoolBox, PoolSlice, tags};
 use super::security;
 use super::status::{Result, Status};
 use super::string::UnicodeStr;
+use super::time::Interval;
 use crate::sys::nt;
 
 /// An open key, for reading. Closed when dropped.
@@ -295,6 +299,97 @@ impl Drop for Key<'_> {
     fn drop(&mut self) {
         // SAFETY: the handle is ours, and closed once; PASSIVE_LEVEL by the token that the key borrows.
         _ = unsafe { nt::ZwClose(self.handle) };
+    }
+}
+
+/// The block that the kernel writes when a key has changed.
+struct Block(UnsafeCell<MaybeUninit<nt::IO_STATUS_BLOCK>>);
+
+// SAFETY: nobody but the kernel looks into it.
+unsafe impl Send for Block {}
+// SAFETY: as above.
+unsafe impl Sync for Block {}
+
+/// A key that is watched: one change of it, or of one below it, is told by an event. Who wants to be told of the next one
+/// watches anew, and reads after that, so that nothing is missed in between.
+///
+/// The request is by event, without a routine: one that the kernel calls could outlive the image.
+#[must_use = "it must be closed"]
+pub struct Watch {
+    key: nt::HANDLE,
+    signal: Signal,
+    block: PoolBox<Block>,
+}
+
+// SAFETY: a kernel handle, and what is good on any thread itself.
+unsafe impl Send for Watch {}
+// SAFETY: nothing is done through a shared watch but waiting.
+unsafe impl Sync for Watch {}
+
+/// How long the end of a request is waited for. It comes with the closing of the key.
+const CLEANUP: Interval = Interval::from_millis(5_000);
+
+impl Watch {
+    /// Watches a key with an absolute path for values that change, and keys that come and go; with `tree` also those
+    /// below it (ZwNotifyChangeKey).
+    ///
+    /// # Errors
+    /// `STATUS_OBJECT_NAME_NOT_FOUND` if there is none; `STATUS_INSUFFICIENT_RESOURCES`; what ZwOpenKey, ZwCreateEvent and
+    /// ZwNotifyChangeKey return.
+    pub fn open(passive: &Passive, path: &[u16], tree: bool) -> Result<Self> {
+        let key = Key::open(passive, path)?;
+        let block = PoolBox::try_new(tags::REGISTRY, Block(UnsafeCell::new(MaybeUninit::zeroed())))?;
+        let signal = Signal::try_new(passive)?;
+        // SAFETY: an open key and an open event; the block stays where it is until the event is set, which `close` sees
+        // to; PASSIVE_LEVEL by the token.
+        let status = Status(unsafe {
+            nt::ZwNotifyChangeKey(
+                key.handle,
+                signal.handle(),
+                None,
+                core::ptr::null_mut(),
+                block.0.get().cast(),
+                nt::REG_NOTIFY_CHANGE_NAME | nt::REG_NOTIFY_CHANGE_LAST_SET,
+                if tree { nt::TRUE } else { nt::FALSE },
+                core::ptr::null_mut(),
+                0,
+                nt::TRUE,
+            )
+        });
+        if !status.nt_success() {
+            // A request that is refused is not there.
+            signal.close(passive);
+            return Err(status);
+        }
+        let key = ManuallyDrop::new(key).handle;
+        Ok(Self { key, signal, block })
+    }
+
+    /// What is set when something has changed.
+    pub const fn awaited(&self) -> Awaited<'_> {
+        self.signal.awaited()
+    }
+
+    /// Ends it. Page "RegNotifyChangeKeyValue": closing the key sets the event; until then the request may write.
+    ///
+    /// # Errors
+    /// `STATUS_PENDING`: the request is not over all the same, so that what it may write to is left to it for good.
+    pub fn close(self, passive: &Passive) -> Result {
+        let Self { key, signal, block } = self;
+        // SAFETY: the handle is ours, and closed once; the token says PASSIVE_LEVEL.
+        _ = unsafe { nt::ZwClose(key) };
+        if signal.wait(passive, CLEANUP) == Waited::TimedOut {
+            let _left = block.into_raw();
+            return Err(Status::PENDING);
+        }
+        signal.close(passive);
+        Ok(())
+    }
+}
+
+impl core::fmt::Debug for Watch {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Watch").field("key", &self.key).finish_non_exhaustive()
     }
 }
 

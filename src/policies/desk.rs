@@ -5,6 +5,7 @@
 
 use core::fmt;
 
+use crate::config::Rereads;
 use crate::control::protocol::message::{ErrorCode, PolicyState};
 use crate::kernel::event::{Event, Kind};
 use crate::kernel::irql::AtMostDispatch;
@@ -129,6 +130,8 @@ pub struct Desk {
 struct State {
     /// Nobody serves any more.
     closed: bool,
+    /// The registry's policy is another one.
+    reread: bool,
     orders: Queue<Order>,
     /// The order that is being served has room for its outcome too.
     serving: usize,
@@ -150,6 +153,7 @@ impl Desk {
     pub(super) fn try_new() -> Result<PoolArc<Self>> {
         let state = State {
             closed: false,
+            reread: false,
             orders: Queue::try_new()?,
             serving: 0,
             outcomes: Queue::try_new()?,
@@ -209,6 +213,11 @@ impl Desk {
         &self.ordered
     }
 
+    /// Whether the registry's policy is another one, since this was asked last.
+    pub(super) fn take_reread(&self, irql: &mut AtMostDispatch) -> bool {
+        core::mem::take(&mut self.state.lock(irql).reread)
+    }
+
     /// The next order, which must be answered before another is taken.
     pub(super) fn take(&self, irql: &mut AtMostDispatch) -> Option<Order> {
         let mut state = self.state.lock(irql);
@@ -250,6 +259,13 @@ impl Desk {
         let mut state = self.state.lock(irql);
         state.closed = true;
         state.orders.pop()
+    }
+}
+
+impl Rereads for Desk {
+    fn reread(&self, irql: &mut AtMostDispatch) {
+        self.state.lock(irql).reread = true;
+        self.ordered.set();
     }
 }
 

@@ -89,9 +89,11 @@ impl Steward {
             registry: Some(NO_DIGEST),
             unfit: false,
             late: None,
+            outdated: None,
+            fail_mode: sources.fail_mode,
         };
         let mut work = PoolBox::try_new(tags::POLICY, work)?;
-        let unusable = work.begin(passive, sources.registry, sources.fail_mode);
+        let unusable = work.begin(passive, sources.registry);
         let thread = Thread::start(passive, work, run)?;
         Ok((Self { desk, stop, thread }, unusable))
     }
@@ -122,12 +124,16 @@ struct Work {
     store: Option<Store>,
     /// The path of the service's registry key.
     service: PoolSlice<u16>,
-    /// The digest of the registry's policy at the start; `None`: it could not be read.
+    /// The digest of the registry's policy, as it was looked at last; `None`: it could not be read.
     registry: Option<[u8; 32]>,
     /// There is a policy in the registry that is none.
     unfit: bool,
     /// The store could not be read, and nobody has confirmed a policy since the start.
     late: Option<Late>,
+    /// When the registry's policy, which is another one, is looked at, since boot.
+    outdated: Option<Interval>,
+    /// What decides while there is no policy.
+    fail_mode: FailMode,
 }
 
 /// When the store is tried again.
@@ -175,7 +181,7 @@ fn run(passive: &mut Passive, mut work: PoolBox<Work>) {
 impl Work {
     /// Puts the policy into force that is to decide after a start. Returns how many places of policies cannot be used.
     #[inline(never)]
-    fn begin(&mut self, passive: &mut Passive, registry: Option<Value>, fail_mode: FailMode) -> u32 {
+    fn begin(&mut self, passive: &mut Passive, registry: Option<Value>) -> u32 {
         let mut unusable = 0_u32;
         // One that could not be read is not gone: then, what was confirmed decides.
         let registry = registry.or_else(|| match config::policy_image(passive, &self.service) {
@@ -218,10 +224,60 @@ impl Work {
             decided = decided || self.restore(passive, stored);
         }
         if !decided {
-            trace::emit(&trace::Event::PolicyAbsent { fail_mode });
+            trace::emit(&trace::Event::PolicyAbsent { fail_mode: self.fail_mode });
         }
         self.tell_status(passive);
         unusable
+    }
+
+    /// Lets the registry's policy decide when it is another one than was looked at last, as a start would: but one that is
+    /// no good leaves the decision where it is, and one that awaits its confirmation is not disturbed.
+    fn follow_registry(&mut self, passive: &mut Passive) {
+        if self.desk.take_reread(passive) {
+            self.outdated = Some(time::since_boot());
+        }
+        if self.provisional.is_some() || self.outdated.take_if(|due| *due <= time::since_boot()).is_none() {
+            return;
+        }
+        let image = match config::policy_image(passive, &self.service) {
+            Ok(RegistryPolicy::Image(image)) => Some(image),
+            Ok(RegistryPolicy::Absent) => None,
+            Ok(RegistryPolicy::Refused) => return,
+            Err(_) => {
+                self.outdated = Some(after(FIRST_RETRY));
+                return;
+            }
+        };
+        let digest = image.as_ref().map_or(NO_DIGEST, |image| digest(image.bytes()));
+        if self.registry == Some(digest) {
+            return;
+        }
+        let policy = match image.map(|image| self.policies.prepare(passive, Bytes::from(image), &digest)) {
+            None => None,
+            Some(Ok(policy)) => Some(policy),
+            Some(Err(Unfit::Memory(_))) => {
+                self.outdated = Some(after(FIRST_RETRY));
+                return;
+            }
+            // Told by the policy itself.
+            Some(Err(Unfit::Image(_))) => {
+                self.registry = Some(digest);
+                return;
+            }
+        };
+        self.registry = Some(digest);
+        self.unfit = false;
+        let stored = self.store.as_mut().and_then(|store| store.read(passive).ok().flatten());
+        let newest = stored.as_ref().is_some_and(|stored| self.is_newest(stored));
+        if !(newest && self.restore(passive, stored)) {
+            if let Some(policy) = policy {
+                drop(self.put(passive, policy));
+            } else {
+                drop(self.policies.publish(passive, None));
+                trace::emit(&trace::Event::PolicyAbsent { fail_mode: self.fail_mode });
+            }
+        }
+        self.tell_status(passive);
     }
 
     /// Whether the registry's policy has, as far as is known, stayed the same since this one was confirmed; if not,
@@ -325,22 +381,26 @@ impl Work {
     ) -> core::result::Result<Done, Refusal> {
         self.expect_provisional(passive, generation)?;
         let stored = self.store.is_some();
+        // Somebody may have changed it since the start: this confirmation is the later word.
+        let registry = config::policy_image(passive, &self.service).map(|registry| match registry {
+            RegistryPolicy::Image(image) => digest(image.bytes()),
+            RegistryPolicy::Absent | RegistryPolicy::Refused => NO_DIGEST,
+        });
         if let Some(store) = &mut self.store {
-            // Somebody may have changed it since the start, for the next one: this confirmation is the later word.
-            let registry = config::policy_image(passive, &self.service).map_err(|status| {
+            let registry = registry.map_err(|status| {
                 Refusal::failed(
                     status,
                     "the registry's policy could not be read; this one still awaits its confirmation",
                 )
             })?;
-            let registry = match registry {
-                RegistryPolicy::Image(image) => digest(image.bytes()),
-                RegistryPolicy::Absent | RegistryPolicy::Refused => NO_DIGEST,
-            };
             // One that a restart would not find is not confirmed.
             store.write(passive, &self.policies, &registry).map_err(|status| {
                 Refusal::failed(status, "the policy could not be stored, and still awaits its confirmation")
             })?;
+        }
+        if let Ok(registry) = registry {
+            self.registry = Some(registry);
+            self.outdated = None;
         }
         let confirmed = self.provisional.take();
         drop(confirmed);
@@ -392,6 +452,7 @@ impl Work {
     /// Does what is due. Returns how long it is until something else is.
     fn look(&mut self, passive: &mut Passive) -> Option<Interval> {
         self.expire(passive);
+        self.follow_registry(passive);
         let now = time::since_boot();
         // What is stored comes after what somebody has applied, and before nothing.
         if self.provisional.is_none()
@@ -401,7 +462,8 @@ impl Work {
         }
         let window = self.provisional.as_ref().map(|provisional| provisional.deadline);
         let due = self.late.as_ref().filter(|_| self.provisional.is_none()).map(|late| late.due);
-        let next = window.into_iter().chain(due).min()?;
+        let outdated = self.outdated.filter(|_| self.provisional.is_none());
+        let next = window.into_iter().chain(due).chain(outdated).min()?;
         let left = next.as_100ns().saturating_sub(time::since_boot().as_100ns());
         Some(Interval::from_100ns(left).min(LOOK))
     }

@@ -37,6 +37,10 @@ pub trait Handler<S: Supply> {
     fn life_cycle(&mut self, object: S::Object<'_>, event: LifeCycle, sequence: u32);
     /// A point between batches, where the handler holds nothing of the ring's: it may flush, and block.
     fn quiescent(&mut self) {}
+    /// Polls to make in vain at most before parking, now; `bound` is what was set at first.
+    fn spin(&self, bound: u32) -> u32 {
+        bound
+    }
 }
 
 /// Bounds on the dispatcher's work.
@@ -137,7 +141,7 @@ impl<'a, S: Supply> Dispatcher<'a, S> {
             self.ends = stopping;
             if self.poll(handler) {
                 if idle > 0 {
-                    self.patience = self.patience.saturating_mul(2).min(self.bounds.spin);
+                    self.patience = self.patience.saturating_mul(2).min(handler.spin(self.bounds.spin));
                 }
                 idle = 0;
             } else if let Some(young) = self.young {
@@ -150,7 +154,8 @@ impl<'a, S: Supply> Dispatcher<'a, S> {
                 idle = idle.saturating_add(1);
                 relax();
             } else {
-                self.patience = (self.patience / 2).max(LEAST_PATIENCE.min(self.bounds.spin));
+                let spin = handler.spin(self.bounds.spin);
+                self.patience = (self.patience / 2).max(LEAST_PATIENCE.min(spin));
                 idle = 0;
                 if self.rings.park(|| self.has_work()) {
                     self.summary.parked = self.summary.parked.wrapping_add(1);

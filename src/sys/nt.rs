@@ -10,7 +10,7 @@ mod proof;
 macro_rules! facade {
     ($($source:ident)::+) => {
         pub use $($source)::+::{
-    ALL_PROCESSOR_GROUPS, DEVICE_OBJECT, DRIVER_OBJECT, EX_ALLOCATE_POOL2, EX_ALLOCATE_POOL3, EX_RUNDOWN_REF, ExAcquireRundownProtection,
+    ALL_PROCESSOR_GROUPS, DEVICE_OBJECT, DRIVER_OBJECT, EVENT_MODIFY_STATE, EX_ALLOCATE_POOL2, EX_ALLOCATE_POOL3, EX_RUNDOWN_REF, ExAcquireRundownProtection,
     ExAllocatePoolWithTag, ExFreePoolWithTag, ExInitializeRundownProtection, ExReInitializeRundownProtection,
     ExReleaseRundownProtection, ExWaitForRundownProtectionRelease, Executive, FALSE, FILE_DEVICE_NETWORK,
     FILE_DEVICE_SECURE_OPEN, GUID, HANDLE, IO_NO_INCREMENT, IO_STACK_LOCATION, IRP, IoAllocateIrp, IoAllocateMdl, IoCancelIrp,
@@ -23,15 +23,16 @@ macro_rules! facade {
     KeyValueBasicInformation, KeyValuePartialInformation, LARGE_INTEGER, MDL, MdlMappingNoExecute,
     MmBuildMdlForNonPagedPool, MmGetSystemAddressForMdlSafe, MmGetSystemRoutineAddress,
     NT_SUCCESS, NTSTATUS, NonPagedPoolNx, NormalPagePriority, NotificationEvent, OBJ_CASE_INSENSITIVE, OBJ_KERNEL_HANDLE, OBJECT_ATTRIBUTES,
-    PIO_COMPLETION_ROUTINE, PIRP, PMDL, POOL_FLAG_NON_PAGED, PVOID, PsCreateSystemThread,
+    ObReferenceObjectByHandle, ObfDereferenceObject,
+    PIO_COMPLETION_ROUTINE, PIRP, PMDL, POOL_FLAG_NON_PAGED, PVOID, PsCreateSystemThread, REG_NOTIFY_CHANGE_LAST_SET, REG_NOTIFY_CHANGE_NAME,
     STATUS_BUFFER_OVERFLOW, STATUS_BUFFER_TOO_SMALL, STATUS_CANCELLED, STATUS_CONNECTION_DISCONNECTED,
     STATUS_CONNECTION_RESET, STATUS_DATA_NOT_ACCEPTED, STATUS_DEVICE_NOT_READY,
     STATUS_INSUFFICIENT_RESOURCES, STATUS_INVALID_DEVICE_REQUEST, STATUS_INVALID_DEVICE_STATE, STATUS_INVALID_PARAMETER, STATUS_IO_TIMEOUT,
     STATUS_MORE_PROCESSING_REQUIRED, STATUS_NO_MORE_ENTRIES, STATUS_NOINTERFACE, STATUS_NOT_IMPLEMENTED,
     STATUS_NOT_SUPPORTED, STATUS_OBJECT_NAME_EXISTS, STATUS_OBJECT_NAME_NOT_FOUND, STATUS_PENDING,
     STATUS_REQUEST_NOT_ACCEPTED, STATUS_SUCCESS, STATUS_TIMEOUT, STATUS_UNSUCCESSFUL, SynchronizationEvent,
-    THREAD_ALL_ACCESS, TRUE, UNICODE_STRING, WaitAny, YieldProcessor, ZwClose, ZwEnumerateKey,
-    ZwEnumerateValueKey, ZwOpenKey, ZwQueryValueKey, ZwWaitForSingleObject,
+    THREAD_ALL_ACCESS, TRUE, UNICODE_STRING, WaitAny, YieldProcessor, ZwClose, ZwCreateEvent, ZwEnumerateKey,
+    ZwEnumerateValueKey, ZwNotifyChangeKey, ZwOpenKey, ZwQueryValueKey, ZwWaitForSingleObject,
 };
         // Processors that come, and nodes.
         pub use $($source)::+::{

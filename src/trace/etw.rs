@@ -35,6 +35,10 @@ pub(super) fn enabled(level: Level, keywords: Keywords) -> bool {
     PROVIDER.listener().includes(level, keywords)
 }
 
+pub(super) fn hold_to_limit() {
+    PROVIDER.listener().hold_to_limit();
+}
+
 /// Provider, metadata, and the fields' pieces: each text with what stands before it, and what stands after the last.
 const MOST_PIECES: usize = 2 + 2 * metadata::MOST_TEXTS + 1;
 

@@ -161,6 +161,19 @@ named_values! {
     }
     /// Why a provisional policy was taken back.
     RollbackReason { Expired = 0 "expired", Asked = 1 "asked", Stopped = 2 "stopped" }
+    /// Where a setting's value comes from.
+    Origin { Default = 0 "default", Registry = 1 "registry", Policy = 2 "policy" }
+    /// When a setting's value takes effect.
+    Effect { Now = 0 "now", NextStart = 1 "next-start" }
+    /// Up to which level events are told.
+    TraceLevel {
+        None = 0 "none",
+        Critical = 1 "critical",
+        Error = 2 "error",
+        Warning = 3 "warning",
+        Information = 4 "information",
+        Verbose = 5 "verbose",
+    }
 }
 
 /// A field's type, for documentation and decoders.
@@ -442,7 +455,8 @@ events! {
         mode: u32,
     }
 
-    /// A value in the registry was refused, and the default holds.
+    /// A value in the registry was refused: what held before holds on, at the start the default, or what stands in the other
+    /// key.
     20 SettingRefused(Warning, CONFIGURATION) {
         /// The value's name.
         name: &'a str,
@@ -452,13 +466,17 @@ events! {
         registry_type: u32,
         /// The value's size.
         size: u32 ["bytes"],
+        /// The key that it stands in: the service's own, or the policies'.
+        origin: Origin,
     }
     /// The registry holds a value that weir does not know: perhaps a name misspelt.
     21 SettingUnknown(Warning, CONFIGURATION) {
         /// The value's name.
         name: &'a [u16],
+        /// The key that it stands in: the service's own, or the policies'.
+        origin: Origin,
     }
-    /// The settings have been read.
+    /// The settings have been read: at the start, and when they have changed.
     22 SettingsRead(Information, CONFIGURATION) {
         /// How many values were taken.
         taken: u32,
@@ -475,6 +493,20 @@ events! {
     }
     /// The driver has no private key, so there is no control socket.
     24 ControlKeyAbsent(Warning, CONFIGURATION) {}
+    /// A setting has changed while the driver runs.
+    25 SettingChanged(Information, CONFIGURATION) {
+        /// The value's name.
+        name: &'a str,
+        /// When the change takes effect.
+        effect: Effect,
+        /// Where the value comes from now.
+        origin: Origin,
+    }
+    /// Changes of the settings cannot be told by the registry, which is looked at again and again instead.
+    26 SettingsUnwatched(Warning, CONFIGURATION) {
+        /// Why.
+        status: NtStatus,
+    }
 
     /// A policy has been loaded and decides from now on.
     30 PolicyLoaded(Information, POLICY) {

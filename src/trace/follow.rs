@@ -99,6 +99,10 @@ pub(super) fn enabled(level: Level, keywords: Keywords) -> bool {
     WANTED.includes(level, keywords)
 }
 
+pub(super) fn hold_to_limit() {
+    WANTED.hold_to_limit();
+}
+
 pub(super) fn tell(event: &Event<'_>) {
     INSIDE.fetch_add(1, Ordering::SeqCst);
     fence(Ordering::SeqCst);

@@ -107,6 +107,22 @@ pub fn open(passive: &crate::kernel::irql::Passive) {
 #[cfg(kernel)]
 pub fn close(passive: &crate::kernel::irql::Passive) {
     backend::close(passive);
+    wanted::lift_limit();
+    hold_to_limit();
+}
+
+/// What is told at most, whatever anybody asks for: events up to that level with one of those keywords. Until the
+/// provider is taken away.
+#[cfg(kernel)]
+pub fn limit(level: events::TraceLevel, keywords: Keywords) {
+    wanted::limit(level as u8, keywords.bits());
+    hold_to_limit();
+}
+
+#[cfg(kernel)]
+fn hold_to_limit() {
+    backend::hold_to_limit();
+    follow::hold_to_limit();
 }
 
 #[cfg(test)]

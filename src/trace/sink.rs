@@ -55,6 +55,10 @@ pub(super) fn enabled(level: Level, keywords: Keywords) -> bool {
     WANTED.includes(level, keywords)
 }
 
+pub(super) fn hold_to_limit() {
+    WANTED.hold_to_limit();
+}
+
 pub(super) fn write(event: &Event<'_>) {
     let place = SINK.read().unwrap_or_else(PoisonError::into_inner);
     if let Some(sink) = &place.1 {

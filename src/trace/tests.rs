@@ -115,9 +115,10 @@ fn metadata_and_bytes_of_a_callback(data: &[u8]) -> (Vec<u8>, Vec<u8>) {
 #[test]
 fn an_event_describes_itself_in_the_format_of_tracelogging() {
     let name: Vec<u16> = "Naïve".encode_utf16().collect();
-    let (metadata, bytes) = written(&Event::SettingUnknown { name: &name });
-    assert_eq!(metadata, b"\x18\0\0SettingUnknown\0name\0\x16");
-    assert_eq!(bytes, b"\x0A\0N\0a\0\xEF\0v\0e\0");
+    let origin = super::events::Origin::Policy;
+    let (metadata, bytes) = written(&Event::SettingUnknown { name: &name, origin });
+    assert_eq!(metadata, b"\x21\0\0SettingUnknown\0name\0\x16origin\0\x97\x23");
+    assert_eq!(bytes, b"\x0A\0N\0a\0\xEF\0v\0e\0\x06\0policy");
 
     let (metadata, bytes) = written(&Event::Degraded { part: "control", status: NtStatus(-1) });
     assert_eq!(metadata, b"\x1C\0\0Degraded\0part\0\x97\x23status\0\x94\x0E");
@@ -155,8 +156,9 @@ fn an_event_describes_itself_in_the_format_of_tracelogging() {
 #[test]
 fn a_text_is_cut_where_its_length_no_longer_fits() {
     let long: Vec<u16> = vec![0x41; 40_000];
-    let (_, bytes) = written(&Event::SettingUnknown { name: &long });
-    assert_eq!((bytes.len(), &bytes[..2]), (2 + 65_534, &65_534_u16.to_le_bytes()[..]));
+    let origin = super::events::Origin::Policy;
+    let (_, bytes) = written(&Event::SettingUnknown { name: &long, origin });
+    assert_eq!((bytes.len(), &bytes[..2]), (2 + 65_534 + 2 + "policy".len(), &65_534_u16.to_le_bytes()[..]));
     let (_, short) = metadata_and_bytes_of_a_callback(&[]);
     let (_, bytes) = metadata_and_bytes_of_a_callback(&vec![7; 70_000]);
     assert_eq!((bytes.len(), bytes[short.len() - 2]), (short.len() + 65_535, 0xFF));

@@ -6,6 +6,7 @@ use super::callout::Callouts;
 use super::classify::Classify;
 use super::layer::Role;
 use super::verdict::Verdict;
+use crate::config::Live;
 use crate::dispatch::{Rings, Subject};
 use crate::flow::{Connection, Decided, Ended, Flows, Inserted, Key, Ref};
 use crate::kernel::irql::AtDispatch;
@@ -31,8 +32,8 @@ pub struct Handler {
     flows: PoolArc<Flows>,
     /// What happens to connections while there is no policy.
     fail: Action,
-    /// Of the verdicts that allow, one in so many is told; 0: none.
-    sampling: u32,
+    /// How many of the verdicts that allow are told.
+    live: PoolArc<Live>,
     /// Verdicts that allow, since one was told.
     skipped: AtomicU32,
 }
@@ -43,9 +44,9 @@ impl Handler {
         rings: PoolArc<Rings>,
         flows: PoolArc<Flows>,
         fail: Action,
-        sampling: u32,
+        live: PoolArc<Live>,
     ) -> Self {
-        Self { policy, rings, flows, fail, sampling, skipped: AtomicU32::new(0) }
+        Self { policy, rings, flows, fail, live, skipped: AtomicU32::new(0) }
     }
 
     pub(super) fn flows(&self) -> &Flows {
@@ -198,7 +199,7 @@ impl Handler {
 
     /// Whether this verdict is one of those that are told.
     fn sampled(&self, action: Action) -> bool {
-        match (action, self.sampling) {
+        match (action, self.live.verdict_sampling()) {
             (Action::Block | Action::Audit, _) | (Action::Allow, 1) => true,
             (Action::Allow, 0) => false,
             (Action::Allow, sampling) => {

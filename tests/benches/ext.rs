@@ -22,7 +22,8 @@ use std::hint::black_box;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
-use weir::config::Settings;
+use weir::config::schema::RingOrder;
+use weir::config::{Live, Page, Settings};
 use weir::dispatch::{Dispatching, Memory};
 use weir::ext::{Attached, Ends, Marks, Plan, SocketKind, Sockets};
 use weir::flow::Flows;
@@ -79,9 +80,18 @@ fn start(count: usize, kind: &str) -> (PoolArc<Sockets>, Dispatcher) {
     let rings = memory.rings();
     let flows = PoolArc::try_new(tags::FLOW_TABLE, Flows::try_new(&passive(), 16).unwrap()).unwrap();
     let sockets = Sockets::try_new(&passive(), SOCKETS * 2, plan, rings.clone()).unwrap();
-    let thread =
-        Dispatching::start(&passive(), rings.clone(), flows, Some(sockets.clone()), &Settings::DEFAULT)
-            .unwrap();
+    let thread = {
+        let live = Live::try_new(&Page::of(&Settings::DEFAULT).unwrap()).unwrap();
+        Dispatching::start(
+            &passive(),
+            rings.clone(),
+            flows,
+            Some(sockets.clone()),
+            live,
+            RingOrder::Processor,
+        )
+    }
+    .unwrap();
     sockets.connect(&passive());
     (sockets, Dispatcher { memory, thread })
 }

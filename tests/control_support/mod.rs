@@ -10,8 +10,8 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use weir::board::Board;
-use weir::config::Settings;
 use weir::config::schema::{Extensions, Place, REG_MULTI_SZ, REG_SZ};
+use weir::config::{Live, Page, Settings};
 use weir::control::protocol::noise::Keys;
 use weir::control::protocol::role::Role;
 use weir::control::{self, Control, Host};
@@ -84,6 +84,7 @@ pub struct Parts {
     pub steward: Option<Steward>,
     pub board: PoolArc<Board>,
     pub dispatching: Option<Dispatching>,
+    pub live: PoolArc<Live>,
 }
 
 /// The driver's private key.
@@ -224,7 +225,7 @@ impl Plane {
         let flows = PoolArc::try_new(tags::FLOW_TABLE, Flows::try_new(&passive, 1024)?)?;
         let policies = PoolArc::try_new(tags::POLICY, Policies::try_new(&passive)?)?;
         let board = PoolArc::try_new(tags::DRIVER, Board::new(1))?;
-        let settings = PoolBox::try_copy(tags::CONFIGURATION, parameters)?;
+        let live = Live::try_new(&Page::of(parameters)?)?;
         let keys = PoolBox::try_new(tags::CONFIGURATION, Keys::new(&DRIVER))?;
         let sources = Sources {
             service: &[],
@@ -235,7 +236,7 @@ impl Plane {
         };
         let (steward, _) = Steward::start(&mut passive, policies.clone(), sources)?;
         let host = Host {
-            settings,
+            live: live.clone(),
             keys,
             rings: memory.rings(),
             flows: flows.clone(),
@@ -244,15 +245,34 @@ impl Plane {
             board: board.clone(),
         };
         // Taken down by `stop`, whatever becomes of the next steps.
-        let parts = Parts { memory, flows, policies, steward: Some(steward), board, dispatching: None };
+        let parts = Parts {
+            memory,
+            flows,
+            policies,
+            steward: Some(steward),
+            board,
+            dispatching: None,
+            live: live.clone(),
+        };
         let parts = self.parts.insert(parts);
         let rings = parts.memory.rings();
         let sockets = control::sockets(&passive, parameters, rings.clone())?;
-        let dispatching =
-            Dispatching::start(&passive, rings, parts.flows.clone(), Some(sockets.clone()), parameters)?;
+        let dispatching = Dispatching::start(
+            &passive,
+            rings,
+            parts.flows.clone(),
+            Some(sockets.clone()),
+            live,
+            parameters.ring_order,
+        )?;
         parts.dispatching = Some(dispatching);
         self.control = Some(Control::start(&mut passive, host, sockets)?);
         Ok(())
+    }
+
+    /// Lets other settings hold, as a change of the registry does.
+    pub fn change(&self, settings: &Settings) {
+        self.parts().live.publish(&mut passive(), Page::of(settings).unwrap()).unwrap();
     }
 
     pub fn parts(&self) -> &Parts {

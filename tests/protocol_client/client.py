@@ -261,6 +261,8 @@ def drive(client):
     extensions = gather(client, 6, 8)
     assert all(len(row[1]) == 16 and row[7] in (0, 1, 2) for row in extensions)
     assert all((row[0] == 0) == (row[7] == 0) for row in extensions), extensions
+    settings = gather(client, 18, 52)
+    assert settings and all(row[1] in (0, 1, 2) and row[2] in (False, True) for row in settings), settings
     asked = {0: welcome[2], 1: CONNECTION_V1}
     if any(row[0] == welcome[2] and row[1] == CONNECTION_V1 and row[2] == 0 for row in extensions):
         sample = client.ask(8, asked, 50)

@@ -13,7 +13,8 @@ use weir::control::protocol::message::{
     self, Applied, Begun, Capabilities, Connection, Connections, Control, Controlled, Counter, Counters,
     Empty, ErrorCode, Explanation, Extended, Extension, ExtensionState, Extensions, Failure, Generation,
     Image, ListWriter, MAX_CONTROL, MAX_LIST, Metric, Policy, PolicyState, Reply, Request, Rule, Session,
-    SessionState, Sessions, SocketKind, Status, Step, Time, Unsubscribed, Uploaded, Welcome,
+    SessionState, Sessions, Setting, Settings, SocketKind, Status, Step, Time, Unsubscribed, Uploaded,
+    Welcome,
 };
 use weir::control::protocol::noise::{FIRST, Initiator, Keys, PublicKey, Responder, SECOND, Transport};
 use weir::control::protocol::role::{Peer, Role};
@@ -21,7 +22,7 @@ use weir::control::protocol::subscription::Subscription;
 use weir::control::protocol::upload::Upload;
 use weir::control::protocol::{MAX_FRAME, MAX_MESSAGE, common_version, seal};
 use weir::policy::{Action, Direction};
-use weir::trace::events::{Event, FailMode, Provider};
+use weir::trace::events::{Event, FailMode, Origin, Provider};
 use weir::trace::{Guid, NtStatus};
 
 /// The vendor's module.
@@ -283,6 +284,21 @@ impl Served {
             }
             Request::Extensions(_) | Request::ExtensionMetric(_) | Request::ExtensionControl(_) => {
                 self.extensions(id, request);
+            }
+            Request::Settings(_) => {
+                let mut rows = ListWriter::new(&mut place);
+                let row = |name, pending| Setting {
+                    name,
+                    origin: if pending { Origin::Policy } else { Origin::Registry },
+                    pending,
+                    value: Some(1),
+                    next: pending.then_some(2),
+                    refused: pending.then_some("out-of-range"),
+                    refused_policy: None,
+                };
+                rows.push(&row("VerdictSampling", false)).unwrap();
+                rows.push(&row("FailMode", true)).unwrap();
+                self.reply(id, Ok(Reply::Settings(Settings { settings: rows.finish(), next: None })));
             }
             Request::Connections(message::From { from }) => {
                 let mut rows = ListWriter::new(&mut place);

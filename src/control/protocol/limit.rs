@@ -97,6 +97,11 @@ impl<T: DerefMut<Target = [Entry]>> Limiter<T> {
         Self { rate, table, others: Bucket::UNUSED }
     }
 
+    /// Another rate holds from now on.
+    pub const fn set_rate(&mut self, rate: Rate) {
+        self.rate = rate;
+    }
+
     /// Whether something from that address may be done now.
     ///
     /// # Errors

@@ -1,7 +1,7 @@
-//! Handles, objects and their references; system threads as objects.
+//! Handles, objects and their references; system threads and events as objects.
 //!
-//! A thread object starts with a dispatcher header and is signalled when its start routine has returned. It lives while
-//! a handle, a reference, or the thread itself holds it.
+//! Both start with a dispatcher header. A thread object is signalled when its start routine has returned. An object lives
+//! while a handle, a reference, or the thread itself holds it.
 
 use std::collections::HashMap;
 use std::ffi::c_void;
@@ -27,13 +27,14 @@ rules! {
     HANDLE_ACCESS = ("handle opened without the access that the call needs", "ZwOpenKey");
 }
 
-/// A system thread.
+/// A system thread, or an event: what is waited for.
 #[repr(C)]
-struct Thread {
+struct Waited {
     header: DISPATCHER_HEADER,
 }
 
 struct Object {
+    kind: Kind,
     /// References by pointer.
     references: usize,
     handles: usize,
@@ -43,9 +44,15 @@ struct Object {
     held: bool,
 }
 
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Thread,
+    Event,
+}
+
 enum Target {
-    /// The address of a [`Thread`].
-    Thread(usize),
+    /// The address of a [`Waited`].
+    Object(usize),
     Key(Key),
     File(Open),
 }
@@ -72,23 +79,23 @@ fn with_table<T>(body: impl FnOnce(&mut Table) -> T) -> T {
     body(lock(&TABLE).get_or_insert_default())
 }
 
-/// Drops every handle and every thread object whose thread has ended.
+/// Drops every handle, every event and every thread object whose thread has ended.
 pub(crate) fn stop() {
     let table = lock(&TABLE).take().unwrap_or_default();
     for (address, object) in table.objects {
         if !object.held {
             // SAFETY: the object was in the table, so it is a box that is freed once, here.
-            unsafe { free_thread(address) };
+            unsafe { free_object(address) };
         }
     }
     NEXT_HANDLE.store(FIRST_HANDLE, Ordering::Relaxed);
 }
 
 /// # Safety
-/// `address` came from `Box::into_raw` of a [`Thread`] and is freed once.
-unsafe fn free_thread(address: usize) {
+/// `address` came from `Box::into_raw` of a [`Waited`] and is freed once.
+unsafe fn free_object(address: usize) {
     // SAFETY: as the caller promises.
-    drop(unsafe { Box::from_raw(address as *mut Thread) });
+    drop(unsafe { Box::from_raw(address as *mut Waited) });
 }
 
 fn insert(table: &mut Table, target: Target, access: ACCESS_MASK, api: &'static str) -> *mut c_void {
@@ -162,12 +169,15 @@ pub(crate) fn file(api: &'static str, handle: *mut c_void, needed: ACCESS_MASK) 
 pub(crate) fn close(api: &'static str, handle: *mut c_void) -> NTSTATUS {
     let closed = with_table(|table| {
         let closed = table.handles.remove(&handle.addr())?;
-        if let Target::Thread(address) = closed.target {
+        if let Target::Object(address) = closed.target {
             update(table, address, |object| object.handles -= 1);
         }
-        Some(())
+        Some(closed.target)
     });
-    if closed.is_some() {
+    if let Some(closed) = closed {
+        if matches!(closed, Target::Key(_)) {
+            crate::registry::key_closed(handle.addr());
+        }
         return STATUS_SUCCESS;
     }
     violation(&HANDLE_INVALID, api, format!("{:#x}", handle.addr()));
@@ -181,7 +191,7 @@ fn update(table: &mut Table, address: usize, change: impl FnOnce(&mut Object)) -
     if object.references == 0 && object.handles == 0 && !object.held {
         table.objects.remove(&address);
         // SAFETY: the object was in the table and is out of it now.
-        unsafe { free_thread(address) };
+        unsafe { free_object(address) };
     }
     true
 }
@@ -191,7 +201,7 @@ pub(crate) fn reference_by_handle(api: &'static str, handle: *mut c_void) -> Res
     let found = with_table(|table| match table.handles.get(&handle.addr()).map(|handle| &handle.target) {
         None => Err(STATUS_INVALID_HANDLE),
         Some(Target::Key(_) | Target::File(_)) => Err(STATUS_OBJECT_TYPE_MISMATCH),
-        Some(&Target::Thread(address)) => {
+        Some(&Target::Object(address)) => {
             update(table, address, |object| object.references += 1);
             Ok(address as *mut c_void)
         }
@@ -229,6 +239,54 @@ pub(crate) fn dereference(api: &'static str, object: *mut c_void) -> isize {
     })
 }
 
+/// What is waited for, in memory of its own.
+fn make(api: &'static str, kind: u8, signalled: bool) -> usize {
+    let null = std::ptr::null_mut();
+    let header = DISPATCHER_HEADER {
+        Type: 0,
+        Signalling: 0,
+        Size: 0,
+        Reserved1: 0,
+        SignalState: 0,
+        WaitListHead: crate::sys::nt::LIST_ENTRY { Flink: null, Blink: null },
+    };
+    let address = Box::into_raw(Box::new(Waited { header })).expose_provenance();
+    // SAFETY: the box was just made.
+    unsafe { dispatcher::initialise(api, address as *mut c_void, kind, size_of::<Waited>(), signalled) };
+    address
+}
+
+/// Makes an event and opens a handle to it.
+pub(crate) fn create_event(api: &'static str, kind: u8, signalled: bool, access: ACCESS_MASK) -> *mut c_void {
+    let address = make(api, kind, signalled);
+    with_table(|table| {
+        let object = Object { kind: Kind::Event, references: 0, handles: 1, running: false, held: false };
+        table.objects.insert(address, object);
+        insert(table, Target::Object(address), access, api)
+    })
+}
+
+/// The event behind a handle that was opened with `needed` access, referenced.
+pub(crate) fn reference_event(
+    api: &'static str,
+    handle: *mut c_void,
+    needed: ACCESS_MASK,
+) -> Result<*mut c_void, NTSTATUS> {
+    let address = behind(api, handle, needed, "event", |target| match target {
+        Target::Object(address) => Some(*address),
+        _ => None,
+    })?;
+    let is_event = with_table(|table| {
+        let is_event = table.objects.get(&address).is_some_and(|object| object.kind == Kind::Event);
+        is_event && update(table, address, |object| object.references += 1)
+    });
+    if is_event {
+        return Ok(address as *mut c_void);
+    }
+    violation(&HANDLE_WRONG_KIND, api, format!("{:#x} is not an event", handle.addr()));
+    Err(STATUS_OBJECT_TYPE_MISMATCH)
+}
+
 /// Starts a system thread and opens a handle to it.
 pub(crate) fn create_thread(
     api: &'static str,
@@ -243,23 +301,11 @@ pub(crate) fn create_thread(
         violation(&THREAD_START, api, "StartRoutine is NULL");
         return Err(crate::sys::nt::STATUS_INVALID_PARAMETER);
     };
-    let null = std::ptr::null_mut();
-    let header = DISPATCHER_HEADER {
-        Type: 0,
-        Signalling: 0,
-        Size: 0,
-        Reserved1: 0,
-        SignalState: 0,
-        WaitListHead: crate::sys::nt::LIST_ENTRY { Flink: null, Blink: null },
-    };
-    let address = Box::into_raw(Box::new(Thread { header })).expose_provenance();
-    // SAFETY: the box was just made.
-    unsafe {
-        dispatcher::initialise(api, address as *mut c_void, object_type::THREAD, size_of::<Thread>(), false);
-    }
+    let address = make(api, object_type::THREAD, false);
     let handle = with_table(|table| {
-        table.objects.insert(address, Object { references: 0, handles: 1, running: true, held: true });
-        insert(table, Target::Thread(address), crate::sys::nt::THREAD_ALL_ACCESS, api)
+        let object = Object { kind: Kind::Thread, references: 0, handles: 1, running: true, held: true };
+        table.objects.insert(address, object);
+        insert(table, Target::Object(address), crate::sys::nt::THREAD_ALL_ACCESS, api)
     });
     let context = SendPointer(context);
     let body = move || {
@@ -295,7 +341,10 @@ pub(crate) fn report(leaks: &mut Vec<Leak>) {
     with_table(|table| {
         leaks.extend(table.handles.iter().map(|(&id, handle)| Leak {
             kind: match handle.target {
-                Target::Thread(_) => "thread handle",
+                Target::Object(address) => match table.objects.get(&address).map(|object| object.kind) {
+                    Some(Kind::Event) => "event handle",
+                    Some(Kind::Thread) | None => "thread handle",
+                },
                 Target::Key(_) => "key handle",
                 Target::File(_) => "file handle",
             },
@@ -315,7 +364,11 @@ pub(crate) fn report(leaks: &mut Vec<Leak>) {
                 backtrace: None,
             };
             if object.references != 0 {
-                leaks.push(leak("thread reference", "ObReferenceObjectByHandle"));
+                let kind = match object.kind {
+                    Kind::Thread => "thread reference",
+                    Kind::Event => "event reference",
+                };
+                leaks.push(leak(kind, "ObReferenceObjectByHandle"));
             }
             if object.running {
                 leaks.push(leak("running thread", "PsCreateSystemThread"));

@@ -356,6 +356,8 @@ pub(crate) fn release(api: &'static str, kind: Kind, pointer: *mut u8, tag: u32)
             }
             let in_use = dispatcher::check_freed(address, block.size);
             found.extend(in_use.into_iter().map(|detail| (&dispatcher::OBJECT_FREED, detail)));
+            let awaited = crate::registry::check_freed(address, block.size);
+            found.extend(awaited.into_iter().map(|detail| (&crate::sys::nt::rule::REGISTRY_NOTIFY, detail)));
             // SAFETY: the block was in the table until now, and is initialised: it was zeroed, or poisoned.
             if holds_secret(unsafe { std::slice::from_raw_parts(address as *const u8, block.size) }) {
                 found.push((&POOL_SECRET, describe(address, &block)));

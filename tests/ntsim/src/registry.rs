@@ -11,11 +11,12 @@ use std::sync::Mutex;
 
 use crate::security::Descriptor;
 use crate::sys::nt::{
-    KeyBasicInformation, KeyFullInformation, KeyNodeInformation, KeyValueBasicInformation,
-    KeyValueFullInformation, KeyValueFullInformationAlign64, KeyValuePartialInformation,
-    KeyValuePartialInformationAlign64, NTSTATUS, REG_BINARY, REG_DWORD, REG_EXPAND_SZ, REG_MULTI_SZ,
-    REG_NONE, REG_QWORD, REG_SZ, STATUS_BUFFER_OVERFLOW, STATUS_BUFFER_TOO_SMALL, STATUS_INVALID_PARAMETER,
-    STATUS_NO_MORE_ENTRIES, STATUS_OBJECT_NAME_NOT_FOUND, STATUS_SUCCESS,
+    IO_STATUS_BLOCK, IO_STATUS_BLOCK_0, KeyBasicInformation, KeyFullInformation, KeyNodeInformation,
+    KeyValueBasicInformation, KeyValueFullInformation, KeyValueFullInformationAlign64,
+    KeyValuePartialInformation, KeyValuePartialInformationAlign64, NTSTATUS, REG_BINARY, REG_DWORD,
+    REG_EXPAND_SZ, REG_MULTI_SZ, REG_NONE, REG_NOTIFY_CHANGE_LAST_SET, REG_NOTIFY_CHANGE_NAME, REG_QWORD,
+    REG_SZ, STATUS_BUFFER_OVERFLOW, STATUS_BUFFER_TOO_SMALL, STATUS_INVALID_PARAMETER,
+    STATUS_NO_MORE_ENTRIES, STATUS_NOTIFY_CLEANUP, STATUS_OBJECT_NAME_NOT_FOUND, STATUS_SUCCESS,
 };
 use crate::verify::lock;
 
@@ -78,6 +79,66 @@ static TREE: Mutex<BTreeMap<Vec<u16>, Node>> = Mutex::new(BTreeMap::new());
 
 const SEPARATOR: u16 = b'\\' as u16;
 
+/// Who is to be told of a change.
+struct Notice {
+    /// The key, and the handle that it was asked for with.
+    path: Vec<u16>,
+    handle: usize,
+    /// The event, referenced.
+    event: usize,
+    block: usize,
+    filter: u32,
+    tree: bool,
+}
+
+static NOTICES: Mutex<Vec<Notice>> = Mutex::new(Vec::new());
+
+/// A change of a key is told to those who asked. Not under the tree's lock: they may read at once.
+fn changed(path: &[u16], what: u32) {
+    let concerns = |notice: &Notice| {
+        let below = || path.starts_with(&notice.path) && path.get(notice.path.len()) == Some(&SEPARATOR);
+        notice.filter & what != 0 && (notice.path == path || (notice.tree && below()))
+    };
+    let told: Vec<Notice> = lock(&NOTICES).extract_if(.., |notice| concerns(notice)).collect();
+    complete(told, STATUS_SUCCESS);
+}
+
+fn complete(notices: Vec<Notice>, status: NTSTATUS) {
+    for Notice { event, block, .. } in notices {
+        let block = ptr::with_exposed_provenance_mut::<IO_STATUS_BLOCK>(block);
+        let u = IO_STATUS_BLOCK_0 { Status: status };
+        // SAFETY: writable until the event is set, as the caller of ZwNotifyChangeKey promised.
+        unsafe { block.write(IO_STATUS_BLOCK { u, Information: 0 }) };
+        let event = ptr::with_exposed_provenance_mut(event);
+        // SAFETY: an event that is referenced.
+        unsafe { crate::dispatcher::signal(event) };
+        crate::object::dereference("ZwNotifyChangeKey", event);
+    }
+}
+
+/// Tells an event of the next change.
+pub(crate) fn notify(key: &Key, handle: usize, event: usize, block: usize, filter: u32, tree: bool) {
+    // SAFETY: an event that is referenced; page "NtNotifyChangeKey": it is clear until the change.
+    unsafe { crate::dispatcher::reset(ptr::with_exposed_provenance_mut(event)) };
+    lock(&NOTICES).push(Notice { path: key.path.clone(), handle, event, block, filter, tree });
+}
+
+/// The handle of a key is closed: what was asked for with it is over.
+pub(crate) fn key_closed(handle: usize) {
+    let over: Vec<Notice> = lock(&NOTICES).extract_if(.., |notice| notice.handle == handle).collect();
+    complete(over, STATUS_NOTIFY_CLEANUP);
+}
+
+/// Memory is about to be freed: no status block that is still to be written may be in it.
+pub(crate) fn check_freed(start: usize, size: usize) -> Vec<String> {
+    let range = start..start + size;
+    lock(&NOTICES)
+        .iter()
+        .filter(|notice| range.contains(&notice.block))
+        .map(|notice| format!("a change of a key will be written to {:#x}", notice.block))
+        .collect()
+}
+
 /// A key that was opened.
 #[derive(Clone, Debug)]
 pub struct Key {
@@ -97,6 +158,7 @@ pub(crate) fn fold(name: &[u16]) -> Vec<u16> {
 }
 
 pub(crate) fn clear() {
+    lock(&NOTICES).clear();
     lock(&TREE).clear();
 }
 
@@ -113,6 +175,7 @@ impl Registry {
     /// Makes a key and those above it.
     pub fn create_key(self, path: &str) {
         let mut tree = lock(&TREE);
+        let mut made = Vec::new();
         let mut folded = Vec::new();
         for part in path.split('\\').filter(|part| !part.is_empty()) {
             let name: Vec<u16> = part.encode_utf16().collect();
@@ -124,7 +187,12 @@ impl Registry {
                 let security = security
                     .map_or_else(|| Descriptor::of_a_service().bytes(), |above| above.security.clone());
                 tree.insert(folded.clone(), Node { name, values: Vec::new(), security });
+                made.push(folded.clone());
             }
+        }
+        drop(tree);
+        for path in made {
+            changed(parent(&path).unwrap_or_default(), REG_NOTIFY_CHANGE_NAME);
         }
     }
 
@@ -134,6 +202,7 @@ impl Registry {
         let mut below = gone.clone();
         below.push(SEPARATOR);
         lock(&TREE).retain(|path, _| *path != gone && !path.starts_with(&below));
+        changed(parent(&gone).unwrap_or_default(), REG_NOTIFY_CHANGE_NAME);
     }
 
     /// Sets a value, making its key.
@@ -148,6 +217,8 @@ impl Registry {
             Some(entry) => (entry.kind, entry.data) = (kind, data),
             None => node.values.push(Entry { name, kind, data }),
         }
+        drop(tree);
+        changed(&fold_path(path), REG_NOTIFY_CHANGE_LAST_SET);
     }
 
     /// Gives a key a security descriptor, as bytes of the self-relative form, true or not. Keys that are made below it
@@ -161,11 +232,15 @@ impl Registry {
     /// Removes a value. Returns whether it was there.
     pub fn remove(self, path: &str, name: &str) -> bool {
         let folded = fold(&name.encode_utf16().collect::<Vec<_>>());
-        lock(&TREE).get_mut(&fold_path(path)).is_some_and(|node| {
+        let removed = lock(&TREE).get_mut(&fold_path(path)).is_some_and(|node| {
             let before = node.values.len();
             node.values.retain(|entry| fold(&entry.name) != folded);
             node.values.len() != before
-        })
+        });
+        if removed {
+            changed(&fold_path(path), REG_NOTIFY_CHANGE_LAST_SET);
+        }
+        removed
     }
 
     /// A value's type and bytes.

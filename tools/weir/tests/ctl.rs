@@ -124,6 +124,11 @@ fn a_driver_that_stays_is_looked_at_without_an_option() {
     assert!(count > 0);
     let text = running.text(&["ctl", "status"]);
     assert!(text.contains("filters      in force"), "{text}");
+    let settings = status["settings"].as_array().unwrap();
+    let peers = settings.iter().find(|row| row["name"] == "ControlPeers").unwrap();
+    assert_eq!((&peers["origin"], &peers["pending"]), (&"registry".into(), &false.into()));
+    let line = text.lines().find(|line| line.starts_with("ControlPeers")).unwrap();
+    assert!(line.contains("Parameters"), "{text}");
 
     let counters = running.json(&["counters"]);
     let counter = |name: &str| {

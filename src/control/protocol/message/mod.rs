@@ -165,6 +165,9 @@ requests! {
     16 "policy rollback" Operator PolicyRollback: Generation -> Generation;
     /// What the policy says of a connection, and why.
     17 "explain" Observer Explain: Tuple<'a> -> Explanation<'a>;
+    /// The settings that are not at their defaults, that are refused, or that wait for the driver's next start. A driver of
+    /// before does not know this request.
+    18 "settings" Observer Settings: From -> Settings<'a>;
     /// Has events sent, as far as there is credit. A connection has one subscription at a time.
     20 "subscribe" Observer Subscribe: Subscribe<'a> -> Empty;
     /// Lets further events be sent. Mostly without an id.

@@ -7,7 +7,7 @@ use super::events::EventList;
 use super::wire::{self, Field, Item, Key, List, Malformed, NoRoom, Shape, Type, Writer, choices, records};
 use crate::control::protocol::role::Role;
 use crate::policy::{Action, Direction};
-use crate::trace::events::{FailMode, Provider};
+use crate::trace::events::{FailMode, Origin, Provider};
 use crate::trace::{Guid, NtStatus};
 
 named! {
@@ -225,6 +225,31 @@ records! {
     Sessions<'a> {
         /// The connections.
         0 sessions: List<'a, Session<'a>>,
+        /// Where to go on; absent: these were the last.
+        1 next: Option<u32>,
+    }
+
+    /// A setting that is not at its default, of which something is refused, or that waits for the next start.
+    Setting<'a> {
+        /// Its name in the registry.
+        0 name: &'a str,
+        /// Where its value comes from.
+        1 origin: Origin,
+        /// Its value takes effect at the driver's next start; until then, the one that it had holds.
+        2 pending: bool,
+        /// What holds, as the number that stands for it in the registry, if one does.
+        3 value: Option<u32>,
+        /// What holds after the next start, if one does and it is another one.
+        4 next: Option<u32>,
+        /// Why what stands in the service's own key is refused.
+        5 refused: Option<&'a str>,
+        /// Why what stands in the key of policies is refused.
+        6 refused_policy: Option<&'a str>,
+    }
+    /// The settings that are not at their defaults, or some of them.
+    Settings<'a> {
+        /// The settings.
+        0 settings: List<'a, Setting<'a>>,
         /// Where to go on; absent: these were the last.
         1 next: Option<u32>,
     }

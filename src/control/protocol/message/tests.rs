@@ -12,7 +12,7 @@ use super::wire::What;
 use super::*;
 use crate::control::protocol::role::Role;
 use crate::policy::{Action, Direction};
-use crate::trace::events::{CloseReason, Event, Provider};
+use crate::trace::events::{CloseReason, Event, Origin, Provider};
 use crate::trace::{NtStatus, PROVIDER_ID};
 
 /// A CBOR value, to be written as RFC 8949 says and not as the code under test does.
@@ -541,7 +541,7 @@ fn samples(name: &[u16]) -> [Event<'_>; 6] {
             duration: 5,
             reason: CloseReason::Unload,
         },
-        Event::SettingUnknown { name },
+        Event::SettingUnknown { name, origin: Origin::Registry },
         Event::ExtensionRefused {
             session: 1,
             interface: PROVIDER_ID,
@@ -635,9 +635,9 @@ fn events_of_another_version_are_read_as_far_as_they_are_known() {
 #[test]
 fn a_batch_takes_events_until_it_is_full_and_no_longer() {
     let name = [0x41; 20];
-    let mut buffer = [0; 60];
+    let mut buffer = [0; 61];
     let mut batch = Batch::begin(&mut buffer, 5, 0, [].into_iter(), false).unwrap();
-    let event = Event::SettingUnknown { name: &name };
+    let event = Event::SettingUnknown { name: &name, origin: Origin::Registry };
     let mut count = 0;
     while batch.push(1, &event).is_ok() {
         count += 1;

@@ -16,7 +16,7 @@ use super::wire;
 use crate::control::protocol::named;
 use crate::control::protocol::role::Role;
 use crate::policy::{Action, Direction};
-use crate::trace::events::{FailMode, Provider};
+use crate::trace::events::{FailMode, Origin, Provider};
 use crate::trace::{Guid, NtStatus};
 
 /// There is no room for what was to be written; the buffer holds nothing that counts.
@@ -374,6 +374,11 @@ choices! {
         (0, "wsk", "Winsock Kernel."),
         (1, "nmr", "A vendor's module."),
         (2, "builtin", "weir itself."),
+    ];
+    Origin, Origin::from_number, &[
+        (0, "default", "The driver's default."),
+        (1, "registry", "The service's own key."),
+        (2, "policy", "The key of policies."),
     ];
 }
 

@@ -281,6 +281,7 @@ fn next(reply: &Reply<'_>) -> Option<u32> {
         Reply::Counters(part) => part.next,
         Reply::Sessions(part) => part.next,
         Reply::Extensions(part) => part.next,
+        Reply::Settings(part) => part.next,
         Reply::Connections(part) => part.next,
         Reply::PolicyShow(part) => part.next,
         Reply::Explain(part) => part.next,

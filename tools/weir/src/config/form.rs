@@ -111,6 +111,7 @@ pub const fn changes(applies: Applies) -> (&'static str, &'static str) {
     match applies {
         Applies::Restart => ("restart", "at the driver's next start"),
         Applies::Live => ("at-once", "at once"),
+        Applies::Lowered => ("at-once", "at once; more than at the driver's start: at the next one"),
     }
 }
 

@@ -3,12 +3,12 @@
 use std::io::Write;
 use std::net::{IpAddr, SocketAddr};
 
-use weir::control::protocol::message::{Empty, From, Request, Tuple};
+use weir::control::protocol::message::{Empty, ErrorCode, From, Request, Tuple};
 use weir::policy::{Action, Direction, Fields};
 use weir::trace::Guid;
-use weir::trace::events::FailMode;
+use weir::trace::events::{FailMode, Origin};
 
-use crate::client::{Client, Message, json};
+use crate::client::{Client, Error, Message, json};
 use crate::output::{self, Failure, bytes, span, table};
 use crate::policy::{TupleArgs, failed_fields};
 use crate::record;
@@ -38,9 +38,17 @@ macro_rules! rows {
 pub fn status(client: &mut Client, as_json: bool) -> Result<(), Failure> {
     let message = client.ask(&Request::Status(Empty {}))?;
     let status = record!(message, Status)?;
+    let pages = settings(client)?;
+    let rows = rows!(pages, Settings.settings);
     print(
         as_json,
-        || message.json(),
+        || {
+            let mut whole = message.json();
+            if let Some(settings) = json::pages(&pages).get_mut("settings") {
+                whole["settings"] = settings.take();
+            }
+            whole
+        },
         |out| {
             let up = span(status.now.saturating_sub(status.started));
             writeln!(out, "driver       {}, up for {up}, {} processors", status.driver, status.processors)?;
@@ -70,12 +78,45 @@ pub fn status(client: &mut Client, as_json: bool) -> Result<(), Failure> {
             writeln!(out, "connections  {}", status.connections)?;
             writeln!(out, "sessions     {}", status.sessions)?;
             match status.degraded {
-                0 => Ok(()),
-                1 => writeln!(out, "degraded     1 part of the driver is missing"),
-                count => writeln!(out, "degraded     {count} parts of the driver are missing"),
+                0 => {}
+                1 => writeln!(out, "degraded     1 part of the driver is missing")?,
+                count => writeln!(out, "degraded     {count} parts of the driver are missing")?,
             }
+            if rows.is_empty() {
+                return Ok(());
+            }
+            let mut table = table(["setting", "value", "from", ""], &[1]);
+            for row in &rows {
+                let number =
+                    |number: Option<u32>| number.map_or_else(String::new, |number| number.to_string());
+                let mut notes = Vec::new();
+                if row.pending {
+                    let next = row.next.map_or_else(String::new, |next| format!(": {next}"));
+                    notes.push(format!("waits for the next start{next}"));
+                }
+                notes.extend(row.refused.map(|reason| format!("refused in Parameters: {reason}")));
+                notes.extend(row.refused_policy.map(|reason| format!("refused in Policies: {reason}")));
+                table.add_row([row.name, &number(row.value), origin(row.origin), &notes.join("; ")]);
+            }
+            writeln!(out, "\n{table}")
         },
     )
+}
+
+/// The settings that are not at their defaults; none from a driver that does not tell.
+fn settings(client: &mut Client) -> Result<Vec<Message>, Failure> {
+    match client.pages(|from| Request::Settings(From { from })) {
+        Err(Error::Refused(refusal)) if refusal.code == ErrorCode::UnknownRequest => Ok(Vec::new()),
+        pages => Ok(pages?),
+    }
+}
+
+const fn origin(origin: Origin) -> &'static str {
+    match origin {
+        Origin::Default => "default",
+        Origin::Registry => "Parameters",
+        Origin::Policy => "Policies",
+    }
 }
 
 pub fn counters(client: &mut Client, as_json: bool) -> Result<(), Failure> {

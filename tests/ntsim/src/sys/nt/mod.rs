@@ -34,7 +34,7 @@ pub(crate) mod rule {
     pub use super::file::{FILE_ASYNCHRONOUS, FILE_HANDLE, FILE_SYNCHRONOUS};
     pub use super::io::{DEVICE_OWNER, MDL_INVALID, MDL_MEMORY, MDL_NOT_BUILT};
     pub use super::processor::PROCESSOR_RELATION;
-    pub use super::registry::{REGISTRY_ATTRIBUTES, REGISTRY_BUFFER, REGISTRY_HANDLE};
+    pub use super::registry::{REGISTRY_ATTRIBUTES, REGISTRY_BUFFER, REGISTRY_HANDLE, REGISTRY_NOTIFY};
     pub use super::rundown::{RUNDOWN_RELEASE, RUNDOWN_STATE};
 }
 
@@ -60,7 +60,7 @@ pub use irql::{
 };
 pub use object::{
     ObReferenceObject, ObReferenceObjectByHandle, ObfDereferenceObject, ObfReferenceObject,
-    PsCreateSystemThread, PsTerminateSystemThread, ZwClose, ZwWaitForSingleObject,
+    PsCreateSystemThread, PsTerminateSystemThread, ZwClose, ZwCreateEvent, ZwWaitForSingleObject,
 };
 pub use pool::{
     EX_ALLOCATE_POOL2, EX_ALLOCATE_POOL3, ExAllocatePool2, ExAllocatePool3, ExAllocatePoolWithTag,
@@ -70,7 +70,7 @@ pub use processor::{
     KeDeregisterProcessorChangeCallback, KeQueryLogicalProcessorRelationship,
     KeRegisterProcessorChangeCallback,
 };
-pub use registry::{ZwEnumerateKey, ZwEnumerateValueKey, ZwOpenKey, ZwQueryValueKey};
+pub use registry::{ZwEnumerateKey, ZwEnumerateValueKey, ZwNotifyChangeKey, ZwOpenKey, ZwQueryValueKey};
 pub use routine::{InitSafeBootMode, MmGetSystemRoutineAddress};
 pub use rundown::{
     ExAcquireRundownProtection, ExInitializeRundownProtection, ExReInitializeRundownProtection,

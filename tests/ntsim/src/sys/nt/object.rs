@@ -1,11 +1,13 @@
 //! Threads, handles and object references: wdm.h, ntifs.h.
 
+use super::registry::REGISTRY_HANDLE;
 use super::types::{
-    ACCESS_MASK, BOOLEAN, HANDLE, KPROCESSOR_MODE, LONG_PTR, NTSTATUS, PASSIVE_LEVEL, PCLIENT_ID, PHANDLE,
-    PKSTART_ROUTINE, PLARGE_INTEGER, POBJECT_ATTRIBUTES, POBJECT_HANDLE_INFORMATION, POBJECT_TYPE, PVOID,
-    ULONG,
+    ACCESS_MASK, BOOLEAN, EVENT_TYPE, HANDLE, KPROCESSOR_MODE, LONG_PTR, NTSTATUS, NotificationEvent,
+    OBJ_KERNEL_HANDLE, PASSIVE_LEVEL, PCLIENT_ID, PHANDLE, PKSTART_ROUTINE, PLARGE_INTEGER,
+    POBJECT_ATTRIBUTES, POBJECT_HANDLE_INFORMATION, POBJECT_TYPE, PVOID, ULONG,
 };
-use super::{DISPATCH_LEVEL, STATUS_INSUFFICIENT_RESOURCES, STATUS_INVALID_PARAMETER, STATUS_SUCCESS};
+use super::{DISPATCH_LEVEL, FALSE, STATUS_INSUFFICIENT_RESOURCES, STATUS_INVALID_PARAMETER, STATUS_SUCCESS};
+use crate::dispatcher::object_type;
 use crate::irql::require_at_most;
 use crate::object::{self, THREAD_NOT_SYSTEM};
 use crate::verify::violation;
@@ -124,7 +126,40 @@ pub unsafe extern "system-unwind" fn ZwClose(handle: HANDLE) -> NTSTATUS {
     object::close(API, handle)
 }
 
-/// Page "ZwWaitForSingleObject" (ntifs.h): PASSIVE_LEVEL. Waits for the thread behind a handle.
+/// Page "ZwCreateEvent" (ntifs.h): PASSIVE_LEVEL.
+///
+/// # Safety
+/// `event` is writable, `attributes` NULL or valid.
+pub unsafe extern "system-unwind" fn ZwCreateEvent(
+    event: PHANDLE,
+    access: ACCESS_MASK,
+    attributes: POBJECT_ATTRIBUTES,
+    kind: EVENT_TYPE,
+    state: BOOLEAN,
+) -> NTSTATUS {
+    const API: &str = "ZwCreateEvent";
+    require_at_most(API, PASSIVE_LEVEL);
+    // SAFETY: as the caller promises.
+    let kernel = unsafe { attributes.as_ref() }
+        .is_some_and(|attributes| attributes.Attributes & OBJ_KERNEL_HANDLE != 0);
+    if !kernel && !irql::is_system_thread() {
+        violation(&REGISTRY_HANDLE, API, "OBJ_KERNEL_HANDLE is missing");
+    }
+    if fault::fail(API) {
+        return STATUS_INSUFFICIENT_RESOURCES;
+    }
+    let kind = if kind == NotificationEvent {
+        object_type::NOTIFICATION_EVENT
+    } else {
+        object_type::SYNCHRONIZATION_EVENT
+    };
+    let made = object::create_event(API, kind, state != FALSE, access);
+    // SAFETY: as the caller promises.
+    unsafe { event.write(made) };
+    STATUS_SUCCESS
+}
+
+/// Page "ZwWaitForSingleObject" (ntifs.h): PASSIVE_LEVEL. Waits for the thread or event behind a handle.
 ///
 /// # Safety
 /// `timeout` is NULL or readable.

@@ -1,11 +1,15 @@
 //! The registry: wdm.h, all at PASSIVE_LEVEL.
 
 use super::types::{
-    ACCESS_MASK, HANDLE, KEY_ENUMERATE_SUB_KEYS, KEY_INFORMATION_CLASS, KEY_QUERY_VALUE,
-    KEY_VALUE_INFORMATION_CLASS, NTSTATUS, OBJ_KERNEL_HANDLE, PASSIVE_LEVEL, PHANDLE, POBJECT_ATTRIBUTES,
-    PULONG, PUNICODE_STRING, PVOID, ULONG,
+    ACCESS_MASK, BOOLEAN, EVENT_MODIFY_STATE, HANDLE, KEY_ENUMERATE_SUB_KEYS, KEY_INFORMATION_CLASS,
+    KEY_NOTIFY, KEY_QUERY_VALUE, KEY_VALUE_INFORMATION_CLASS, NTSTATUS, OBJ_KERNEL_HANDLE, PASSIVE_LEVEL,
+    PHANDLE, PIO_APC_ROUTINE, PIO_STATUS_BLOCK, POBJECT_ATTRIBUTES, PULONG, PUNICODE_STRING, PVOID,
+    REG_NOTIFY_CHANGE_LAST_SET, REG_NOTIFY_CHANGE_NAME, ULONG,
 };
-use super::{OBJECT_ATTRIBUTES, STATUS_INSUFFICIENT_RESOURCES, STATUS_INVALID_PARAMETER, STATUS_SUCCESS};
+use super::{
+    FALSE, OBJECT_ATTRIBUTES, STATUS_INSUFFICIENT_RESOURCES, STATUS_INVALID_PARAMETER, STATUS_PENDING,
+    STATUS_SUCCESS,
+};
 use crate::irql::{is_system_thread, require_at_most};
 use crate::registry::{self, Output};
 use crate::verify::violation;
@@ -15,6 +19,7 @@ rules! {
     REGISTRY_HANDLE = ("handle that a user process could reach", "ZwOpenKey");
     REGISTRY_ATTRIBUTES = ("bad object attributes", "InitializeObjectAttributes");
     REGISTRY_BUFFER = ("buffer not aligned for what is written to it", "ZwQueryValueKey");
+    REGISTRY_NOTIFY = ("bad request for a notification", "ZwNotifyChangeKey");
 }
 
 /// # Safety
@@ -154,4 +159,59 @@ pub unsafe extern "system-unwind" fn ZwEnumerateKey(
     let output = Output { buffer: information.cast(), length, result_length };
     // SAFETY: as the caller promises.
     unsafe { registry::enumerate_key(&key, index, class, &output) }
+}
+
+/// Page "ZwNotifyChangeKey": PASSIVE_LEVEL, KEY_NOTIFY. Told once, by the event; the status block is written before it is
+/// set. Page "RegNotifyChangeKeyValue": closing the key sets the event as well; that the key itself is deleted is not told.
+/// Here a driver must not wait in the call, and must not have a routine called: it could outlive the image.
+///
+/// # Safety
+/// `block` is writable until the event is set.
+pub unsafe extern "system-unwind" fn ZwNotifyChangeKey(
+    key: HANDLE,
+    event: HANDLE,
+    routine: PIO_APC_ROUTINE,
+    _context: PVOID,
+    block: PIO_STATUS_BLOCK,
+    filter: ULONG,
+    tree: BOOLEAN,
+    buffer: PVOID,
+    size: ULONG,
+    asynchronous: BOOLEAN,
+) -> NTSTATUS {
+    const API: &str = "ZwNotifyChangeKey";
+    const KNOWN: ULONG = REG_NOTIFY_CHANGE_NAME | REG_NOTIFY_CHANGE_LAST_SET | 2 | 8;
+    let handle = key;
+    let key = match enter(API, key, KEY_NOTIFY) {
+        Ok(key) => key,
+        Err(status) => return status,
+    };
+    let problem = if asynchronous == FALSE || event.is_null() {
+        "the caller would wait in it"
+    } else if routine.is_some() {
+        "a routine that can outlive the image"
+    } else if !buffer.is_null() || size != 0 {
+        "a buffer, which is reserved"
+    } else if filter == 0 || filter & !KNOWN != 0 {
+        "unknown changes, or none"
+    } else if block.is_null() {
+        "no status block"
+    } else {
+        return match object::reference_event(API, event, EVENT_MODIFY_STATE) {
+            Ok(event) => {
+                registry::notify(
+                    &key,
+                    handle.addr(),
+                    event.addr(),
+                    block.expose_provenance(),
+                    filter,
+                    tree != FALSE,
+                );
+                STATUS_PENDING
+            }
+            Err(status) => status,
+        };
+    };
+    violation(&REGISTRY_NOTIFY, API, problem);
+    STATUS_INVALID_PARAMETER
 }
