@@ -22,11 +22,11 @@
 //!
 //! # Stop
 //! The one order in which nothing is left behind, also for a start that failed half-way (`Driver::stop`): the watch of
-//! the settings, so that nothing changes any more; control
-//! sockets, so that nobody steers a driver that is going, and while the policy still holds, for their end may take a
-//! while; the policies' steward, which takes back what was not confirmed; filters, with the subscription to the
-//! engine's state and the session; the gate of the callouts; flow contexts; callouts; rings, of which no more are made for
-//! processors that are added; dispatcher, which delivers what is left; what would go into a dump; guard, for whom the start has ended well by now; device.
+//! the settings, so that nothing changes any more; control sockets, so that nobody steers a driver that is going, and
+//! while the policy still holds, for their end may take a while; the policies' steward, which takes back what was not
+//! confirmed; filters, with the subscription to the engine's state and the session; the gate of the callouts; flow
+//! contexts; callouts; rings, of which no more are made for processors that are added; dispatcher, which delivers what is
+//! left; what would go into a dump; the guard, for whom the start has ended well by now; device.
 
 use core::ptr::{NonNull, null_mut};
 use core::sync::atomic::{AtomicPtr, Ordering};

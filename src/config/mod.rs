@@ -24,7 +24,10 @@ mod watch;
 #[cfg(kernel)]
 pub use live::{Live, Running};
 #[cfg(kernel)]
-pub use load::{Book, Guarding, Loaded, POLICIES, Page, RegistryPolicy, Rejected, Row, Shared, guarding, load, policy_image};
+pub use load::{
+    Book, Guarding, Loaded, POLICIES, Page, RegistryPolicy, Rejected, Row, Shared, guarding, load,
+    policy_image,
+};
 pub use schema::Settings;
 #[cfg(kernel)]
 pub use watch::{Rereads, Watcher};

@@ -108,7 +108,7 @@ impl Hub {
         budget: &Budget,
     ) -> core::result::Result<(), NotTaken> {
         let subscription = Subscription::new(id, request).map_err(NotTaken::Refused)?;
-        let subscription = PoolBox::try_new(tags::CONTROL, subscription).map_err(NotTaken::Memory)?;
+        let subscription = PoolBox::try_copy(tags::CONTROL, &subscription).map_err(NotTaken::Memory)?;
         let (log, grown) = first_log(budget).map_err(NotTaken::Memory)?;
         let follower = Follower {
             place,

@@ -59,7 +59,7 @@ pub enum Offered {
 }
 
 /// A subscription.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Subscription {
     /// The id of the request.
     id: u64,
@@ -76,7 +76,7 @@ pub struct Subscription {
 }
 
 // A session holds one.
-const _: () = assert!(size_of::<Subscription>() <= 512);
+const _: () = assert!(size_of::<Subscription>() <= 768);
 
 /// How the connections that were open already stand.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

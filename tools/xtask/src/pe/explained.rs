@@ -52,6 +52,7 @@ const ROOTS: &[(&str, Kind)] = &[
     ("weir::unload", Kind::Stop),
     // The first routine of every thread, and what it calls by pointer.
     ("weir::kernel::thread::start", Kind::Thread),
+    ("weir::config::watch::run", Kind::Thread),
     ("weir::control::worker::run", Kind::Thread),
     ("weir::dispatch::run", Kind::Thread),
     ("weir::guard::run", Kind::Thread),

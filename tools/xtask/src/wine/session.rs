@@ -220,10 +220,28 @@ impl<'a> Session<'a> {
     /// # Errors
     /// The registry cannot be written.
     pub fn set_number(&self, name: &str, number: u32) -> Result<(), String> {
-        let key = format!(r"{MACHINE}\{SERVICES}\{SERVICE}\Parameters");
-        let number = number.to_string();
-        let arguments = ["reg", "add", &key, "/v", name, "/t", "REG_DWORD", "/d", &number, "/f"];
-        self.program(&arguments).map(drop)
+        self.set(
+            &format!(r"{MACHINE}\{SERVICES}\{SERVICE}\Parameters"),
+            name,
+            "REG_DWORD",
+            &number.to_string(),
+        )
+    }
+
+    /// Sets a value, as somebody does who types it.
+    ///
+    /// # Errors
+    /// The registry cannot be written.
+    pub fn set(&self, key: &str, name: &str, kind: &str, data: &str) -> Result<(), String> {
+        self.program(&["reg", "add", key, "/v", name, "/t", kind, "/d", data, "/f"]).map(drop)
+    }
+
+    /// Deletes a key.
+    ///
+    /// # Errors
+    /// The registry cannot be written.
+    pub fn delete_key(&self, key: &str) -> Result<(), String> {
+        self.program(&["reg", "delete", key, "/f"]).map(drop)
     }
 
     /// Removes the driver's service, with all that is below its key.

@@ -1,11 +1,14 @@
 //! The registry: what it says is in force after a restart, and what is wrong in it is refused with an event.
 
+use weir::control::protocol::message::{From, Request};
+
 use super::super::Run;
 use super::super::client::Raw;
+use super::super::peer::Peer;
 use super::super::registry::Value;
 use super::super::report::Report;
 use super::super::session::Session;
-use super::control::{closed, connected, hang_up};
+use super::control::{closed, connected, end, hang_up, items};
 use super::{Parameters, ensure, load, unload};
 
 /// An extension interface that nobody provides.
@@ -83,6 +86,81 @@ pub fn run(session: &mut Session, run: &Run, report: &mut Report) -> Result<(), 
     session.events.one("FiltersInForce", |_| true)?;
     ensure(Raw::connect(parameters.port).is_err(), || "the control port is open all the same".to_owned())?;
     report.held("without an interface that the registry says is required the control port stays shut, and that is told");
+
+    unload(session)?;
+    let parameters = Parameters::new(run)?;
+    load(session, &parameters, 0, report)?;
+    live(session, run, &parameters, report)
+}
+
+const PARAMETERS: &str = r"HKLM\SYSTEM\CurrentControlSet\Services\weir\Parameters";
+const POLICIES: &str = r"HKLM\SYSTEM\CurrentControlSet\Policies\weir";
+
+/// The next change that is told is of that setting, and from there.
+fn changed(session: &mut Session, name: &str, effect: &str, origin: &str) -> Result<(), String> {
+    let changed = session.events.one("SettingChanged", |event| event.text("name") == name)?;
+    let right = changed.text("effect") == effect && changed.text("origin") == origin;
+    ensure(right, || format!("{changed:?}, but {effect} and {origin} were expected"))?;
+    session.events.mark()
+}
+
+/// Settings that are changed while the driver runs, with the system's own program.
+fn live(
+    session: &mut Session,
+    run: &Run,
+    parameters: &Parameters,
+    report: &mut Report,
+) -> Result<(), String> {
+    let unwatched = session.events.count("SettingsUnwatched")?;
+    ensure(unwatched == 0, || "the registry does not tell of changes".to_owned())?;
+    let cast = &run.cast;
+    let operator = connected(session, cast, &cast.operator, parameters.port)?;
+    let observer = connected(session, cast, &cast.observer, parameters.port)?;
+    session.events.mark()?;
+    let remaining = parameters.peers.first().ok_or("no peers")?;
+    session.set(PARAMETERS, "ControlPeers", "REG_MULTI_SZ", remaining)?;
+    let ended = end(session, observer.session())?;
+    changed(session, "ControlPeers", "now", "registry")?;
+    ensure(Peer::connect(cast, &cast.observer, parameters.port).is_err(), || {
+        "one who is no peer any more was let in".to_owned()
+    })?;
+    closed(session, hang_up(operator))?;
+    drop(observer);
+    report.held(&format!(
+        "a peer that is taken out of the registry while the driver runs is ended ({ended:#X}), and is a stranger then"
+    ));
+
+    session.events.mark()?;
+    session.set(PARAMETERS, "RingRecords", "REG_DWORD", "2048")?;
+    changed(session, "RingRecords", "next-start", "registry")?;
+    session.set(PARAMETERS, "VerdictSampling", "REG_DWORD", "7")?;
+    changed(session, "VerdictSampling", "now", "registry")?;
+    session.set(PARAMETERS, "VerdictSampling", "REG_SZ", "hostile")?;
+    let refused = session.events.one("SettingRefused", |event| event.text("name") == "VerdictSampling")?;
+    ensure(refused.text("reason") == "wrong-type" && refused.text("origin") == "registry", || {
+        format!("{refused:?}")
+    })?;
+    session.events.one("SettingsRead", |_| true)?;
+    ensure(session.events.count("SettingChanged")? == 0, || "a refused value was taken".to_owned())?;
+    report.held(
+        "a change is told with when it takes effect; a value of another type is refused, and changes nothing",
+    );
+
+    session.set(PARAMETERS, "VerdictSampling", "REG_DWORD", "7")?;
+    session.events.one("SettingsRead", |_| true)?;
+    session.events.mark()?;
+    session.set(POLICIES, "VerdictSampling", "REG_DWORD", "3")?;
+    changed(session, "VerdictSampling", "now", "policy")?;
+    let mut operator = connected(session, cast, &cast.operator, parameters.port)?;
+    let settings = operator.list(|from| Request::Settings(From { from }))?;
+    let row = items(&settings, "settings")?.iter().find(|row| row["name"] == "VerdictSampling").cloned();
+    let row = row.unwrap_or_default();
+    ensure(row["origin"] == "policy" && row["value"] == 3, || format!("{settings}"))?;
+    closed(session, hang_up(operator))?;
+    session.events.mark()?;
+    session.delete_key(POLICIES)?;
+    changed(session, "VerdictSampling", "now", "registry")?;
+    report.held("the key of policies comes first while it is there, and whoever asks is told so");
 
     unload(session)?;
     load(session, &Parameters::new(run)?, 0, report)
