@@ -127,7 +127,7 @@ fn a_driver_that_stays_is_looked_at_without_an_option() {
     let settings = status["settings"].as_array().unwrap();
     let peers = settings.iter().find(|row| row["name"] == "ControlPeers").unwrap();
     assert_eq!((&peers["origin"], &peers["pending"]), (&"registry".into(), &false.into()));
-    let line = text.lines().find(|line| line.starts_with("ControlPeers")).unwrap();
+    let line = text.lines().find(|line| line.trim_start().starts_with("ControlPeers")).unwrap();
     assert!(line.contains("Parameters"), "{text}");
 
     let counters = running.json(&["counters"]);
