@@ -12,7 +12,7 @@ use ntsim::file::{Contents, after_power_loss};
 use ntsim::registry::Value as Registry;
 use ntsim::{Clock, Config};
 use weir::config::schema::Place;
-use weir::config::{self, Loaded};
+use weir::config::{self, Loaded, Rereads};
 use weir::control::protocol::message::{ErrorCode, PolicyState};
 use weir::kernel::Status;
 use weir::kernel::event::{Event, Kind};
@@ -95,6 +95,11 @@ impl<'m> House<'m> {
             self.policies.with_current(&mut passive(), |policy| policy.map(|policy| *policy.digest()));
         assert_eq!(digest, self.status().digest, "the status is of another policy");
         digest
+    }
+
+    /// The same while the thread is at work, which tells it after it is so.
+    fn digest_now(&self) -> Option<[u8; 32]> {
+        self.policies.with_current(&mut passive(), |policy| policy.map(|policy| *policy.digest()))
     }
 
     #[track_caller]
@@ -646,6 +651,92 @@ fn a_volume_that_comes_later_brings_its_policy_unless_one_was_applied() {
         }
         machine.finish();
     }
+}
+
+/// A house in which the registry's policy, `blocks(23)`, decides over one that was confirmed while there was none.
+fn overruled(machine: &Machine) -> House<'_> {
+    let house = House::start(machine);
+    house.apply_and_confirm(&blocks(24));
+    machine.set("PolicyImage", Registry::Binary(blocks(23)));
+    house.desk.reread(&mut passive());
+    house
+        .pass_time_until("the registry's policy decides", || house.digest_now() == Some(digest(&blocks(23))));
+    machine.events.clear();
+    house
+}
+
+#[test]
+fn a_policy_that_is_taken_out_of_the_registry_decides_on_while_the_store_cannot_be_read() {
+    let machine = boot();
+    let house = overruled(&machine);
+    let files = machine.sim.files();
+    let held = files.read(&slot(0)).unwrap();
+    // The whole directory, and the one file: again and again.
+    for whole in [true, false] {
+        if whole {
+            files.set_present(false);
+        } else {
+            machine.set("PolicyImage", Registry::Binary(blocks(23)));
+            house.desk.reread(&mut passive());
+            let again = || house.digest_now() == Some(digest(&blocks(23)));
+            house.pass_time_until("the registry's policy decides", again);
+            machine.events.clear();
+            files.remove(&slot(0));
+            files.create_directory(&slot(0));
+        }
+        machine.sim.registry().remove(PARAMETERS, "PolicyImage");
+        house.desk.reread(&mut passive());
+        house.pass_time_until("the store is tried several times", || {
+            machine.events.named("PolicyStoreRefused").len() > 7
+        });
+        house.decides(&blocks(23));
+        if whole {
+            files.set_present(true);
+        } else {
+            files.remove(&slot(0));
+            files.write(&slot(0), &held);
+        }
+        house.pass_time_until("the stored one decides", || house.digest_now() == Some(digest(&blocks(24))));
+        assert!(machine.events.named("PolicyAbsent").is_empty());
+    }
+    house.stop();
+    machine.finish();
+}
+
+#[test]
+fn a_policy_that_is_taken_out_of_the_registry_is_gone_once_the_store_has_none() {
+    let machine = boot();
+    machine.set("PolicyImage", Registry::Binary(blocks(23)));
+    let house = House::start(&machine);
+    machine.sim.files().set_present(false);
+    machine.events.clear();
+    machine.sim.registry().remove(PARAMETERS, "PolicyImage");
+    house.desk.reread(&mut passive());
+    machine.events.wait_for("PolicyStoreRefused", 1);
+    house.decides(&blocks(23));
+    machine.sim.files().set_present(true);
+    house.pass_time_until("nothing decides", || house.digest_now().is_none());
+    machine.events.wait_for("PolicyAbsent", 1);
+    house.stop();
+    machine.finish();
+}
+
+#[test]
+fn whatever_call_fails_while_the_registrys_policy_is_taken_away_one_decides() {
+    each_call_fails("follow", 10, |plan| {
+        let machine = boot();
+        let house = overruled(&machine);
+        machine.sim.registry().remove(PARAMETERS, "PolicyImage");
+        under(&machine, plan, || {
+            house.desk.reread(&mut passive());
+            house.pass_time_until("the stored one decides", || {
+                house.digest_now() == Some(digest(&blocks(24)))
+            });
+        });
+        assert!(machine.events.named("PolicyAbsent").is_empty(), "{plan:?}");
+        house.stop();
+        machine.finish();
+    });
 }
 
 #[test]

@@ -89,6 +89,7 @@ impl Steward {
             registry: Some(NO_DIGEST),
             unfit: false,
             late: None,
+            withdrawn: false,
             outdated: None,
             fail_mode: sources.fail_mode,
         };
@@ -128,8 +129,10 @@ struct Work {
     registry: Option<[u8; 32]>,
     /// There is a policy in the registry that is none.
     unfit: bool,
-    /// The store could not be read, and nobody has confirmed a policy since the start.
+    /// The store could not be read, and nobody has confirmed a policy since.
     late: Option<Late>,
+    /// The registry's policy is gone, and what decides does so only until it is known whether a stored one is to.
+    withdrawn: bool,
     /// When the registry's policy, which is another one, is looked at, since boot.
     outdated: Option<Interval>,
     /// What decides while there is no policy.
@@ -262,19 +265,21 @@ impl Work {
             // Told by the policy itself.
             Some(Err(Unfit::Image(_))) => {
                 self.registry = Some(digest);
+                self.withdrawn = false;
                 return;
             }
         };
         self.registry = Some(digest);
         self.unfit = false;
-        let stored = self.store.as_mut().and_then(|store| store.read(passive).ok().flatten());
+        self.late = None;
+        self.withdrawn = policy.is_none();
+        let stored = self.read_store(passive, FIRST_RETRY);
         let newest = stored.as_ref().is_some_and(|stored| self.is_newest(stored));
         if !(newest && self.restore(passive, stored)) {
             if let Some(policy) = policy {
                 drop(self.put(passive, policy));
             } else {
-                drop(self.policies.publish(passive, None));
-                trace::emit(&trace::Event::PolicyAbsent { fail_mode: self.fail_mode });
+                self.withdraw(passive);
             }
         }
         self.tell_status(passive);
@@ -297,6 +302,7 @@ impl Work {
             Ok(policy) => {
                 trace::emit(&trace::Event::PolicyStoreRead { slot, sequence: header.sequence });
                 drop(self.put(passive, policy));
+                self.withdrawn = false;
                 true
             }
             // Either has been told. There may be memory later.
@@ -310,17 +316,39 @@ impl Work {
 
     /// Tries again to read the store.
     fn retry(&mut self, passive: &mut Passive, delay: Interval) {
-        let Some(store) = &mut self.store else { return };
-        if let Ok(stored) = store.read(passive) {
-            let newest = stored.as_ref().is_some_and(|stored| self.is_newest(stored));
-            // What was confirmed once is better than nothing.
-            if newest || (self.unfit && self.generation(passive) == 0) {
-                self.restore(passive, stored);
-                self.tell_status(passive);
-            }
-        } else {
-            let delay = Interval::from_100ns(delay.as_100ns().saturating_mul(2)).min(LONGEST_RETRY);
+        let delay = Interval::from_100ns(delay.as_100ns().saturating_mul(2)).min(LONGEST_RETRY);
+        let stored = self.read_store(passive, delay);
+        let newest = stored.as_ref().is_some_and(|stored| self.is_newest(stored));
+        // What was confirmed once is better than nothing.
+        let decides = newest || (stored.is_some() && self.unfit && self.generation(passive) == 0);
+        if !(decides && self.restore(passive, stored)) {
+            self.withdraw(passive);
+        }
+        self.tell_status(passive);
+    }
+
+    /// What the store has; if that could not be found out, which the store has told, it is tried again.
+    fn read_store(&mut self, passive: &Passive, delay: Interval) -> Option<Stored> {
+        let store = self.store.as_mut()?;
+        let read = store.read(passive);
+        let unknown = match &read {
+            Err(_) => true,
+            // Enforcement does not end for want of what may be there.
+            Ok(None) => self.withdrawn && store.is_unreadable(),
+            Ok(Some(_)) => false,
+        };
+        if unknown {
             self.late = Some(Late { due: after(delay), delay });
+        }
+        read.ok().flatten()
+    }
+
+    /// Lets a policy that is gone from the registry decide no longer, once it is known that no stored one is to.
+    fn withdraw(&mut self, passive: &mut Passive) {
+        if self.withdrawn && self.late.is_none() {
+            self.withdrawn = false;
+            drop(self.policies.publish(passive, None));
+            trace::emit(&trace::Event::PolicyAbsent { fail_mode: self.fail_mode });
         }
     }
 
@@ -406,6 +434,7 @@ impl Work {
         drop(confirmed);
         // Whatever the store had is older.
         self.late = None;
+        self.withdrawn = false;
         self.tell_status(passive);
         trace::emit(&trace::Event::PolicyConfirmed { generation, stored, session: ticket.session });
         Ok(Done::Confirmed { generation })

@@ -56,6 +56,8 @@ pub struct Store {
     highest: u64,
     /// How often slots could not be read.
     failures: u8,
+    /// What might count could not be read, the last time.
+    unreadable: bool,
     /// A slot that was written to in vain, and might count all the same.
     torn: Option<u8>,
 }
@@ -82,7 +84,14 @@ impl Store {
                 Location::At(PoolSlice::try_from_fn(tags::STORE, path.len(), unit)?)
             }
         };
-        Ok(Some(Self { location, newest: Newest::Unknown, highest: 0, failures: 0, torn: None }))
+        Ok(Some(Self {
+            location,
+            newest: Newest::Unknown,
+            highest: 0,
+            failures: 0,
+            unreadable: false,
+            torn: None,
+        }))
     }
 
     fn open<'p>(&self, passive: &'p Passive) -> Result<Directory<'p>> {
@@ -123,6 +132,7 @@ impl Store {
                 }
             }
         }
+        self.unreadable = failed.is_some();
         // An older policy, or none, does not take the place of one that only cannot be read now; but not for ever.
         if let Some(status) = failed
             && self.failures < MOST_FAILURES
@@ -132,6 +142,11 @@ impl Store {
         }
         self.newest = Newest::of(newest.as_ref());
         Ok(newest)
+    }
+
+    /// Whether a policy may be there that [`read`](Self::read) left out the last time, since it could not be read.
+    pub const fn is_unreadable(&self) -> bool {
+        self.unreadable
     }
 
     /// Writes the policy in force, and waits until it counts. `registry` is the digest of the registry's policy.
