@@ -39,7 +39,10 @@ impl Bucket {
     /// # Errors
     /// None is left, and nothing was taken.
     pub fn take(&mut self, rate: Rate, now: u64) -> Result<(), TooOften> {
-        let full_at = self.full_at.max(now);
+        // Further ahead than an empty one is only what was taken at another rate, a slower one or one of more at once.
+        let empty = rate.interval.saturating_mul(u64::from(rate.burst.max(1)));
+        let full_at = self.full_at.max(now).min(now.saturating_add(empty));
+        self.full_at = full_at;
         let most = rate.interval.saturating_mul(u64::from(rate.burst.saturating_sub(1)));
         let ahead = full_at.saturating_sub(now);
         if ahead > most {
@@ -181,6 +184,23 @@ mod tests {
         assert!(limiter.admit(0, v4(1)).is_err());
         assert_eq!(limiter.admit(10_000, v4(77)), Ok(()), "the table has aged");
         assert_eq!(limiter.admit(10_000, v4(77)), Ok(()));
+    }
+
+    #[test]
+    fn who_has_used_up_one_rate_waits_no_longer_than_an_interval_of_another() {
+        let slow = Rate { burst: 32, interval: 600_000_000 };
+        for quick in [Rate { burst: 32, interval: 5_000_000 }, Rate { burst: 2, interval: 5_000_000 }] {
+            // With a place of its own, and among those who share one.
+            for places in [1, 0] {
+                let mut limiter = Limiter::new(slow, vec![Entry::default(); places]);
+                while limiter.admit(1000, v4(1)).is_ok() {}
+                limiter.set_rate(quick);
+                assert_eq!(limiter.admit(1000, v4(1)), Err(TooOften { wait: quick.interval }));
+                let then = 1000 + quick.interval;
+                assert_eq!(limiter.admit(then, v4(1)), Ok(()));
+                assert!(limiter.admit(then, v4(1)).is_err());
+            }
+        }
     }
 
     #[test]
