@@ -383,6 +383,130 @@ fn whom_to_dial_is_held_against_the_peers_that_come_with_it() {
 }
 
 #[test]
+fn a_policy_that_is_withdrawn_holds_no_longer_whatever_stands_in_the_other_key() {
+    let sim = boot();
+    let registry = sim.registry();
+    let peers = |name: &str| Value::MultiSz(vec![format!("{name}=operator:{:064x}", 9)]);
+    let mistake = || Value::MultiSz(vec!["mistake".into()]);
+    let index = TABLE.iter().position(|setting| setting.name == "ControlPeers").unwrap();
+    // What the service's key gives before, in the meantime, and when the policy goes; and who is a peer then.
+    let absent = None;
+    for (before, meanwhile, after, then) in [
+        (absent.clone(), mistake(), mistake(), ""),
+        (Some(peers("own")), mistake(), mistake(), "own"),
+        (absent.clone(), peers("own"), mistake(), "own"),
+        (Some(peers("old")), mistake(), peers("own"), "own"),
+        (Some(mistake()), mistake(), mistake(), ""),
+    ] {
+        let mut book = load().0.book;
+        let mut again = || {
+            let read = book.read(&passive()).unwrap();
+            let row = read.page.rows[index];
+            let names: String = read
+                .page
+                .settings
+                .control_peers
+                .as_slice()
+                .iter()
+                .map(|peer| peer.name.to_string())
+                .collect();
+            book.keep(read);
+            (names, row.origin, row.registry.is_some(), row.policy.is_some())
+        };
+        if let Some(before) = before {
+            registry.set(PARAMETERS, "ControlPeers", before);
+            again();
+        }
+        registry.set(POLICIES, "ControlPeers", peers("fleet"));
+        assert_eq!(again(), ("fleet".into(), Origin::Policy, false, false));
+        registry.set(PARAMETERS, "ControlPeers", meanwhile);
+        assert_eq!(again(), ("fleet".into(), Origin::Policy, false, false));
+        registry.set(PARAMETERS, "ControlPeers", after.clone());
+        assert!(registry.remove(POLICIES, "ControlPeers"));
+        let origin = if then.is_empty() { Origin::Default } else { Origin::Registry };
+        let refused = after == mistake();
+        assert_eq!(again(), (then.into(), origin, refused, false));
+        // And what is refused among the policies after that does not bring it back.
+        registry.set(POLICIES, "ControlPeers", mistake());
+        assert_eq!(again(), (then.into(), origin, refused, true));
+        registry.delete_key(POLICIES);
+        registry.delete_key(PARAMETERS);
+        drop(book);
+    }
+    assert_clean(&sim);
+}
+
+#[test]
+fn a_withdrawn_image_decides_on_while_the_other_key_has_none_that_can_be_taken() {
+    let sim = boot();
+    let mut book = load().0.book;
+    sim.registry().set(POLICIES, "PolicyImage", Value::Binary(vec![1]));
+    let read = book.read(&passive()).unwrap();
+    assert!(read.is_other_image);
+    book.keep(read);
+    sim.registry().set(PARAMETERS, "PolicyImage", Value::Dword(1));
+    sim.registry().delete_key(POLICIES);
+    let read = book.read(&passive()).unwrap();
+    assert!(!read.is_other_image && read.image.is_none());
+    book.keep(read);
+    sim.registry().delete_key(PARAMETERS);
+    assert!(book.read(&passive()).unwrap().is_other_image);
+    drop(book);
+    assert_clean(&sim);
+}
+
+#[test]
+fn a_dial_of_the_policies_that_names_no_peer_leaves_that_of_the_other_key() {
+    let sim = boot();
+    let peers = Value::MultiSz(vec![format!("a=observer:{:064x}", 1), format!("b=observer:{:064x}", 2)]);
+    let dials = |name: &str| Value::MultiSz(vec![format!("{name}@192.0.2.1:1")]);
+    let index = TABLE.iter().position(|setting| setting.name == "ControlDial").unwrap();
+    sim.registry().set(PARAMETERS, "ControlPeers", peers);
+    sim.registry().set(PARAMETERS, "ControlDial", dials("a"));
+    sim.registry().set(POLICIES, "ControlDial", dials("c"));
+    let who = |page: &config::Page| {
+        let row = page.rows[index];
+        let names: String =
+            page.settings.control_dial.as_slice().iter().map(|dial| dial.peer.to_string()).collect();
+        (names, row.origin, row.registry.is_some(), row.policy.is_some())
+    };
+    // After a start.
+    let (loaded, events) = load();
+    let refused = r#"SettingRefused { name: "ControlDial", reason: UnknownPeer, registry_type: 7, size: 0, origin: Policy }"#;
+    assert_eq!(events[..2], [refused, "SettingsRead { taken: 2, refused: 1 }"]);
+    let mut book = loaded.book;
+    assert_eq!(who(book.page()), ("a".into(), Origin::Registry, false, true));
+    let mut again = || {
+        let read = book.read(&passive()).unwrap();
+        let known = (read.taken, read.refused);
+        book.keep(read);
+        (who(book.page()), known)
+    };
+    assert_eq!(again(), (("a".into(), Origin::Registry, false, true), (2, 1)), "as it was");
+    sim.registry().set(PARAMETERS, "ControlDial", dials("b"));
+    assert_eq!(again().0, ("b".into(), Origin::Registry, false, true));
+    sim.registry().set(PARAMETERS, "ControlDial", dials("d"));
+    assert_eq!(again(), (("b".into(), Origin::Registry, true, true), (1, 2)), "it gave that before");
+    assert_eq!(again(), (("b".into(), Origin::Registry, true, true), (1, 2)));
+    sim.registry().set(PARAMETERS, "ControlDial", Value::Dword(1));
+    assert_eq!(again(), (("b".into(), Origin::Registry, true, true), (1, 2)));
+    // What the policies gave before holds on, as long as it is there.
+    sim.registry().set(POLICIES, "ControlDial", dials("a"));
+    assert_eq!(again(), (("a".into(), Origin::Policy, false, false), (2, 0)));
+    sim.registry().set(POLICIES, "ControlDial", dials("c"));
+    assert_eq!(again(), (("a".into(), Origin::Policy, false, true), (1, 1)));
+    sim.registry().set(PARAMETERS, "ControlDial", dials("d"));
+    sim.registry().delete_key(POLICIES);
+    assert_eq!(again().0, ("b".into(), Origin::Registry, true, false), "and no longer");
+    // Nobody is left who was known.
+    sim.registry().set(PARAMETERS, "ControlPeers", Value::MultiSz(vec![format!("e=observer:{:064x}", 1)]));
+    sim.registry().set(POLICIES, "ControlDial", dials("c"));
+    assert_eq!(again().0, (String::new(), Origin::Default, true, true));
+    drop(book);
+    assert_clean(&sim);
+}
+
+#[test]
 fn whatever_call_fails_the_load_ends_with_settings_that_hold() {
     let sim = boot();
     for setting in TABLE {

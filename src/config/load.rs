@@ -69,6 +69,8 @@ pub struct Row {
 #[derive(Clone, Copy, Debug)]
 pub struct Page {
     pub settings: Settings,
+    /// What the service's own key gives, or gave last: what holds where a policy does no longer.
+    own: Settings,
     /// In the table's order.
     pub rows: [Row; TABLE.len()],
 }
@@ -79,6 +81,7 @@ pub type Shared = PoolArc<PoolBox<Page>>;
 /// What holds where nothing has been read.
 static BLANK: Page = Page {
     settings: Settings::DEFAULT,
+    own: Settings::DEFAULT,
     rows: [Row { origin: Origin::Default, registry: None, policy: None }; TABLE.len()],
 };
 
@@ -334,6 +337,8 @@ enum Choice {
     /// What it was.
     Kept,
     Default,
+    /// What the service's own key gives, or gave last.
+    Own,
     Taken(Value),
 }
 
@@ -389,13 +394,14 @@ impl Book {
         }
         self.unreadable = unreadable.is_some();
 
-        let (mut taken, mut refused) = (0_u32, 0_u32);
+        let mut taken = 0_u32;
         let (mut image, mut image_digest) = (None, self.image);
-        let Page { settings, rows } = &mut *page;
+        let Page { settings, own, rows } = &mut *page;
         for ((setting, row), told) in TABLE.iter().zip(rows.iter_mut()).zip(&before.rows) {
             let is_image = setting.name == POLICY_IMAGE.name;
-            match choose(setting, row, &policies, &registry) {
+            match choose(setting, row, own, &policies, &registry) {
                 Choice::Kept => {}
+                Choice::Own => settings.adopt(own, setting.name),
                 Choice::Default if is_image => image_digest = None,
                 Choice::Default => settings.adopt(&BLANK.settings, setting.name),
                 Choice::Taken(value) if is_image => {
@@ -409,11 +415,12 @@ impl Book {
                     _ = settings.set(setting.name, value.kind(), value.bytes());
                 }
             }
-            refused = refused.saturating_add(tell(setting, row, told));
+            tell(setting, row, told);
         }
-        if !dials_are_peers(settings, rows, &before) {
-            (taken, refused) = (taken.saturating_sub(1), refused.saturating_add(1));
-        }
+        hold_dials(&mut page, &before, &registry, &mut taken);
+        let refused =
+            |row: &Row| u32::from(row.policy.is_some()).saturating_add(row.registry.is_some().into());
+        let refused = page.rows.iter().map(refused).fold(0, u32::saturating_add);
         self.name_unknown(&policies, Origin::Policy);
         self.name_unknown(&registry, Origin::Registry);
         let is_other_image = image_digest != self.image;
@@ -442,89 +449,143 @@ fn share(page: PoolBox<Page>) -> Result<Shared> {
     PoolArc::try_new(tags::CONFIGURATION, page)
 }
 
-/// What a setting comes to be, of what stands in both keys; notes what is refused. What comes before is not asked when
-/// the one that comes first can be taken.
-fn choose(setting: &Setting, row: &mut Row, policies: &Source<'_>, registry: &Source<'_>) -> Choice {
+/// What a setting comes to be, of what stands in both keys; notes what is refused. What comes before is not told when
+/// the one that comes first can be taken, but remembered: it holds as soon as that one does no longer.
+fn choose(
+    setting: &Setting,
+    row: &mut Row,
+    own: &mut Settings,
+    policies: &Source<'_>,
+    registry: &Source<'_>,
+) -> Choice {
     let held = row.policy.take();
-    match policies.look(setting) {
+    let kept = match policies.look(setting) {
         Looked::Value(value) => {
             (row.origin, row.registry) = (Origin::Policy, None);
-            return Choice::Taken(value);
+            Some(Choice::Taken(value))
         }
         Looked::Refused(rejected) => {
             row.policy = Some(rejected);
             // What a key gave holds on when it gives something that cannot be taken.
-            if row.origin == Origin::Policy {
-                return Choice::Kept;
-            }
+            (row.origin == Origin::Policy).then_some(Choice::Kept)
         }
         Looked::Unknown => {
             row.policy = held;
-            if row.origin == Origin::Policy {
-                return Choice::Kept;
-            }
+            (row.origin == Origin::Policy).then_some(Choice::Kept)
         }
-        Looked::Absent => {}
+        Looked::Absent => None,
+    };
+    let Some(kept) = kept else { return choose_own(setting, row, own, registry) };
+    // An image is not remembered here.
+    if setting.name != POLICY_IMAGE.name {
+        remember(setting, own, &registry.look(setting));
     }
-    match registry.look(setting) {
+    kept
+}
+
+/// What a setting comes to be, of what stands in the service's own key.
+fn choose_own(setting: &Setting, row: &mut Row, own: &mut Settings, registry: &Source<'_>) -> Choice {
+    let looked = registry.look(setting);
+    let is_image = setting.name == POLICY_IMAGE.name;
+    if !is_image {
+        remember(setting, own, &looked);
+    }
+    match looked {
         Looked::Value(value) => {
             (row.origin, row.registry) = (Origin::Registry, None);
-            Choice::Taken(value)
+            return Choice::Taken(value);
         }
-        Looked::Refused(rejected) => {
-            row.registry = Some(rejected);
-            Choice::Kept
-        }
-        Looked::Unknown => Choice::Kept,
         Looked::Absent => {
             (row.origin, row.registry) = (Origin::Default, None);
-            Choice::Default
+            return Choice::Default;
         }
+        Looked::Refused(rejected) => row.registry = Some(rejected),
+        Looked::Unknown => {}
+    }
+    // A value that is withdrawn is not one that holds, whatever stands below it. Only what decides does, until it is
+    // known what is to instead.
+    if row.origin != Origin::Policy || is_image {
+        return Choice::Kept;
+    }
+    row.origin = origin_of(setting, own);
+    Choice::Own
+}
+
+/// Remembers what the service's own key gives.
+fn remember(setting: &Setting, own: &mut Settings, looked: &Looked) {
+    match looked {
+        // It can be taken, as was seen.
+        Looked::Value(value) => _ = own.set(setting.name, value.kind(), value.bytes()),
+        Looked::Absent => own.adopt(&BLANK.settings, setting.name),
+        Looked::Refused(_) | Looked::Unknown => {}
     }
 }
 
-/// Tells of what is refused and was not before. Returns how much is refused.
-fn tell(setting: &Setting, row: &Row, told: &Row) -> u32 {
-    let mut count = 0_u32;
+/// Where a value that is remembered comes from, as far as it tells.
+fn origin_of(setting: &Setting, own: &Settings) -> Origin {
+    if own.agrees(&BLANK.settings, setting.name) { Origin::Default } else { Origin::Registry }
+}
+
+/// Tells of what is refused and was not before.
+fn tell(setting: &Setting, row: &Row, told: &Row) {
     for (origin, rejected, before) in
         [(Origin::Policy, row.policy, told.policy), (Origin::Registry, row.registry, told.registry)]
     {
-        let Some(rejected) = rejected else { continue };
-        count = count.saturating_add(1);
-        if before != Some(rejected) {
+        if let Some(rejected) = rejected
+            && before != Some(rejected)
+        {
             let Rejected { reason, registry_type, size, .. } = rejected;
             trace::emit(&Event::SettingRefused { name: setting.name, reason, registry_type, size, origin });
         }
     }
-    count
 }
 
-/// Whether those to connect to are peers; if not, which is told, the ones before are connected to, if they are, or nobody.
-fn dials_are_peers(settings: &mut Settings, rows: &mut [Row], before: &Page) -> bool {
+/// Holds those to connect to against the peers. Who is none is told, and refuses the value as any other is refused: one
+/// of the policies leaves those before, if the policies gave them, or those of the service's own key; one of that key
+/// leaves those that it gave before. If these are no peers either, nobody is connected to. Counts how many are `taken`.
+fn hold_dials(page: &mut Page, before: &Page, registry: &Source<'_>, taken: &mut u32) {
     const NAME: &str = "ControlDial";
-    if settings.stranger().is_none() {
-        return true;
-    }
     let rejected = Rejected { reason: Refused::UnknownPeer, registry_type: REG_MULTI_SZ, size: 0, digest: 0 };
+    let Page { settings, own, rows } = page;
+    if settings.stranger().is_none() {
+        return;
+    }
     let places = TABLE.iter().zip(rows).zip(&before.rows);
-    for ((setting, row), told) in places.filter(|((setting, _), _)| setting.name == NAME) {
+    for ((setting, row), before_row) in places.filter(|((setting, _), _)| setting.name == NAME) {
         // What else is refused has been told.
-        let mut told = *told;
-        match row.origin {
-            Origin::Policy => row.policy = Some(rejected),
-            Origin::Registry | Origin::Default => {
-                told.policy = row.policy;
-                row.registry = Some(rejected);
+        let told = Row {
+            policy: row.policy.or(before_row.policy),
+            registry: row.registry.or(before_row.registry),
+            ..*before_row
+        };
+        if row.origin == Origin::Policy {
+            if row.policy.is_none() {
+                row.policy = Some(rejected);
+                *taken = taken.saturating_sub(1);
+            }
+            settings.adopt(&before.settings, NAME);
+            if before_row.origin != Origin::Policy || settings.stranger().is_some() {
+                if let Choice::Taken(_) = choose_own(setting, row, own, registry) {
+                    *taken = taken.saturating_add(1);
+                }
+                settings.adopt(own, NAME);
             }
         }
+        if settings.stranger().is_some() {
+            if row.origin == Origin::Registry && row.registry.is_none() {
+                row.registry = Some(rejected);
+                *taken = taken.saturating_sub(1);
+            }
+            own.adopt(&before.own, NAME);
+            settings.adopt(own, NAME);
+            if settings.stranger().is_some() {
+                own.adopt(&BLANK.settings, NAME);
+                settings.adopt(&BLANK.settings, NAME);
+            }
+            row.origin = origin_of(setting, own);
+        }
         tell(setting, row, &told);
-        row.origin = told.origin;
     }
-    settings.adopt(&before.settings, NAME);
-    if settings.stranger().is_some() {
-        settings.control_dial.clear();
-    }
-    false
 }
 
 /// Room for the longest name in the table.

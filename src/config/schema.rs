@@ -137,11 +137,6 @@ impl<T: Copy, const N: usize> List<T, N> {
         self.entries.get(..self.len).unwrap_or_default()
     }
 
-    /// Takes away all of it.
-    pub fn clear(&mut self) {
-        self.len = 0;
-    }
-
     /// What stands in the place of what was there. Each entry is written where it stays: a whole list is large.
     fn refill(&mut self, entries: impl Iterator<Item = T>) {
         self.len = 0;
