@@ -6,6 +6,8 @@ use std::fmt::Write as _;
 mod events;
 #[path = "reference/protocol.rs"]
 mod protocol;
+#[path = "reference/sessions.rs"]
+mod sessions;
 
 use weir::config::interface::NAMES;
 use weir::config::schema::{SPOKEN, TABLE};
@@ -149,6 +151,13 @@ fn the_page_of_pool_tags_is_what_the_driver_allocates_with() {
         writeln!(page, "| `{characters}` | {} |", what.trim()).unwrap();
     }
     hold(concat!(env!("CARGO_MANIFEST_DIR"), "/inf/POOLTAGS.md"), &page);
+}
+
+#[test]
+fn the_settings_of_trace_sessions_are_what_the_table_says() {
+    let inf = concat!(env!("CARGO_MANIFEST_DIR"), "/inf");
+    hold(&format!("{inf}/weir.wprp"), &sessions::profile());
+    hold(&format!("{inf}/weir-autologger.reg"), &sessions::autologger());
 }
 
 #[test]

@@ -78,7 +78,8 @@ fn refused(output: &Output) -> (i32, String) {
     (output.status.code().unwrap(), String::from_utf8_lossy(&output.stderr).trim().to_owned())
 }
 
-const FILES: [&str; 5] = ["weir.sys", "weir.inf", "weir.cat", "weir.pdb", "weir.cab"];
+const FILES: [&str; 7] =
+    ["weir.sys", "weir.inf", "weir.cat", "weir.pdb", "weir.wprp", "weir-autologger.reg", "weir.cab"];
 
 #[test]
 fn a_package_is_made_verified_and_the_same_each_time() {

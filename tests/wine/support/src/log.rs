@@ -56,10 +56,15 @@ impl Appender {
 
     /// Appends a text. What cannot be written is lost.
     pub fn write(&self, text: &str) {
+        self.write_bytes(text.as_bytes());
+    }
+
+    /// Appends bytes. What cannot be written is lost.
+    pub fn write_bytes(&self, bytes: &[u8]) {
         let handle = self.handle.load(Ordering::Acquire);
         if !handle.is_null() {
             let _one = self.one_at_a_time.lock();
-            write_to(handle, text);
+            write_to(handle, bytes);
         }
     }
 }
@@ -80,11 +85,11 @@ fn open(path: &str, access: u32, disposition: u32) -> HANDLE {
     }
 }
 
-fn write_to(handle: HANDLE, text: &str) {
-    let length = u32::try_from(text.len()).unwrap_or(u32::MAX);
+fn write_to(handle: HANDLE, bytes: &[u8]) {
+    let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
     let mut written = 0;
-    // SAFETY: the text has that many bytes; the handle is a file or a pipe, or refused.
-    unsafe { WriteFile(handle, text.as_ptr(), length, &raw mut written, null_mut()) };
+    // SAFETY: there are that many bytes; the handle is a file or a pipe, or refused.
+    unsafe { WriteFile(handle, bytes.as_ptr(), length, &raw mut written, null_mut()) };
 }
 
 /// Writes a whole small file anew, by its Windows path.
@@ -93,7 +98,7 @@ pub fn write_file(path: &str, text: &str) -> bool {
     if handle == INVALID_HANDLE_VALUE {
         return false;
     }
-    write_to(handle, text);
+    write_to(handle, text.as_bytes());
     // SAFETY: the handle was opened above.
     unsafe { windows_sys::Win32::Foundation::CloseHandle(handle) };
     true

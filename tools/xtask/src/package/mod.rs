@@ -90,9 +90,10 @@ impl Package {
         self.listed.clone()
     }
 
-    /// The files of the cabinet: what the catalogue lists, the catalogue, and the symbols, by which Microsoft analyses crashes.
+    /// The files of the cabinet: what the catalogue lists, the catalogue, the symbols, by which Microsoft analyses crashes, and what
+    /// asks for traces.
     pub fn submitted(&self) -> Vec<String> {
-        let others = ["weir.cat", "weir.pdb"].map(str::to_owned);
+        let others = ["weir.cat", "weir.pdb"].into_iter().chain(PROFILES).map(str::to_owned);
         self.listed.iter().cloned().chain(others).collect()
     }
 }
@@ -131,19 +132,8 @@ fn hex(bytes: &[u8]) -> String {
     })
 }
 
-/// What else belongs to a package and is in inf/: profiles for the recorder of traces.
-fn profiles() -> Result<Vec<PathBuf>, String> {
-    let folder = root().join("inf");
-    let mut found = Vec::new();
-    for entry in folder.read_dir().map_err(io(&folder))? {
-        let path = entry.map_err(io(&folder))?.path();
-        if path.extension().is_some_and(|extension| extension == "wprp") {
-            found.push(path);
-        }
-    }
-    found.sort();
-    Ok(found)
-}
+/// What else belongs to a package and is in inf/: what asks for traces. The INF does not install it.
+pub const PROFILES: [&str; 2] = ["weir-autologger.reg", "weir.wprp"];
 
 impl Maker<'_> {
     /// Makes the package of an architecture in a folder, which gets nothing if something fails.
@@ -184,6 +174,9 @@ impl Maker<'_> {
         let (listed, signer) = look(&at("weir.cat"))?;
         let package = Package { arch, folder: staging.to_owned(), files: Vec::new(), signer, listed };
 
+        for profile in PROFILES {
+            write(&at(profile), &read(&root().join("inf").join(profile))?)?;
+        }
         report.say(&format!("   {name}: the cabinet"));
         let contents =
             package.submitted().into_iter().map(|file| read(&at(&file)).map(|content| (file, content)));
@@ -191,9 +184,6 @@ impl Maker<'_> {
         write(&at("weir.cab"), &cabinet::make(name, &contents, self.time)?)?;
         self.signer.sign(&at("weir.cab"))?;
 
-        for profile in profiles()? {
-            write(&at(&profile.file_name().unwrap_or_default().to_string_lossy()), &read(&profile)?)?;
-        }
         if let Some(certificate) = self.signer.test_certificate() {
             write(&at(report::TEST_CERTIFICATE), &read(&certificate.cer())?)?;
         }

@@ -13,6 +13,7 @@ mod process;
 mod registry;
 mod report;
 mod session;
+mod trace;
 mod wait;
 
 use std::path::{Path, PathBuf};

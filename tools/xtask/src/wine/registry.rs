@@ -10,6 +10,8 @@ pub enum Value {
     /// With names of the environment in it.
     Expanded(String),
     Number(u32),
+    /// A number of 64 bits.
+    Long(u64),
     Binary(Vec<u8>),
     Texts(Vec<String>),
 }
@@ -20,6 +22,7 @@ impl Value {
             Self::Text(text) => format!("\"{}\"", escaped(text)),
             Self::Expanded(text) => format!("hex(2):{}", digits(&text_bytes(text))),
             Self::Number(number) => format!("dword:{number:08x}"),
+            Self::Long(number) => format!("hex(b):{}", digits(&number.to_le_bytes())),
             Self::Binary(bytes) => format!("hex:{}", digits(bytes)),
             Self::Texts(texts) => {
                 let texts = texts.iter().flat_map(|text| text_bytes(text)).chain([0; 2]);
@@ -44,6 +47,7 @@ impl Value {
         let text = || Some(String::from_utf16(&units).ok()?.trim_end_matches('\0').to_owned());
         match kind {
             "hex" => Some(Self::Binary(bytes)),
+            "hex(b)" => bytes.try_into().ok().map(u64::from_le_bytes).map(Self::Long),
             "hex(2)" => text().map(Self::Expanded),
             "hex(7)" => Some(Self::Texts(text()?.split_terminator('\0').map(str::to_owned).collect())),
             _ => None,
@@ -120,6 +124,7 @@ mod tests {
         let values = vec![
             ("Path", Value::Text(r#"C:\a "b""#.into())),
             ("Number", Value::Number(0x1F)),
+            ("Long", Value::Long(0x1FF)),
             ("Bytes", Value::Binary(vec![0, 0xAB])),
             ("Texts", Value::Texts(vec!["a".into()])),
             ("Expanded", Value::Expanded("%a%".into())),
@@ -134,6 +139,7 @@ mod tests {
             r"[HKEY_LOCAL_MACHINE\Software\x]",
             r#""Path"="C:\\a \"b\"""#,
             r#""Number"=dword:0000001f"#,
+            r#""Long"=hex(b):ff,01,00,00,00,00,00,00"#,
             r#""Bytes"=hex:00,ab"#,
             r#""Texts"=hex(7):61,00,00,00,00,00"#,
             r#""Expanded"=hex(2):25,00,61,00,25,00,00,00"#,

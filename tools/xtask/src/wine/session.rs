@@ -201,18 +201,33 @@ impl<'a> Session<'a> {
         self.import(&[(STAND_INS, self.stand_ins())])
     }
 
-    /// The keys below the driver's service, and its own (the empty name), with their values.
+    /// Reads a registry file of the tree's.
     ///
     /// # Errors
-    /// There is no service, or Wine's program wrote something that is not understood.
-    pub fn service_keys(&self) -> Result<BTreeMap<String, registry::Values>, String> {
-        let key = format!(r"{MACHINE}\{SERVICES}\{SERVICE}");
-        let keys = registry::read(&self.export("reg", &key)?)?;
+    /// Wine's program refuses it.
+    pub fn import_file(&self, file: &Path) -> Result<(), String> {
+        self.program(&["reg", "import", &windows_path(file)]).map(drop)
+    }
+
+    /// A key and those below it, by their names from there on (its own is empty), with their values.
+    ///
+    /// # Errors
+    /// There is none, or Wine's program wrote something that is not understood.
+    pub fn keys(&self, key: &str) -> Result<BTreeMap<String, registry::Values>, String> {
+        let keys = registry::read(&self.export("reg", key)?)?;
         let below = |name: &str| {
             let (first, rest) = name.split_at_checked(key.len())?;
-            first.eq_ignore_ascii_case(&key).then(|| rest.trim_start_matches('\\').to_owned())
+            first.eq_ignore_ascii_case(key).then(|| rest.trim_start_matches('\\').to_owned())
         };
         Ok(keys.into_iter().filter_map(|(name, values)| Some((below(&name)?, values))).collect())
+    }
+
+    /// [`Self::keys`] of the driver's service.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn service_keys(&self) -> Result<BTreeMap<String, registry::Values>, String> {
+        self.keys(&format!(r"{MACHINE}\{SERVICES}\{SERVICE}"))
     }
 
     /// Sets values of the driver's parameters, and leaves the others.

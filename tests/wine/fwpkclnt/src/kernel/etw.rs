@@ -1,12 +1,16 @@
 //! Event Tracing for Windows, the providers' side. Wine has none of it.
 //!
 //! A provider is enabled as soon as it registers, for all levels and keywords; each event that it writes becomes one
-//! line of `etw.jsonl` in the folder of the stand-ins, decoded by [`wine_support::tracelogging`].
+//! line of `etw.jsonl` in the folder of the stand-ins, decoded by [`wine_support::tracelogging`], and one record of `etw.raw`,
+//! as it came.
 
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::ffi::c_void;
 
+use windows_sys::Win32::Foundation::FILETIME;
+use windows_sys::Win32::System::SystemInformation::GetSystemTimePreciseAsFileTime;
+use windows_sys::Win32::System::Threading::{GetCurrentProcessId, GetCurrentThreadId};
 use wine_support::json::{Value, json};
 use wine_support::log::Appender;
 use wine_support::sync::Mutex;
@@ -101,6 +105,9 @@ static STATE: Mutex<State> = Mutex::new(State {
 /// Held while a callback runs: unregistering waits for it.
 static CALLING: Mutex<()> = Mutex::new(());
 static FILE: Appender = Appender::closed();
+static RAW: Appender = Appender::closed();
+/// The two files have the same events in the same order.
+static WRITING: Mutex<()> = Mutex::new(());
 
 /// Handles are no small numbers.
 const BASE: u64 = 0xE7_0000;
@@ -141,13 +148,17 @@ pub(crate) fn state() -> (Vec<String>, u64) {
     (state.providers.iter().map(|provider| provider.name.clone()).collect(), state.events)
 }
 
-fn guid_text(id: &GUID) -> String {
+fn guid_bytes(id: &GUID) -> [u8; 16] {
     let mut bytes = [0; 16];
     bytes[..4].copy_from_slice(&id.Data1.to_le_bytes());
     bytes[4..6].copy_from_slice(&id.Data2.to_le_bytes());
     bytes[6..8].copy_from_slice(&id.Data3.to_le_bytes());
     bytes[8..].copy_from_slice(&id.Data4);
-    tracelogging::guid(bytes)
+    bytes
+}
+
+fn guid_text(id: &GUID) -> String {
+    tracelogging::guid(guid_bytes(id))
 }
 
 /// "The enable callback may be called before EtwRegister returns": the handle is there when it is.
@@ -172,6 +183,11 @@ pub(super) unsafe extern "system" fn EtwRegister(
             && let Some(path) = env::file("etw.jsonl")
         {
             FILE.open(&path);
+        }
+        if state.next == 1
+            && let Some(path) = env::file("etw.raw")
+        {
+            RAW.open(&path);
         }
         let provider = Provider {
             handle: BASE + state.next * 0x10,
@@ -253,6 +269,39 @@ pub(super) unsafe extern "system" fn EtwEventEnabled(
     unsafe { EtwProviderEnabled(handle, descriptor.level, descriptor.keyword) }
 }
 
+/// A record of `etw.raw`: its size (this included), the system time, process, thread, processor, how many parts; the provider and
+/// the descriptor as they lie in memory; for each part its size, its type and its bytes. Little-endian.
+fn raw(id: &GUID, descriptor: &EventDescriptor, parts: &[(u8, &[u8])]) -> Vec<u8> {
+    let mut now = FILETIME::default();
+    // SAFETY: it can be written.
+    unsafe { GetSystemTimePreciseAsFileTime(&raw mut now) };
+    // SAFETY: no preconditions.
+    let process = unsafe { GetCurrentProcessId() };
+    // SAFETY: no preconditions.
+    let thread = unsafe { GetCurrentThreadId() };
+    let short = |number: usize| u16::try_from(number).unwrap_or(u16::MAX).to_le_bytes();
+    let mut record = Vec::new();
+    for number in [0, now.dwLowDateTime, now.dwHighDateTime, process, thread] {
+        record.extend(number.to_le_bytes());
+    }
+    record.extend(short(irql::processor() as usize));
+    record.extend(short(parts.len()));
+    record.extend(guid_bytes(id));
+    let EventDescriptor { id, version, channel, level, opcode, task, keyword } = *descriptor;
+    record.extend(id.to_le_bytes());
+    record.extend([version, channel, level, opcode]);
+    record.extend(task.to_le_bytes());
+    record.extend(keyword.to_le_bytes());
+    for (kind, bytes) in parts {
+        record.extend(u32::try_from(bytes.len()).unwrap_or(u32::MAX).to_le_bytes());
+        record.push(*kind);
+        record.extend_from_slice(bytes);
+    }
+    let size = u32::try_from(record.len()).unwrap_or(u32::MAX);
+    record[..4].copy_from_slice(&size.to_le_bytes());
+    record
+}
+
 pub(super) unsafe extern "system" fn EtwWriteTransfer(
     handle: u64,
     descriptor: *const EventDescriptor,
@@ -301,6 +350,8 @@ pub(super) unsafe extern "system" fn EtwWriteTransfer(
             (registered, String::new(), Value::Null)
         }
     };
+    let _writing = WRITING.lock();
+    RAW.write_bytes(&raw(&id, descriptor, &parts));
     let line = json!({
         "t": time::milliseconds(),
         "provider": provider,

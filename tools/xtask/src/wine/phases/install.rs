@@ -9,6 +9,8 @@ use std::fs;
 use std::path::PathBuf;
 
 use weir::config::schema::{REG_DWORD, TABLE};
+use weir::trace::PROVIDER_ID;
+use weir::trace::events::{Keywords, Level};
 
 use super::super::Run;
 use super::super::logs::GAP;
@@ -16,9 +18,11 @@ use super::super::prefix::failed;
 use super::super::registry::{Value, Values};
 use super::super::report::Report;
 use super::super::session::{Netio, SERVICE, Session};
+use super::super::trace::{self, Traced};
 use super::{ensure, registration, told, unload};
 use crate::build::Arch;
 use crate::inf::{self, stamp};
+use crate::step::root;
 
 /// Where the package is, in the prefix.
 const PACKAGE: &str = "weir-package";
@@ -26,6 +30,7 @@ const PACKAGE: &str = "weir-package";
 const WINES: [&str; 2] = ["ObjectName", "PreshutdownTimeout"];
 /// A setting that an administrator changes, and the value.
 const CHANGED: (&str, u32) = ("RingRecords", 1024);
+const AUTOLOGGER: &str = r"HKEY_LOCAL_MACHINE\SYSTEM\CurrentControlSet\Control\WMI\Autologger\Weir";
 
 pub fn install(run: &Run, report: &mut Report) {
     let logs = run.logs.join("install");
@@ -76,6 +81,12 @@ fn by_inf(run: &Run, logs: PathBuf, report: &mut Report) -> Result<(), String> {
         "the driver that was installed starts, takes all {settings} settings, waits for a key, and stops with nothing left"
     ));
 
+    autologger(&session)?;
+    report.held("Wine's reg import takes the autologger's settings, and its values are the table's");
+    let Traced { events, read, .. } = trace::check(&session.logs)?;
+    report
+        .held(&format!("the trace of its {events} events is read by etl-parser ({read} of them) as by weir"));
+
     let (name, value) = CHANGED;
     session.set_number(name, value)?;
     run_section(&session)?;
@@ -93,6 +104,25 @@ fn by_inf(run: &Run, logs: PathBuf, report: &mut Report) -> Result<(), String> {
     // With the session the registry is written.
     drop(session);
     run.prefix.is_whole()
+}
+
+/// Has Wine read the settings of the autologger, and compares them with the table of events.
+fn autologger(session: &Session) -> Result<(), String> {
+    session.import_file(&root().join("inf/weir-autologger.reg"))?;
+    let keys = session.keys(AUTOLOGGER)?;
+    let values = |name: &str| keys.get(name).ok_or_else(|| format!("no key {name}: {keys:?}"));
+    let (own, provider) = (values("")?, values(&PROVIDER_ID.to_string())?);
+    let guid = matches!(own.get("Guid"), Some(Value::Text(text)) if text.len() == 38);
+    ensure(guid && own.get("Start") == Some(&Value::Number(1)), || format!("{own:?}"))?;
+    let wanted: Values = [
+        ("Enabled", Value::Number(1)),
+        ("EnableLevel", Value::Number(Level::Information as u32)),
+        ("MatchAnyKeyword", Value::Long(Keywords::all().bits())),
+    ]
+    .map(|(name, value)| (name.to_owned(), value))
+    .into();
+    ensure(*provider == wanted && keys.len() == 2, || format!("{keys:?}"))?;
+    session.program(&["reg", "delete", AUTOLOGGER, "/f"]).map(drop)
 }
 
 /// Puts the package's files into the prefix.

@@ -35,7 +35,9 @@ use super::logs::GAP;
 use super::registry::{GUARDED, Value};
 use super::report::Report;
 use super::session::{Netio, SERVICE, Session};
+use super::trace::{self, Traced};
 use super::wait;
+use crate::step::root;
 
 /// What the driver decides by. The addresses and ports are those of `classification`.
 pub const POLICY: &str = r#"# The policy of `cargo xtask wine`.
@@ -194,6 +196,20 @@ fn unload(session: &mut Session) -> Result<(), String> {
     left(session)
 }
 
+/// Makes the session's trace, which other readers read.
+fn traced(session: &Session, report: &mut Report) -> Result<(), String> {
+    let Traced { path, events, read } = trace::check(&session.logs)?;
+    // What is left of a clean run.
+    let kept = root().join("target/wine").join(trace::TRACE);
+    std::fs::copy(&path, &kept).map_err(|error| format!("{}: {error}", kept.display()))?;
+    report.held(&format!(
+        "{} has the {events} events that the image has handed over; etl-parser reads the same in it as weir ({read} of them)",
+        kept.display()
+    ));
+    report.fact("events", events);
+    Ok(())
+}
+
 /// Waits until the stand-in says what the driver has left behind, which must be nothing.
 fn left(session: &mut Session) -> Result<(), String> {
     session.unloads += 1;
@@ -271,4 +287,5 @@ pub fn stand_ins(run: &Run, report: &mut Report) {
         report.held(&format!("{searched} logs tell of no crash"));
         Ok(())
     });
+    let _told = report.phase("the trace", |report| traced(session, report));
 }
