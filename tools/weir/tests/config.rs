@@ -513,30 +513,3 @@ fn the_key_of_the_driver_is_the_one_that_is_read() {
         assert_eq!(checked.count(Severity::Warning), 1 - faults, "{key}");
     }
 }
-
-#[test]
-fn the_page_shows_what_is_printed() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    let folder = tempfile::tempdir().unwrap();
-    let page = fs::read_to_string(root.join("tools/weir/CONFIG.md")).unwrap();
-    let run = |line: &str| {
-        let output = folder.path().join("weir.reg");
-        let arguments = line.split_whitespace().skip(1).map(|argument| match argument {
-            "weir.reg" => output.to_str().unwrap(),
-            other => other,
-        });
-        let output = common::weir().current_dir(&root).args(arguments).output().unwrap();
-        (output.status.code(), String::from_utf8(output.stdout).unwrap())
-    };
-    let commands: Vec<_> = page.lines().filter_map(|line| line.strip_prefix("    weir ")).collect();
-    assert_eq!(commands.len(), 3);
-    for command in commands {
-        assert_eq!(run(&format!("weir {command}")).0, Some(0), "{command}");
-    }
-    let block = page.split("```").nth(1).unwrap();
-    let mut lines = block.lines().filter(|line| !line.is_empty() && *line != "…");
-    let (_, printed) = run(lines.next().unwrap().trim_start_matches("$ "));
-    for line in lines {
-        assert!(printed.lines().any(|other| other.trim_end() == line), "{line} is not in\n{printed}");
-    }
-}

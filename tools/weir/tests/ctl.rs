@@ -598,13 +598,6 @@ fn typed(running: &Running, page: &str, least: usize) {
 }
 
 #[test]
-fn the_page_of_the_commands_says_what_can_be_typed() {
-    let running = Running::start();
-    typed(&running, "tools/weir/CTL.md", 9);
-    running.end();
-}
-
-#[test]
 fn the_vendors_guide_says_what_can_be_typed() {
     let guide =
         std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../sdk/GUIDE.md")).unwrap();

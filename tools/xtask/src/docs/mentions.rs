@@ -1,8 +1,10 @@
 //! Commands that a text mentions: what stands between backquotes and begins with `weir` or `cargo xtask` names commands and
-//! options that there are.
+//! options that there are; what begins with a program of Windows that Wine does not have takes what it is given.
 
 use clap::{Command, CommandFactory as _};
 use pulldown_cmark::{Event, Parser};
+
+use super::windows;
 
 /// Checks all of these documents.
 ///
@@ -17,10 +19,14 @@ pub fn check(documents: &[String]) -> Result<(), String> {
         let text = super::text(name)?;
         for (event, range) in Parser::new(&text).into_offset_iter() {
             let Event::Code(code) = event else { continue };
+            let line = 1 + text[..range.start].matches('\n').count();
+            match windows::is_right(&code) {
+                Ok(known) => mentions += usize::from(known),
+                Err(error) => wrong.push(format!("{name}:{line}: {error}")),
+            }
             let Some((command, words)) = words(&code, &weir, &xtask) else { continue };
             mentions += 1;
             if let Err(error) = follow(command, &words) {
-                let line = 1 + text[..range.start].matches('\n').count();
                 wrong.push(format!("{name}:{line}: `{code}`: {error}"));
             }
         }

@@ -39,11 +39,19 @@ pub struct DocsArgs {
 }
 
 /// The documents that are run on this machine.
-const HERE: [&str; 5] =
-    ["README.md", "tools/weir/RUN.md", "tools/weir/POLICY.md", "tools/weir/CTL.md", "tools/xtask/INF.md"];
+const HERE: [&str; 7] = [
+    "README.md",
+    "tools/weir/RUN.md",
+    "tools/weir/POLICY.md",
+    "tools/weir/CONFIG.md",
+    "tools/weir/TRACE.md",
+    "tools/weir/CTL.md",
+    "tools/xtask/INF.md",
+];
 
 /// The administrator's documents, in the order in which they are followed. They need Windows, or Wine in its place.
-pub const IN_WINE: [&str; 4] = ["inf/README.md", "inf/CONFIGURE.md", "inf/TROUBLESHOOT.md", "inf/REMOVE.md"];
+pub const IN_WINE: [&str; 5] =
+    ["inf/README.md", "inf/CONFIGURE.md", "inf/MONITOR.md", "inf/TROUBLESHOOT.md", "inf/REMOVE.md"];
 
 /// Runs the command.
 pub fn run(args: &DocsArgs) -> ExitCode {

@@ -35,11 +35,21 @@ const KNOWN: &[Known] = &[
     },
     Known { words: &["reg", "load"], takes: &[], page: "reg load" },
     Known { words: &["reg", "unload"], takes: &[], page: "reg unload" },
+    // Wine has it, but no registry of another system beside its own.
+    Known {
+        words: &["reg", "add", r"HKLM\off\ControlSet001\Services\weir"],
+        takes: &["/v", "/t", "/d", "/f"],
+        page: "reg add",
+    },
+    Known { words: &["poolmon"], takes: &["/iWr*"], page: "PoolMon Startup Command" },
+    Known { words: &["certutil"], takes: &["-addstore", "-delstore"], page: "certutil" },
+    Known { words: &["shutdown"], takes: &["/r", "/t"], page: "shutdown" },
     Known {
         words: &["logman", "create", "trace"],
         takes: &["-p", "-o", "-ets", "-ct", "-mode", "-nb", "-bs", "-max", "-f"],
         page: "logman create trace",
     },
+    Known { words: &["logman", "update", "trace"], takes: &["-p", "-ets"], page: "logman update" },
     Known {
         words: &["logman", "start"],
         takes: &["-p", "-o", "-ets", "-ct", "-mode", "-nb", "-bs", "-max"],
@@ -67,7 +77,7 @@ const KNOWN: &[Known] = &[
         takes: &["/v", "/w", "/u", "/k"],
         page: "Running InfVerif from the command line",
     },
-    Known { words: &["inf2cat"], takes: &[], page: "Inf2Cat" },
+    Known { words: &["inf2cat"], takes: &["/driver", "/os"], page: "Inf2Cat" },
     Known {
         words: &["signtool", "sign"],
         takes: &["/fd", "/f", "/p", "/sha1", "/tr", "/td", "/v"],
@@ -82,25 +92,36 @@ const KNOWN: &[Known] = &[
 /// The line, and what is not known.
 pub fn check(commands: &str) -> Result<(), String> {
     for line in commands.lines().map(str::trim).filter(|line| !line.is_empty()) {
-        let words: Vec<_> = line.split_whitespace().collect();
-        let known = KNOWN.iter().find(|known| {
-            let mut begins = words.iter().zip(known.words);
-            words.len() >= known.words.len() && begins.all(|(word, it)| word.eq_ignore_ascii_case(it))
-        });
-        let known = known.ok_or_else(|| format!("`{line}`: nothing is known of it, or Wine has it"))?;
-        for word in words.iter().skip(known.words.len()) {
-            let option = word.split(':').next().unwrap_or_default();
-            let looks = word.starts_with(['-', '/']) || word.ends_with('=');
-            if looks && !known.takes.iter().any(|it| it.eq_ignore_ascii_case(option)) {
-                return Err(format!(
-                    "`{line}`: {} does not take {word}, by the page {:?}",
-                    known.words.join(" "),
-                    known.page
-                ));
-            }
+        if !is_right(line)? {
+            return Err(format!("`{line}`: nothing is known of it, or Wine has it"));
         }
     }
     Ok(())
+}
+
+/// Holds one line against what its program takes; `false` if nothing is known of it.
+///
+/// # Errors
+/// What is not known of its options.
+pub fn is_right(line: &str) -> Result<bool, String> {
+    let words: Vec<_> = line.split_whitespace().collect();
+    let known = KNOWN.iter().find(|known| {
+        let mut begins = words.iter().zip(known.words);
+        words.len() >= known.words.len() && begins.all(|(word, it)| word.eq_ignore_ascii_case(it))
+    });
+    let Some(known) = known else { return Ok(false) };
+    for word in words.iter().skip(known.words.len()) {
+        let option = word.split(':').next().unwrap_or_default();
+        let looks = word.starts_with(['-', '/']) || word.ends_with('=');
+        if looks && !known.takes.iter().any(|it| it.eq_ignore_ascii_case(option)) {
+            return Err(format!(
+                "`{line}`: {} does not take {word}, by the page {:?}",
+                known.words.join(" "),
+                known.page
+            ));
+        }
+    }
+    Ok(true)
 }
 
 #[cfg(test)]

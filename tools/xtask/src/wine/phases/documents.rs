@@ -36,6 +36,10 @@ pub fn documents(run: &Run, report: &mut Report) {
         session.delete_service()?;
         session.configure_stand_ins()?;
         install::package(run)?;
+        for name in ["weir.wprp", "weir-autologger.reg"] {
+            let place = folder.join(name);
+            fs::copy(root().join("inf").join(name), &place).map_err(failed(&place))?;
+        }
         report.held("Wine is there, and the package beside the documents' folder");
         prepared = Some((weir, folder));
         Ok(())
