@@ -179,6 +179,35 @@ fn what_is_told_is_limited_by_level_and_keywords() {
 }
 
 #[test]
+fn what_silences_the_trace_is_told_before_it_does_and_what_opens_it_after_that() {
+    let machine = running(ALLOW);
+    let told = |name: &str| {
+        let told = changes(&machine.events.wait_for("SettingChanged", 1));
+        assert_eq!(told, [(name.to_owned(), "now".to_owned(), "registry".to_owned())]);
+    };
+    let allows = |allowed| {
+        while weir::trace::enabled(Level::Information, Keywords::CONFIGURATION) != allowed {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    };
+    for (name, silent, all) in [("TraceLevel", 0, 5), ("TraceKeywords", 0, u32::MAX)] {
+        machine.set(name, Value::Dword(silent));
+        told(name);
+        allows(false);
+        machine.events.clear();
+        machine.set(name, Value::Dword(all));
+        allows(true);
+        told(name);
+        machine.events.wait_for("SettingsRead", 1);
+        machine.events.clear();
+    }
+    // What leaves the events of settings is told once, as any other.
+    machine.set("TraceLevel", Value::Dword(4));
+    expect(&machine, "TraceLevel", "now", "registry");
+    machine.finish();
+}
+
+#[test]
 fn where_the_registry_tells_of_nothing_it_is_looked_at_again_and_again() {
     let mut machine = Machine::boot_with(Config { clock: Clock::Virtual, ..Config::default() });
     machine.policy(ALLOW);

@@ -524,7 +524,8 @@ schema! {
         guard_settle_seconds: u32 = "GuardSettleSeconds"
             Kind::Number { minimum: 1, maximum: 86_400, power_of_two: false, unit: "seconds" },
             300, "300", Restart;
-        /// The most that is told: events up to this level, whatever a trace session or a subscriber asks for.
+        /// The most that is told: events up to this level, whatever a trace session or a subscriber asks for. Below 3,
+        /// faults and what is missing are not told either.
         trace_level: TraceLevel = "TraceLevel" Kind::Choice(TraceLevel::NAMES),
             TraceLevel::Verbose, "5", Live;
         /// What is told at most: events with one of these keywords, a bit each, whatever a trace session or a subscriber

@@ -7,7 +7,7 @@
 use core::fmt;
 
 use super::live::Live;
-use super::load::{Book, Read};
+use super::load::{Book, Page, Read};
 use super::schema::{POLICY_IMAGE, TABLE};
 use crate::kernel::event::{self, Event, Kind, Waited};
 use crate::kernel::irql::{AtMostDispatch, Passive};
@@ -17,8 +17,8 @@ use crate::kernel::string::Utf16;
 use crate::kernel::thread::Thread;
 use crate::kernel::time::Interval;
 use crate::kernel::{Result, Status};
-use crate::trace;
 use crate::trace::events::Effect;
+use crate::trace::{self, Keywords, Level};
 
 /// How long the thread waits before it looks by itself.
 const LOOK: Interval = Interval::from_millis(60_000);
@@ -168,6 +168,7 @@ impl<P: Rereads> Work<P> {
 
     fn take_over(&mut self, passive: &mut Passive, read: Read) -> Result {
         let before = self.book.page().clone();
+        let silences = tell_silence(&read.page, &before);
         let running = self.live.publish(passive, read.page.clone())?;
         let (now, then) = (&read.page, &before);
         let mut differs = now.rows != then.rows;
@@ -177,8 +178,8 @@ impl<P: Rereads> Work<P> {
             } else {
                 !now.settings.agrees(&then.settings, setting.name)
             };
-            if changed {
-                differs = true;
+            differs |= changed;
+            if changed && !(silences && LIMITS.contains(&setting.name)) {
                 let holds = running.agrees(&now.settings, setting.name);
                 let effect = if holds { Effect::Now } else { Effect::NextStart };
                 trace::emit(&trace::Event::SettingChanged { name: setting.name, effect, origin: row.origin });
@@ -194,4 +195,24 @@ impl<P: Rereads> Work<P> {
         }
         Ok(())
     }
+}
+
+/// What limits the trace.
+const LIMITS: [&str; 2] = ["TraceLevel", "TraceKeywords"];
+
+/// Tells that what limits the trace has changed, if it could not be told once that holds: who reads the trace is to know
+/// why it ends.
+fn tell_silence(now: &Page, then: &Page) -> bool {
+    let limits = TABLE.iter().zip(&now.rows).filter(|(setting, _)| LIMITS.contains(&setting.name));
+    let settings = &now.settings;
+    let keywords = Keywords::from_bits_retain(settings.trace_keywords.into());
+    let silences = (settings.trace_level as u8) < Level::Information as u8
+        || !keywords.contains(Keywords::CONFIGURATION);
+    for (setting, row) in limits.filter(|_| silences) {
+        if !settings.agrees(&then.settings, setting.name) {
+            let (name, origin) = (setting.name, row.origin);
+            trace::emit(&trace::Event::SettingChanged { name, effect: Effect::Now, origin });
+        }
+    }
+    silences
 }
