@@ -8,7 +8,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use common::{Machine, Peer, TCP, UDP};
 use ntsim::bugcheck::{Block, bug_check};
 use ntsim::fault::Plan;
+use weir::dump;
 use weir::dump::layout::{self, Dump, LINES};
+use weir::kernel::Status;
 
 const ALLOW_ALL: &str = "version = 1\ndefault = \"allow\"\n";
 
@@ -130,12 +132,22 @@ fn the_machine_may_stop_at_any_time() {
 #[test]
 fn more_steps_than_there_is_room_for_leave_the_last_ones() {
     let mut machine = Machine::running(ALLOW_ALL);
+    let before = Dump::read(&block(1 << 20).unwrap().data).unwrap().header.steps;
+    for number in 0..40 {
+        dump::note(&format!("step {number}"), Status::SUCCESS, false);
+    }
+    let Block { data, .. } = block(1 << 20).unwrap();
+    let read = Dump::read(&data).unwrap();
+    assert_eq!(read.header.steps, before + 40);
+    let names: Vec<&str> = read.steps().map(|(_, name)| name).collect();
+    let last: Vec<String> = (8..40).map(|number| format!("step {number}")).collect();
+    assert_eq!(names, last);
     // Each start counts anew.
     machine.unload();
     machine.load().unwrap();
     let Block { data, .. } = block(1 << 20).unwrap();
-    let dump = Dump::read(&data).unwrap();
-    assert_eq!(dump.header.steps as usize, dump.steps().count());
+    let read = Dump::read(&data).unwrap();
+    assert_eq!((read.header.steps, read.steps().count()), (before, before as usize));
     machine.finish();
 }
 
