@@ -4,7 +4,7 @@
 
 mod common;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use common::{Machine, Peer, TCP};
 use ntsim::Config;
@@ -12,6 +12,10 @@ use ntsim::fault::Plan;
 use ntsim::file::{Contents, after_losing_power, after_power_loss};
 use ntsim::registry::Value as Registry;
 use ntsim::sys::fwp::{FWP_ACTION_BLOCK, FWP_ACTION_PERMIT};
+use ntsim::sys::nt::{
+    DELETE, FILE_READ_DATA, FILE_SHARE_DELETE, FILE_SHARE_READ, FILE_SHARE_WRITE, FILE_TRAVERSE,
+    FILE_WRITE_DATA, STATUS_SHARING_VIOLATION,
+};
 use weir::guard::count::{self, Count};
 
 const BLOCK_ALL: &str = "version = 1\ndefault = \"block\"\n";
@@ -174,6 +178,127 @@ fn shutdowns_and_stops_may_meet() {
         assert_eq!(ends(&machine).len(), 1);
         machine.finish();
     }
+}
+
+/// Any user's way to keep others from it: to open it to read, and to share it with nobody.
+fn hold(machine: &Machine) -> Result<ntsim::file::User, i32> {
+    machine.sim.files().open(FILE, FILE_READ_DATA, 0)
+}
+
+fn virtual_clock() -> Config {
+    Config { clock: ntsim::Clock::Virtual, ..Config::default() }
+}
+
+/// Until the guard's thread has the file.
+#[track_caller]
+fn wait_until_held(machine: &Machine) {
+    let begun = Instant::now();
+    while machine.sim.files().users(FILE) == 0 {
+        assert!(begun.elapsed() < Duration::from_secs(30), "nobody holds it");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// Until the count has been taken back.
+#[track_caller]
+fn try_again(machine: &Machine) {
+    let begun = Instant::now();
+    while ends(machine).is_empty() {
+        assert!(begun.elapsed() < Duration::from_secs(30), "it is not tried again");
+        machine.sim.advance(Duration::from_secs(61));
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+#[test]
+fn while_it_waits_nobody_else_can_open_the_file() {
+    let mut machine = boot_with(&Contents::new(), virtual_clock());
+    machine.load().unwrap();
+    wait_until_held(&machine);
+    for access in [FILE_READ_DATA, FILE_WRITE_DATA, FILE_TRAVERSE, DELETE] {
+        let all = FILE_SHARE_READ | FILE_SHARE_WRITE | FILE_SHARE_DELETE;
+        let opened = machine.sim.files().open(FILE, access, all).map(drop);
+        assert_eq!(opened, Err(STATUS_SHARING_VIOLATION), "{access:#x}");
+    }
+    machine.sim.advance(Duration::from_secs(301));
+    machine.events.wait_for("GuardCleared", 1);
+    machine.unload();
+    // It is given back.
+    assert!(hold(&machine).is_ok());
+    machine.finish();
+}
+
+#[test]
+fn a_count_that_could_not_be_taken_back_is_tried_again() {
+    for end in ["settled", "stopped", "shut-down"] {
+        let disk = crash(Contents::new(), 2);
+        let mut machine = boot_with(&disk, virtual_clock());
+        machine.load().unwrap();
+        wait_until_held(&machine);
+        machine.sim.fault(Plan::Api { name: "ZwFlushBuffersFile", nth: 1 });
+        machine.sim.files().set_present(false);
+        machine.sim.advance(Duration::from_secs(301));
+        machine.events.wait_for("GuardBlind", 1);
+        machine.sim.fault(Plan::None);
+        if end == "settled" {
+            for _ in 0..3 {
+                machine.sim.advance(Duration::from_secs(61));
+                std::thread::sleep(Duration::from_millis(10));
+            }
+        }
+        assert!(ends(&machine).is_empty());
+        machine.sim.files().set_present(true);
+        match end {
+            "settled" => try_again(&machine),
+            "stopped" => machine.unload(),
+            _ => machine.sim.shut_down(),
+        }
+        // Told once.
+        assert_eq!(machine.events.named("GuardBlind").len(), 1);
+        assert_eq!(ends(&machine), [end]);
+        let disk = cut(&disk, machine);
+        assert_eq!(starts(&disk), 0, "{end}");
+    }
+}
+
+#[test]
+fn a_user_who_was_there_before_keeps_the_count_only_as_long_as_he_stays() {
+    // He has it open for reading as the driver does, when that is started by hand.
+    for end in ["settled", "stopped", "shut-down"] {
+        let disk = crash(Contents::new(), 2);
+        let mut machine = boot_with(&disk, virtual_clock());
+        let user = hold(&machine).unwrap();
+        machine.load().unwrap();
+        assert_whole(&machine);
+        machine.sim.advance(Duration::from_secs(301));
+        machine.events.wait_for("GuardBlind", 2);
+        assert_eq!(machine.events.named("GuardBlind")[1].text("operation"), "clear");
+        drop(user);
+        match end {
+            "settled" => try_again(&machine),
+            "stopped" => machine.unload(),
+            _ => machine.sim.shut_down(),
+        }
+        assert_eq!(ends(&machine), [end]);
+        let disk = cut(&disk, machine);
+        assert_eq!(starts(&disk), 0, "{end}");
+    }
+}
+
+#[test]
+fn switched_off_it_leaves_no_count_for_later() {
+    let disk = crash(Contents::new(), 3);
+    let mut machine = boot(&disk);
+    machine.set("GuardStarts", Registry::Dword(0));
+    machine.load().unwrap();
+    assert_whole(&machine);
+    assert_eq!(ends(&machine), ["off"]);
+    let disk = cut(&disk, machine);
+    assert_eq!(starts(&disk), 0);
+    let mut machine = boot(&disk);
+    machine.load().unwrap();
+    assert_whole(&machine);
+    machine.finish();
 }
 
 #[test]
@@ -366,13 +491,23 @@ fn no_failure_of_the_guards_own_keeps_the_driver_from_starting() {
 
 #[test]
 fn a_start_that_nobody_can_watch_is_not_counted() {
+    // As many as there were before it, which it neither adds to nor takes away from.
     let disk = crash(Contents::new(), 2);
     let mut machine = boot(&disk);
     machine.sim.fault(Plan::Api { name: "PsCreateSystemThread", nth: 1 });
     machine.load().unwrap();
     machine.sim.fault(Plan::None);
     assert_whole(&machine);
-    assert_eq!(ends(&machine), ["unwatched"]);
     let disk = cut(&disk, machine);
+    assert_eq!(starts(&disk), 2);
+    // It ends as well as any other.
+    let mut machine = boot(&disk);
+    machine.sim.fault(Plan::Api { name: "PsCreateSystemThread", nth: 1 });
+    machine.load().unwrap();
+    machine.sim.fault(Plan::None);
+    machine.unload();
+    assert_eq!(ends(&machine), ["unwatched", "stopped"]);
+    let disk = after_losing_power(&disk, &machine.sim.files().journal());
+    machine.finish();
     assert_eq!(starts(&disk), 0);
 }

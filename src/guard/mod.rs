@@ -15,7 +15,13 @@
 //! In a file `guard` in the directory that the system keeps for the driver, written through, and flushed. Not in the registry:
 //! until the session manager has initialised that, after the drivers that the system starts, nothing of it is
 //! written, and a flush says that it was (ReactOS' configuration manager, which follows Windows', has the switch as
-//! `CmpNoWrite`). The volume is there: drivers of this start type are themselves read from it. No file stays open.
+//! `CmpNoWrite`). The volume is there: drivers of this start type are themselves read from it.
+//!
+//! # Who could keep the count
+//! Whoever may read the file could, by having it open, keep it from being written, and so make good starts look like bad
+//! ones. While the driver waits it has the file open itself, and shares it with nobody; at a start of the system no
+//! user is there yet. What does not go through all the same is tried again, until the driver stops or the
+//! system shuts down; by then the users' programs are gone. A driver that passes has no file open, so that it can be deleted.
 //!
 //! # What it cannot see
 //! A fast startup, after which the system goes on where it was, is no start, and the shutdown before it none that is told
@@ -43,7 +49,7 @@ use crate::config::{self, Guarding};
 use crate::kernel::boot;
 use crate::kernel::device::{Device, DriverObject};
 use crate::kernel::event::{self, Waited};
-use crate::kernel::file::Directory;
+use crate::kernel::file::{Directory, File};
 use crate::kernel::irql::Passive;
 use crate::kernel::pool::{PoolArc, PoolBox, tags};
 use crate::kernel::shutdown::{Notice, Registration};
@@ -56,6 +62,9 @@ use crate::trace::{self, Event};
 
 /// The file.
 static NAME: [u16; 5] = from_ascii(b"guard");
+
+/// How long it is until a count that could not be taken back is tried again.
+const AGAIN: Interval = Interval::from_millis(60_000);
 
 /// How the driver is to come up.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -105,17 +114,28 @@ impl Guard {
         }
         let Guarding { starts: limit, settle_seconds } = config::guarding(passive, service);
         if limit == 0 {
+            // Nothing is left for when it is switched on again.
+            match read(passive, driver) {
+                Ok(0) => {}
+                Ok(_) => clear(passive, driver, GuardEnd::Off),
+                Err(status) => blind("read", status),
+            }
             return (idle, Verdict::Whole);
         }
+        // The count without this start, where that was counted.
+        let mut before = None;
         match read(passive, driver) {
             Ok(starts) if starts >= limit => {
                 trace::emit(&Event::GuardTripped { starts, limit });
                 return (Self { counts: true, ..idle }, Verdict::Passing);
             }
-            Ok(starts) => {
-                let starts = starts.saturating_add(1);
+            Ok(others) => {
+                let starts = others.saturating_add(1);
                 match write(passive, driver, starts) {
-                    Ok(()) => trace::emit(&Event::GuardCounted { starts, limit }),
+                    Ok(()) => {
+                        before = Some(others);
+                        trace::emit(&Event::GuardCounted { starts, limit });
+                    }
                     Err(status) => blind("write", status),
                 }
             }
@@ -127,9 +147,13 @@ impl Guard {
             Ok(watch) => (Self { watch: Some(watch), counts: true, ..idle }, Verdict::Whole),
             Err(status) => {
                 blind("thread", status);
-                // A start that nobody watches is not counted.
-                clear(passive, driver, GuardEnd::Unwatched);
-                (idle, Verdict::Whole)
+                // A start that nobody watches is not counted. That those before it ended well is not known for that.
+                match before.map(|before| write(passive, driver, before)) {
+                    None => {}
+                    Some(Ok(())) => trace::emit(&Event::GuardCleared { end: GuardEnd::Unwatched }),
+                    Some(Err(status)) => blind("clear", status),
+                }
+                (Self { counts: true, ..idle }, Verdict::Whole)
             }
         }
     }
@@ -176,17 +200,40 @@ impl Watch {
 
 fn run(passive: &mut Passive, work: PoolBox<Work>) {
     let Work { driver, stop, notice, settling } = work.into_inner();
-    let end = match event::Event::wait_any(&[&stop, notice.asked()], passive, Some(settling)) {
-        Ok(None) => GuardEnd::Settled,
-        Ok(Some(0)) => GuardEnd::Stopped,
-        Ok(Some(_)) => GuardEnd::ShutDown,
-        // The wait itself failed: there is only one way left to be told.
-        Err(_) => match stop.wait(passive, Some(settling)) {
-            Waited::Signalled => GuardEnd::Stopped,
-            Waited::TimedOut => GuardEnd::Settled,
-        },
-    };
-    clear(passive, driver, end);
+    let passive: &Passive = passive;
+    let mut bound = settling;
+    let mut told = false;
+    loop {
+        let held = hold(passive, driver);
+        let end = match event::Event::wait_any(&[&stop, notice.asked()], passive, Some(bound)) {
+            Ok(None) => GuardEnd::Settled,
+            Ok(Some(0)) => GuardEnd::Stopped,
+            Ok(Some(_)) => GuardEnd::ShutDown,
+            // The wait itself failed: there is only one way left to be told.
+            Err(_) => match stop.wait(passive, Some(bound)) {
+                Waited::Signalled => GuardEnd::Stopped,
+                Waited::TimedOut => GuardEnd::Settled,
+            },
+        };
+        let cleared = held.and_then(|file| put(&file, 0)).or_else(|_| write(passive, driver, 0));
+        let last = end != GuardEnd::Settled;
+        match cleared {
+            Ok(()) => {
+                trace::emit(&Event::GuardCleared { end });
+                break;
+            }
+            Err(status) => {
+                if last || !told {
+                    blind("clear", status);
+                }
+                if last {
+                    break;
+                }
+            }
+        }
+        told = true;
+        bound = AGAIN;
+    }
     notice.finish();
 }
 
@@ -229,9 +276,16 @@ fn read(passive: &Passive, driver: Option<DriverObject>) -> Result<u32> {
 
 /// Writes the count, and waits until it is on the disk.
 fn write(passive: &Passive, driver: Option<DriverObject>, starts: u32) -> Result {
-    let count = Count::own(starts, time::system_time()).encode();
     let directory = Directory::of_data(passive, driver)?;
-    let file = directory.open_or_make_file(passive, &NAME)?;
-    file.write(0, &count)?;
+    put(&directory.open_or_make_file(passive, &NAME)?, starts)
+}
+
+/// The file, which nobody else can open.
+fn hold(passive: &Passive, driver: Option<DriverObject>) -> Result<File<'_>> {
+    Directory::of_data(passive, driver)?.hold_file(passive, &NAME)
+}
+
+fn put(file: &File<'_>, starts: u32) -> Result {
+    file.write(0, &Count::own(starts, time::system_time()).encode())?;
     file.flush()
 }

@@ -209,6 +209,24 @@ impl<'p> Directory<'p> {
         )
     }
 
+    /// Opens a file that is there, for writing, with what is in it. As long as it is open nobody else can open it to read,
+    /// write or delete it (page "ZwCreateFile": no flag of ShareAccess).
+    ///
+    /// # Errors
+    /// `STATUS_SHARING_VIOLATION`: somebody has it open. What else ZwCreateFile returns.
+    pub fn hold_file(&self, passive: &'p Passive, name: &[u16]) -> Result<File<'p>> {
+        self.file(
+            passive,
+            name,
+            &Opening {
+                access: nt::FILE_GENERIC_WRITE,
+                share: 0,
+                disposition: nt::FILE_OPEN,
+                options: nt::FILE_NON_DIRECTORY_FILE | nt::FILE_WRITE_THROUGH,
+            },
+        )
+    }
+
     fn file(&self, passive: &'p Passive, name: &[u16], opening: &Opening) -> Result<File<'p>> {
         // SAFETY: the root is an open directory.
         unsafe { open(passive, self.handle.raw, name, opening) }.map(|handle| File { handle })

@@ -158,6 +158,7 @@ named_values! {
         ShutDown = 2 "shut-down",
         OtherVersion = 3 "other-version",
         Unwatched = 4 "unwatched",
+        Off = 5 "off",
     }
     /// Why a provisional policy was taken back.
     RollbackReason { Expired = 0 "expired", Asked = 1 "asked", Stopped = 2 "stopped" }
@@ -432,7 +433,7 @@ events! {
         /// How many are too many.
         limit: u32,
     }
-    /// The count of starts went back to zero.
+    /// The count of starts went back: to zero, or, with `unwatched`, to what it was before this one.
     12 GuardCleared(Information, LIFECYCLE) {
         /// How the start ended.
         end: GuardEnd,

@@ -9,13 +9,14 @@ use std::sync::Mutex;
 
 use crate::registry::fold;
 use crate::sys::nt::{
-    ACCESS_MASK, FILE_CREATE, FILE_CREATED, FILE_DIRECTORY_FILE, FILE_NON_DIRECTORY_FILE, FILE_OPEN,
-    FILE_OPENED, FILE_OVERWRITE, FILE_OVERWRITE_IF, FILE_OVERWRITTEN, FILE_READ_DATA, FILE_SHARE_READ,
-    FILE_SHARE_WRITE, FILE_SUPERSEDE, FILE_SYNCHRONOUS_IO_ALERT, FILE_SYNCHRONOUS_IO_NONALERT,
-    FILE_WRITE_DATA, NTSTATUS, STATUS_DISK_FULL, STATUS_END_OF_FILE, STATUS_FILE_IS_A_DIRECTORY,
-    STATUS_INVALID_PARAMETER, STATUS_NOT_A_DIRECTORY, STATUS_OBJECT_NAME_COLLISION,
-    STATUS_OBJECT_NAME_INVALID, STATUS_OBJECT_NAME_NOT_FOUND, STATUS_OBJECT_PATH_NOT_FOUND,
-    STATUS_OBJECT_PATH_SYNTAX_BAD, STATUS_SHARING_VIOLATION, STATUS_SUCCESS, ULONG,
+    ACCESS_MASK, DELETE, FILE_APPEND_DATA, FILE_CREATE, FILE_CREATED, FILE_DIRECTORY_FILE,
+    FILE_NON_DIRECTORY_FILE, FILE_OPEN, FILE_OPENED, FILE_OVERWRITE, FILE_OVERWRITE_IF, FILE_OVERWRITTEN,
+    FILE_READ_DATA, FILE_SHARE_DELETE, FILE_SHARE_READ, FILE_SHARE_WRITE, FILE_SUPERSEDE,
+    FILE_SYNCHRONOUS_IO_ALERT, FILE_SYNCHRONOUS_IO_NONALERT, FILE_TRAVERSE, FILE_WRITE_DATA, NTSTATUS,
+    STATUS_DISK_FULL, STATUS_END_OF_FILE, STATUS_FILE_IS_A_DIRECTORY, STATUS_INVALID_PARAMETER,
+    STATUS_NOT_A_DIRECTORY, STATUS_OBJECT_NAME_COLLISION, STATUS_OBJECT_NAME_INVALID,
+    STATUS_OBJECT_NAME_NOT_FOUND, STATUS_OBJECT_PATH_NOT_FOUND, STATUS_OBJECT_PATH_SYNTAX_BAD,
+    STATUS_SHARING_VIOLATION, STATUS_SUCCESS, ULONG,
 };
 use crate::verify::lock;
 
@@ -115,6 +116,13 @@ impl Drop for Opened {
     }
 }
 
+/// Another program that has something open, until it is dropped.
+#[derive(Debug)]
+#[must_use = "it is closed when it is dropped"]
+pub struct User {
+    _open: Open,
+}
+
 /// What opening has come to.
 pub(crate) struct Created {
     pub open: Open,
@@ -134,14 +142,20 @@ impl Disk {
         self.nodes.values().filter_map(|node| node.data.as_ref()).map(Vec::len).sum()
     }
 
-    /// Whether somebody has the file in a way that does not go with this one.
+    /// Whether somebody has the file in a way that does not go with this one (pages "ZwCreateFile" and
+    /// "IoCheckShareAccess"). Who neither reads, writes nor deletes is in nobody's way.
     fn conflicts(&self, path: &[u16], access: ACCESS_MASK, share: ULONG) -> bool {
-        let forbids = |access: ACCESS_MASK, share: ULONG| {
-            (access & FILE_READ_DATA != 0 && share & FILE_SHARE_READ == 0)
-                || (access & FILE_WRITE_DATA != 0 && share & FILE_SHARE_WRITE == 0)
+        const READS: ACCESS_MASK = FILE_READ_DATA | FILE_TRAVERSE;
+        const WRITES: ACCESS_MASK = FILE_WRITE_DATA | FILE_APPEND_DATA;
+        let kinds = [(READS, FILE_SHARE_READ), (WRITES, FILE_SHARE_WRITE), (DELETE, FILE_SHARE_DELETE)];
+        let shares = |access: ACCESS_MASK| access & (READS | WRITES | DELETE) != 0;
+        let forbids = |theirs: ACCESS_MASK, access: ACCESS_MASK, share: ULONG| {
+            shares(access) && kinds.iter().any(|&(kind, flag)| theirs & kind != 0 && share & flag == 0)
         };
         self.nodes.get(path).is_some_and(|node| {
-            node.users.iter().any(|&(theirs, shared)| forbids(access, shared) || forbids(theirs, share))
+            node.users
+                .iter()
+                .any(|&(theirs, shared)| forbids(access, theirs, shared) || forbids(theirs, access, share))
         })
     }
 }
@@ -314,6 +328,19 @@ impl Files {
     /// What is in a file.
     pub fn read(self, path: &str) -> Option<Vec<u8>> {
         with(|disk| disk.nodes.get(&fold_path(path))?.data.clone())
+    }
+
+    /// Another program opens what is there, with rights that the file system has granted.
+    ///
+    /// # Errors
+    /// What ZwCreateFile returns.
+    pub fn open(self, path: &str, access: ACCESS_MASK, share: ULONG) -> Result<User, NTSTATUS> {
+        open(None, &utf16(path), access, share, FILE_OPEN, 0).map(|created| User { _open: created.open })
+    }
+
+    /// How many have it open.
+    pub fn users(self, path: &str) -> usize {
+        with(|disk| disk.nodes.get(&fold_path(path)).map_or(0, |node| node.users.len()))
     }
 
     /// Takes a file, or a directory and all below it, away.
