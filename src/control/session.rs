@@ -475,6 +475,13 @@ impl Session {
         Ok(())
     }
 
+    /// Another period of samples holds: one begins now.
+    pub(super) fn sample_anew(&self) {
+        if self.phase() == Phase::Open {
+            self.sample_later(time::since_boot().as_100ns());
+        }
+    }
+
     fn sample_later(&self, now: u64) {
         let period = self.shared.metric_period();
         let at = if period == 0 { u64::MAX } else { now.saturating_add(period) };

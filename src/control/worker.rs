@@ -260,7 +260,9 @@ impl<'w> Worker<'w> {
             return;
         }
         let settings = self.host.live.running(passive);
+        let period = self.shared.metric_period();
         self.shared.adopt(passive, &settings);
+        let samples_anew = self.shared.metric_period() != period;
         Times { idle: self.idle, ending: self.ending, handshake: self.handshake } = Times::of(&settings);
         let before = self.speaker.settings().clone();
         self.speaker.adopt(settings.clone());
@@ -268,6 +270,9 @@ impl<'w> Worker<'w> {
         while let Some((session, next)) = self.shared.session_from(passive, from) {
             from = next;
             self.recognise(passive, &session, (&before, &settings));
+            if samples_anew {
+                session.sample_anew();
+            }
         }
         let now = time::since_boot().as_100ns();
         for (target, dial) in self.targets.iter_mut().zip(settings.control_dial.as_slice()) {

@@ -333,6 +333,19 @@ fn the_builtin_provider_samples_the_counters_as_often_as_the_settings_say() {
 }
 
 #[test]
+fn a_connection_that_is_there_is_sampled_as_often_as_settings_that_change_say() {
+    for before in [0, 86_400] {
+        let (world, client) = start(|settings| settings.extension_metric_seconds = before);
+        world.plane().change(&Settings { extension_metric_seconds: 1, ..settings(&[]) });
+        world.wait("a sample is told", |heard| {
+            own(heard).iter().any(|(code, _)| *code == CONNECTION_EVENT_METRIC)
+        });
+        drop(client);
+        world.end();
+    }
+}
+
+#[test]
 fn events_that_are_off_are_not_told_by_the_builtin_provider() {
     let world = World::start(&[format!("{}=optional;events=0x4", CONNECTION.guid())], Vec::new);
     let mut client = world.plane().client();
