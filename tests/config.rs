@@ -456,6 +456,30 @@ fn a_withdrawn_image_decides_on_while_the_other_key_has_none_that_can_be_taken()
 }
 
 #[test]
+fn an_image_that_is_there_again_after_a_refused_one_is_read_again() {
+    let sim = boot();
+    let image = Value::Binary(vec![1]);
+    sim.registry().set(PARAMETERS, "PolicyImage", image.clone());
+    let mut book = load().0.book;
+    for (key, value, is_other) in [
+        (PARAMETERS, Value::Dword(1), false),
+        (PARAMETERS, Value::Dword(2), false),
+        (PARAMETERS, image.clone(), true),
+        (PARAMETERS, image.clone(), false),
+        (POLICIES, image.clone(), false),
+        (POLICIES, Value::Dword(1), false),
+        (POLICIES, image, true),
+    ] {
+        sim.registry().set(key, "PolicyImage", value);
+        let read = book.read(&passive()).unwrap();
+        assert_eq!(read.is_other_image, is_other);
+        book.keep(read);
+    }
+    drop(book);
+    assert_clean(&sim);
+}
+
+#[test]
 fn a_dial_of_the_policies_that_names_no_peer_leaves_that_of_the_other_key() {
     let sim = boot();
     let peers = Value::MultiSz(vec![format!("a=observer:{:064x}", 1), format!("b=observer:{:064x}", 2)]);

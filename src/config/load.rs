@@ -268,6 +268,8 @@ pub struct Book {
     unknown: PoolBox<Unknown>,
     /// The digest of `PolicyImage`, where one can be taken.
     image: Option<u64>,
+    /// It was refused, and who follows it may have gone on since.
+    image_refused: bool,
     /// That a key could not be opened has been told.
     unreadable: bool,
 }
@@ -278,12 +280,13 @@ pub struct Read {
     pub page: Shared,
     /// The bytes of `PolicyImage`, if they can be taken.
     pub image: Option<Value>,
-    /// They are others than were kept.
+    /// They are others than were kept, or there again after others that were refused.
     pub is_other_image: bool,
     /// How many values were taken, and refused.
     pub taken: u32,
     pub refused: u32,
     digest: Option<u64>,
+    image_refused: bool,
 }
 
 /// A key that settings stand in.
@@ -350,6 +353,7 @@ impl Book {
             page: Page::of(&BLANK.settings)?,
             unknown: PoolBox::try_copy(tags::CONFIGURATION, &Unknown::NONE)?,
             image: None,
+            image_refused: false,
             unreadable: false,
         })
     }
@@ -367,6 +371,7 @@ impl Book {
     /// Keeps what was read: the next time, what holds now is what holds then.
     pub fn keep(&mut self, read: Read) {
         self.image = read.digest;
+        self.image_refused = read.image_refused;
         self.page = read.page;
     }
 
@@ -395,18 +400,20 @@ impl Book {
         self.unreadable = unreadable.is_some();
 
         let mut taken = 0_u32;
-        let (mut image, mut image_digest) = (None, self.image);
+        let (mut image, mut image_digest, mut image_refused) = (None, self.image, self.image_refused);
         let Page { settings, own, rows } = &mut *page;
         for ((setting, row), told) in TABLE.iter().zip(rows.iter_mut()).zip(&before.rows) {
             let is_image = setting.name == POLICY_IMAGE.name;
             match choose(setting, row, own, &policies, &registry) {
-                Choice::Kept => {}
+                Choice::Kept => {
+                    image_refused |= is_image && (row.policy.is_some() || row.registry.is_some());
+                }
                 Choice::Own => settings.adopt(own, setting.name),
-                Choice::Default if is_image => image_digest = None,
+                Choice::Default if is_image => (image_digest, image_refused) = (None, false),
                 Choice::Default => settings.adopt(&BLANK.settings, setting.name),
                 Choice::Taken(value) if is_image => {
                     taken = taken.saturating_add(1);
-                    image_digest = Some(digest(value.bytes()));
+                    (image_digest, image_refused) = (Some(digest(value.bytes())), false);
                     image = Some(value);
                 }
                 Choice::Taken(value) => {
@@ -423,8 +430,9 @@ impl Book {
         let refused = page.rows.iter().map(refused).fold(0, u32::saturating_add);
         self.name_unknown(&policies, Origin::Policy);
         self.name_unknown(&registry, Origin::Registry);
-        let is_other_image = image_digest != self.image;
-        Ok(Read { page: share(page)?, image, is_other_image, taken, refused, digest: image_digest })
+        let is_other_image = image_digest != self.image || self.image_refused && !image_refused;
+        let page = share(page)?;
+        Ok(Read { page, image, is_other_image, taken, refused, digest: image_digest, image_refused })
     }
 
     /// Names the values that no setting reads: mostly a name misspelt. Each once, as far as they can be remembered.
