@@ -121,7 +121,7 @@ pub struct Setting {
 }
 
 /// Up to `N` of something, in the order of the registry.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy)]
 pub struct List<T, const N: usize> {
     entries: [T; N],
     len: usize,
@@ -146,6 +146,15 @@ impl<T: Copy, const N: usize> List<T, N> {
         }
     }
 }
+
+/// What stands behind the last entry is left of a list that was longer.
+impl<T: Copy + PartialEq, const N: usize> PartialEq for List<T, N> {
+    fn eq(&self, other: &Self) -> bool {
+        self.as_slice() == other.as_slice()
+    }
+}
+
+impl<T: Copy + Eq, const N: usize> Eq for List<T, N> {}
 
 impl<T: fmt::Debug + Copy, const N: usize> fmt::Debug for List<T, N> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

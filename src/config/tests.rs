@@ -54,6 +54,19 @@ fn the_defaults_are_what_the_table_says() {
 }
 
 #[test]
+fn a_list_that_was_longer_is_the_same_as_one_that_never_was() {
+    let set = |settings: &mut Settings, text: &str| {
+        settings.set("ControlListen", REG_MULTI_SZ, &utf16(text)).unwrap();
+    };
+    let (mut longer, mut never) = (Settings::DEFAULT, Settings::DEFAULT);
+    set(&mut longer, "127.0.0.1:1\0127.0.0.1:2\0\0");
+    assert_ne!(longer, never);
+    set(&mut longer, "127.0.0.1:1\0\0");
+    set(&mut never, "127.0.0.1:1\0\0");
+    assert_eq!(longer, never);
+}
+
+#[test]
 fn every_type_with_every_length_is_taken_or_refused_and_a_refused_one_changes_nothing() {
     for setting in TABLE {
         let longest = setting.kind.maximum_size().min(4096) + 3;

@@ -87,7 +87,7 @@ fn rehearse(record: *mut c_void, callback: Callback) {
             out_buffer,
             out_buffer_length: 0,
         };
-        let size = size_of::<SecondaryDumpData>() as u32;
+        let size = u32::try_from(size_of::<SecondaryDumpData>()).unwrap_or_default();
         // SAFETY: the driver registered it with this record, and for this reason.
         unsafe { callback(SECONDARY_DUMP_DATA, record, (&raw mut data).cast(), size) };
         let size = data.out_buffer_length;
