@@ -113,3 +113,22 @@ fn random_bytes_are_other_ones_each_time_or_an_error() {
     sim.fault(Plan::None);
     assert_clean(&sim);
 }
+
+#[test]
+fn who_holds_an_oplock_keeps_nobody_waiting() {
+    let sim = ntsim::boot(ntsim::Config::default());
+    round(b"0123456789").unwrap();
+    let (passive, files) = (passive(), sim.files());
+    let directory = Directory::open(&passive, &utf16(PATH)).unwrap();
+    let path = format!(r"{PATH}\data");
+    files.oplock(&path, true);
+    let broken = Status(0x108);
+    assert_eq!(directory.open_file(&passive, &utf16("data")).err(), Some(broken));
+    assert_eq!(directory.open_or_make_file(&passive, &utf16("data")).err(), Some(broken));
+    assert_eq!(directory.hold_file(&passive, &utf16("data")).err(), Some(broken));
+    assert_eq!(files.users(&path), 0, "what was opened is closed");
+    files.oplock(&path, false);
+    assert_eq!(directory.open_file(&passive, &utf16("data")).unwrap().size(), Ok(10));
+    drop(directory);
+    assert_clean(&sim);
+}

@@ -145,8 +145,7 @@ fn a_start_that_has_run_for_its_settling_time_ends_the_row() {
     machine.load().unwrap();
     machine.sim.advance(Duration::from_secs(299));
     assert!(ends(&machine).is_empty());
-    machine.sim.advance(Duration::from_secs(2));
-    machine.events.wait_for("GuardCleared", 1);
+    pass_time_until(&machine, 2, || machine.events.named("GuardCleared").len() == 1);
     assert_eq!(ends(&machine), ["settled"]);
     // A crash after that is another matter.
     let disk = cut(&disk, machine);
@@ -202,10 +201,15 @@ fn wait_until_held(machine: &Machine) {
 /// Until the count has been taken back.
 #[track_caller]
 fn try_again(machine: &Machine) {
+    pass_time_until(machine, 61, || !ends(machine).is_empty());
+}
+
+/// Lets time pass, so many seconds at a time: a thread that has yet to begin its wait has not waited through any of it.
+fn pass_time_until(machine: &Machine, seconds: u64, done: impl Fn() -> bool) {
     let begun = Instant::now();
-    while ends(machine).is_empty() {
-        assert!(begun.elapsed() < Duration::from_secs(30), "it is not tried again");
-        machine.sim.advance(Duration::from_secs(61));
+    while !done() {
+        assert!(begun.elapsed() < Duration::from_secs(30), "time passes in vain");
+        machine.sim.advance(Duration::from_secs(seconds));
         std::thread::sleep(Duration::from_millis(1));
     }
 }
@@ -220,8 +224,7 @@ fn while_it_waits_nobody_else_can_open_the_file() {
         let opened = machine.sim.files().open(FILE, access, all).map(drop);
         assert_eq!(opened, Err(STATUS_SHARING_VIOLATION), "{access:#x}");
     }
-    machine.sim.advance(Duration::from_secs(301));
-    machine.events.wait_for("GuardCleared", 1);
+    pass_time_until(&machine, 301, || machine.events.named("GuardCleared").len() == 1);
     machine.unload();
     // It is given back.
     assert!(hold(&machine).is_ok());
@@ -237,8 +240,7 @@ fn a_count_that_could_not_be_taken_back_is_tried_again() {
         wait_until_held(&machine);
         machine.sim.fault(Plan::Api { name: "ZwFlushBuffersFile", nth: 1 });
         machine.sim.files().set_present(false);
-        machine.sim.advance(Duration::from_secs(301));
-        machine.events.wait_for("GuardBlind", 1);
+        pass_time_until(&machine, 301, || machine.events.named("GuardBlind").len() == 1);
         machine.sim.fault(Plan::None);
         if end == "settled" {
             for _ in 0..3 {
@@ -270,8 +272,7 @@ fn a_user_who_was_there_before_keeps_the_count_only_as_long_as_he_stays() {
         let user = hold(&machine).unwrap();
         machine.load().unwrap();
         assert_whole(&machine);
-        machine.sim.advance(Duration::from_secs(301));
-        machine.events.wait_for("GuardBlind", 2);
+        pass_time_until(&machine, 301, || machine.events.named("GuardBlind").len() == 2);
         assert_eq!(machine.events.named("GuardBlind")[1].text("operation"), "clear");
         drop(user);
         match end {

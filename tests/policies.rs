@@ -704,6 +704,34 @@ fn a_policy_that_is_taken_out_of_the_registry_decides_on_while_the_store_cannot_
 }
 
 #[test]
+fn an_older_stored_policy_does_not_take_the_place_of_one_that_cannot_be_read() {
+    let machine = boot();
+    let house = House::start(&machine);
+    house.apply_and_confirm(&blocks(22));
+    house.apply_and_confirm(&blocks(24));
+    let files = machine.sim.files();
+    let newest = files.read(&slot(1)).unwrap();
+    machine.set("PolicyImage", Registry::Binary(blocks(23)));
+    house.desk.reread(&mut passive());
+    let registrys = || house.digest_now() == Some(digest(&blocks(23)));
+    house.pass_time_until("the registry's policy decides", registrys);
+    machine.events.clear();
+    files.remove(&slot(1));
+    files.create_directory(&slot(1));
+    machine.sim.registry().remove(PARAMETERS, "PolicyImage");
+    house.desk.reread(&mut passive());
+    house.pass_time_until("the store is tried several times", || {
+        machine.events.named("PolicyStoreRefused").len() > 7
+    });
+    house.decides(&blocks(23));
+    files.remove(&slot(1));
+    files.write(&slot(1), &newest);
+    house.pass_time_until("the newest one decides", || house.digest_now() == Some(digest(&blocks(24))));
+    house.stop();
+    machine.finish();
+}
+
+#[test]
 fn a_policy_that_is_taken_out_of_the_registry_is_gone_once_the_store_has_none() {
     let machine = boot();
     machine.set("PolicyImage", Registry::Binary(blocks(23)));

@@ -59,7 +59,7 @@ fn a_list_that_was_longer_is_the_same_as_one_that_never_was() {
         settings.set("ControlListen", REG_MULTI_SZ, &utf16(text)).unwrap();
     };
     let (mut longer, mut never) = (Settings::DEFAULT, Settings::DEFAULT);
-    set(&mut longer, "127.0.0.1:1\0127.0.0.1:2\0\0");
+    set(&mut longer, "127.0.0.1:1\x00127.0.0.1:2\0\0");
     assert_ne!(longer, never);
     set(&mut longer, "127.0.0.1:1\0\0");
     set(&mut never, "127.0.0.1:1\0\0");

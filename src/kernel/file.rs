@@ -87,11 +87,16 @@ unsafe fn open<'p>(
             nt::FILE_ATTRIBUTE_NORMAL,
             opening.share,
             opening.disposition,
-            opening.options | nt::FILE_SYNCHRONOUS_IO_NONALERT,
+            // Else it would wait for whoever holds an oplock and need not give it up.
+            opening.options | nt::FILE_SYNCHRONOUS_IO_NONALERT | nt::FILE_COMPLETE_IF_OPLOCKED,
             null_mut(),
             0,
         )
     };
+    if status == nt::STATUS_OPLOCK_BREAK_IN_PROGRESS {
+        // There is a handle, but what is done with it waits (page "ZwCreateFile").
+        drop(Handle { raw, passive: PhantomData });
+    }
     Status(status).exact()?;
     Ok(Handle { raw, passive: PhantomData })
 }

@@ -333,12 +333,12 @@ impl Work {
         let read = store.read(passive);
         let unknown = match &read {
             Err(_) => true,
-            // Enforcement does not end for want of what may be there.
-            Ok(None) => self.withdrawn && store.is_unreadable(),
-            Ok(Some(_)) => false,
+            // Enforcement does not end, nor go back to an older policy, for want of what may be there.
+            Ok(_) => self.withdrawn && store.is_unreadable(),
         };
         if unknown {
             self.late = Some(Late { due: after(delay), delay });
+            return None;
         }
         read.ok().flatten()
     }

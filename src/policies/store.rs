@@ -133,6 +133,9 @@ impl Store {
             }
         }
         self.unreadable = failed.is_some();
+        if failed.is_none() {
+            self.failures = 0;
+        }
         // An older policy, or none, does not take the place of one that only cannot be read now; but not for ever.
         if let Some(status) = failed
             && self.failures < MOST_FAILURES

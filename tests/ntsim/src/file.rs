@@ -64,6 +64,8 @@ struct Node {
     data: Option<Vec<u8>>,
     /// Access and sharing of each handle.
     users: Vec<(ACCESS_MASK, ULONG)>,
+    /// Somebody holds an oplock, and does not give it up.
+    oplocked: bool,
 }
 
 static DISK: Mutex<Option<Disk>> = Mutex::new(None);
@@ -128,6 +130,8 @@ pub(crate) struct Created {
     pub open: Open,
     /// What was done: FILE_OPENED and so on.
     pub information: usize,
+    /// Somebody has to give up an oplock before anything is done with it.
+    pub oplocked: bool,
 }
 
 impl Disk {
@@ -223,17 +227,20 @@ pub(crate) fn open(
         }
         if information != FILE_OPENED {
             let data = (!directory).then(Vec::new);
-            let users = disk.nodes.remove(&path).map(|node| node.users).unwrap_or_default();
-            disk.nodes.insert(path.clone(), Node { path: spelled, data, users });
+            let before = disk.nodes.remove(&path);
+            let (users, oplocked) = before.map(|node| (node.users, node.oplocked)).unwrap_or_default();
+            disk.nodes.insert(path.clone(), Node { path: spelled, data, users, oplocked });
             if !directory {
                 disk.note(&path, Change::Emptied);
             }
         }
+        let mut oplocked = false;
         if let Some(node) = disk.nodes.get_mut(&path) {
             node.users.push((access, share));
+            oplocked = node.oplocked;
         }
         let open = Open(std::sync::Arc::new(Opened { path, access, share, options }));
-        Ok(Created { open, information })
+        Ok(Created { open, information, oplocked })
     })
 }
 
@@ -310,7 +317,7 @@ impl Files {
         with(|disk| {
             for end in ends {
                 let path = &path[..end];
-                let node = Node { path: path.to_owned(), data: None, users: Vec::new() };
+                let node = Node { path: path.to_owned(), data: None, users: Vec::new(), oplocked: false };
                 disk.nodes.entry(fold_path(path)).or_insert(node);
             }
         });
@@ -321,7 +328,8 @@ impl Files {
         if let Some((above, _)) = path.rsplit_once('\\') {
             self.create_directory(above);
         }
-        let node = Node { path: path.to_owned(), data: Some(data.to_vec()), users: Vec::new() };
+        let node =
+            Node { path: path.to_owned(), data: Some(data.to_vec()), users: Vec::new(), oplocked: false };
         with(|disk| disk.nodes.insert(fold_path(path), node));
     }
 
@@ -336,6 +344,15 @@ impl Files {
     /// What ZwCreateFile returns.
     pub fn open(self, path: &str, access: ACCESS_MASK, share: ULONG) -> Result<User, NTSTATUS> {
         open(None, &utf16(path), access, share, FILE_OPEN, 0).map(|created| User { _open: created.open })
+    }
+
+    /// Another program takes an oplock on what is there and does not give it up, or gives it up.
+    pub fn oplock(self, path: &str, held: bool) {
+        with(|disk| {
+            if let Some(node) = disk.nodes.get_mut(&fold_path(path)) {
+                node.oplocked = held;
+            }
+        });
     }
 
     /// How many have it open.
@@ -358,7 +375,10 @@ impl Files {
     /// Has this on it, and nothing else. Nothing is open.
     pub fn set_contents(self, contents: &Contents) {
         let nodes = contents.iter().map(|(path, data)| {
-            (fold_path(path), Node { path: path.clone(), data: data.clone(), users: Vec::new() })
+            (
+                fold_path(path),
+                Node { path: path.clone(), data: data.clone(), users: Vec::new(), oplocked: false },
+            )
         });
         with(|disk| disk.nodes = nodes.collect());
     }

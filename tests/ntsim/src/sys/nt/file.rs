@@ -1,14 +1,15 @@
 //! Files: wdm.h, ntifs.h, all at PASSIVE_LEVEL.
 
 use super::types::{
-    ACCESS_MASK, FILE_INFORMATION_CLASS, FILE_READ_DATA, FILE_STANDARD_INFORMATION,
-    FILE_SYNCHRONOUS_IO_ALERT, FILE_SYNCHRONOUS_IO_NONALERT, FILE_WRITE_DATA, FileStandardInformation,
-    HANDLE, LARGE_INTEGER, NTSTATUS, OBJ_KERNEL_HANDLE, PASSIVE_LEVEL, PDRIVER_OBJECT, PHANDLE,
-    PIO_APC_ROUTINE, PIO_STATUS_BLOCK, PLARGE_INTEGER, POBJECT_ATTRIBUTES, PULONG, PVOID, SYNCHRONIZE, ULONG,
+    ACCESS_MASK, FILE_COMPLETE_IF_OPLOCKED, FILE_INFORMATION_CLASS, FILE_READ_DATA,
+    FILE_STANDARD_INFORMATION, FILE_SYNCHRONOUS_IO_ALERT, FILE_SYNCHRONOUS_IO_NONALERT, FILE_WRITE_DATA,
+    FileStandardInformation, HANDLE, LARGE_INTEGER, NTSTATUS, OBJ_KERNEL_HANDLE, PASSIVE_LEVEL,
+    PDRIVER_OBJECT, PHANDLE, PIO_APC_ROUTINE, PIO_STATUS_BLOCK, PLARGE_INTEGER, POBJECT_ATTRIBUTES, PULONG,
+    PVOID, SYNCHRONIZE, ULONG,
 };
 use super::{
     OBJECT_ATTRIBUTES, STATUS_DEVICE_NOT_READY, STATUS_INFO_LENGTH_MISMATCH, STATUS_INSUFFICIENT_RESOURCES,
-    STATUS_INVALID_INFO_CLASS, STATUS_INVALID_PARAMETER, STATUS_SUCCESS,
+    STATUS_INVALID_INFO_CLASS, STATUS_INVALID_PARAMETER, STATUS_OPLOCK_BREAK_IN_PROGRESS, STATUS_SUCCESS,
 };
 use crate::file::{self, Created, Open};
 use crate::irql::{is_system_thread, require_at_most};
@@ -18,6 +19,7 @@ use crate::{fault, object, rules};
 rules! {
     FILE_HANDLE = ("handle that a user process could reach", "Using Files in a Driver");
     FILE_SYNCHRONOUS = ("file opened for synchronous use without SYNCHRONIZE access", "ZwCreateFile");
+    FILE_OPLOCK = ("waits for the holder of an oplock, who need not give it up", "ZwCreateFile");
     FILE_ASYNCHRONOUS = ("file not opened for synchronous use, and nothing to wait on", "ZwReadFile");
 }
 
@@ -35,7 +37,7 @@ unsafe fn finish(block: PIO_STATUS_BLOCK, status: NTSTATUS, information: usize) 
 }
 
 /// Page "ZwCreateFile": PASSIVE_LEVEL; a name is absolute, or relative to the root directory's handle; synchronous use
-/// takes SYNCHRONIZE access.
+/// takes SYNCHRONIZE access; with FILE_COMPLETE_IF_OPLOCKED what an oplock is in the way of is open, and told.
 ///
 /// # Safety
 /// `handle` and `block` are writable, `attributes` valid.
@@ -83,11 +85,16 @@ pub unsafe extern "system-unwind" fn ZwCreateFile(
         }
     };
     match file::open(root.as_ref(), name, access, share, disposition, options) {
-        Ok(Created { open, information }) => {
+        Ok(Created { open, information, oplocked }) => {
             // SAFETY: as the caller promises.
             unsafe { handle.write(object::open_file(open, access, API)) };
+            let completes = options & FILE_COMPLETE_IF_OPLOCKED != 0;
+            if oplocked && !completes {
+                violation(&FILE_OPLOCK, API, "opened without FILE_COMPLETE_IF_OPLOCKED");
+            }
+            let status = if oplocked && completes { STATUS_OPLOCK_BREAK_IN_PROGRESS } else { STATUS_SUCCESS };
             // SAFETY: as the caller promises.
-            unsafe { finish(block, STATUS_SUCCESS, information) }
+            unsafe { finish(block, status, information) }
         }
         Err(status) => status,
     }

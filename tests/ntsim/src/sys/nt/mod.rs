@@ -31,7 +31,7 @@ mod types;
 
 /// The rules that are checked here.
 pub(crate) mod rule {
-    pub use super::file::{FILE_ASYNCHRONOUS, FILE_HANDLE, FILE_SYNCHRONOUS};
+    pub use super::file::{FILE_ASYNCHRONOUS, FILE_HANDLE, FILE_OPLOCK, FILE_SYNCHRONOUS};
     pub use super::io::{DEVICE_OWNER, MDL_INVALID, MDL_MEMORY, MDL_NOT_BUILT};
     pub use super::processor::PROCESSOR_RELATION;
     pub use super::registry::{REGISTRY_ATTRIBUTES, REGISTRY_BUFFER, REGISTRY_HANDLE, REGISTRY_NOTIFY};

@@ -157,6 +157,7 @@ pub const FILE_WRITE_THROUGH: ULONG = 0x02;
 pub const FILE_SYNCHRONOUS_IO_ALERT: ULONG = 0x10;
 pub const FILE_SYNCHRONOUS_IO_NONALERT: ULONG = 0x20;
 pub const FILE_NON_DIRECTORY_FILE: ULONG = 0x40;
+pub const FILE_COMPLETE_IF_OPLOCKED: ULONG = 0x100;
 
 /// What `Information` says of a file that ZwCreateFile opened.
 pub const FILE_OPENED: usize = 1;

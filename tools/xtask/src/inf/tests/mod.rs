@@ -5,12 +5,10 @@ mod driver;
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use clap::Parser as _;
-
 use super::lint::lint;
 use super::parse::{Encoding, Field, decode, parse};
 use super::rules::{Gravity, Level, RULES, find};
-use super::{carry_out, inx, judged, root, table};
+use super::{inx, judged, root, table};
 
 const GOOD: &str = include_str!("good.inf");
 const CORPUS: &str = include_str!("corpus.txt");
@@ -204,33 +202,6 @@ fn the_page_has_the_rules_as_they_are() {
     let path = root().join("tools/xtask/INF.md");
     let page = std::fs::read_to_string(&path).unwrap();
     assert!(page.contains(&table()), "{} is to have:\n{}", path.display(), table());
-}
-
-/// The commands that a page has.
-fn commands(page: &str) -> Vec<Vec<String>> {
-    let page = std::fs::read_to_string(root().join(page)).unwrap();
-    let lines = page.lines().filter_map(|line| line.strip_prefix("cargo xtask inf "));
-    let lines = lines.map(|line| line.split(' ').map(str::to_owned).collect());
-    lines.collect()
-}
-
-#[test]
-fn the_commands_of_the_pages_do_what_they_say() {
-    let folder = std::env::temp_dir().join(format!("xtask-inf-{}", std::process::id()));
-    std::fs::create_dir_all(&folder).unwrap();
-    let commands = [commands("tools/xtask/INF.md"), commands("inf/README.md")];
-    assert!(commands.iter().all(|commands| commands.len() >= 2), "{commands:?}");
-    for command in commands.concat() {
-        let words = command.iter().map(|word| match word.strip_prefix("target/") {
-            Some(name) => folder.join(name).display().to_string(),
-            None => word.clone(),
-        });
-        let words = ["xtask", "inf"].map(str::to_owned).into_iter().chain(words);
-        let cli = crate::Cli::try_parse_from(words).unwrap();
-        let crate::Command::Inf(args) = cli.command else { panic!("{command:?}") };
-        assert!(carry_out(&args), "{command:?}");
-    }
-    std::fs::remove_dir_all(&folder).unwrap();
 }
 
 /// INFs of primitive drivers that others have published, in a folder of one's own, stamped.
